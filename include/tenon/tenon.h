@@ -1,0 +1,482 @@
+/* tenon: the layers between a vision encoder and a language model (the "connector").
+ *
+ * A connector maps patch features (batch, tokens, in_dim) to language-model tokens (batch, out_tokens, out_dim). This
+ * header is the whole interface, in the order in which a program meets it:
+ *
+ *   1. version, status, error        4. registry and builder        7. prepare and run
+ *   2. dtypes and tensors            5. adapter and parameters      8. description
+ *   3. counting and configuration    6. adapter files               9. tensor files
+ *
+ * Conventions. Every call that can fail returns a tenon_status and takes a tenon_error last (NULL is allowed). A call
+ * that fails leaves its outputs untouched. Counts and shapes are int64_t, bytes are size_t. Structs that may grow begin
+ * with their `size` and are filled by their _init function. Strings are UTF-8 and NUL-terminated. Strings that a getter
+ * returns belong to the object and live as long as it does.
+ *
+ * Tensors are DLPack's DLTensor: dtype, device, shape, strides (in elements) and byte offset. The library borrows a
+ * caller's tensor for the call, except where tenon_adapter_set_parameter says so.
+ */
+#ifndef TENON_TENON_H
+#define TENON_TENON_H
+
+#include <dlpack/dlpack.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define TENON_API __attribute__((visibility("default")))
+#define TENON_MUST_CHECK __attribute__((warn_unused_result))
+#define TENON_PRINTF(index, first) __attribute__((format(printf, index, first)))
+#else
+#define TENON_API
+#define TENON_MUST_CHECK
+#define TENON_PRINTF(index, first)
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- 1. version, status, error ---------------------------------------------------------------------------------- */
+
+#define TENON_VERSION_MAJOR 0
+#define TENON_VERSION_MINOR 1
+#define TENON_VERSION_PATCH 0
+#define TENON_VERSION_STRING "0.1.0"
+
+/* The version of the library that is loaded, "major.minor.patch"; compare with TENON_VERSION_STRING. */
+TENON_API const char *tenon_version(void);
+
+/* One line on how the library was built: version, threading, CPU levels. */
+TENON_API const char *tenon_build_info(void);
+
+/* The values are pinned: they never change meaning. */
+typedef enum tenon_status {
+    TENON_OK = 0,
+    TENON_INVALID = 1,      /* an argument or a setting is wrong */
+    TENON_NOT_FOUND = 2,    /* a name, a file, a tensor does not exist */
+    TENON_EXISTS = 3,       /* a name is taken */
+    TENON_UNSUPPORTED = 4,  /* understood, but this build or version cannot do it */
+    TENON_BAD_FILE = 5,     /* a file's content is wrong */
+    TENON_IO = 6,           /* the operating system refused */
+    TENON_NO_MEMORY = 7,    /* an allocation failed */
+    TENON_NOT_PREPARED = 8, /* parameters are missing, or tenon_adapter_prepare was not called */
+    TENON_MISMATCH = 9      /* shapes or tensors do not fit the adapter */
+} tenon_status;
+
+#define TENON_ERROR_SIZE 4096
+
+/* Where a failed call leaves its sentence. The caller owns it; a successful call does not touch it. */
+typedef struct tenon_error {
+    char message[TENON_ERROR_SIZE];
+} tenon_error;
+
+/* "invalid", "not found", ...; "unknown status" for any other number. */
+TENON_API const char *tenon_status_name(tenon_status status);
+
+/* ---- 2. dtypes and tensors -------------------------------------------------------------------------------------- */
+
+/* Storage types of features, parameters and tokens, in any mix. Sums are float32 whatever the storage. */
+typedef enum tenon_dtype { TENON_F32 = 1, TENON_BF16 = 2, TENON_F16 = 3 } tenon_dtype;
+
+/* "f32", "bf16", "f16"; NULL for any other number. */
+TENON_API const char *tenon_dtype_name(tenon_dtype dtype);
+
+/* Bytes of one element; 0 for any other number. */
+TENON_API size_t tenon_dtype_size(tenon_dtype dtype);
+
+/* The DLPack form of a dtype. */
+TENON_API DLDataType tenon_dtype_to_dlpack(tenon_dtype dtype);
+
+/* Reads "f32", "bf16" or "f16". TENON_INVALID for anything else, with the options. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_dtype_from_name(const char *name, tenon_dtype *dtype, tenon_error *error);
+
+/* Memory for an adapter and what it owns. `alloc` returns `size` bytes aligned to `align` (a power of two), or NULL;
+ * `free` gets the pointer and the size back. Both may be called from any thread. */
+typedef struct tenon_allocator {
+    size_t size;
+    void *(*alloc)(void *context, size_t size, size_t align);
+    void (*free)(void *context, void *data, size_t size);
+    void *context;
+} tenon_allocator;
+
+/* ---- 3. counting and configuration ------------------------------------------------------------------------------ */
+
+/* Marks a field of a struct as not given. */
+#define TENON_UNSET INT64_MIN
+
+/* Tokens that a window x window pool makes of num_input_tokens patches on a square grid: ceil(grid / window)^2.
+ * TENON_INVALID: window or count not positive, count not a square, or require_divisible and the grid is ragged. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_pooled_token_count(int64_t num_input_tokens, int64_t window,
+                                                                 bool require_divisible, int64_t *count,
+                                                                 tenon_error *error);
+
+/* Tokens of one frame when num_tokens visual tokens belong to num_frames frames. TENON_INVALID, naming both numbers,
+ * when they do not divide. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_tokens_per_frame(int64_t num_tokens, int64_t num_frames, int64_t *count,
+                                                               tenon_error *error);
+
+/* Length of a sequence of num_frames frames of tokens_per_frame tokens and max_text_len of text. TENON_INVALID for
+ * negative numbers and for sums past int64. The sequence fits when it is at most max_seq_len. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_sequence_length(int64_t num_frames, int64_t tokens_per_frame,
+                                                              int64_t max_text_len, int64_t *length,
+                                                              tenon_error *error);
+
+/* A connector's type and its settings. Fields of every config: `type`, `hidden_dim` (0: the output width),
+ * `activation`, `pool_window`, `pool_heads`, as the PyTorch module has them; `strip`, the count of leading tokens (CLS,
+ * registers) that are no patches; `ragged` where the type has windows: "reject", "partial" or "drop". Further options
+ * are whatever the type's builder reads. */
+typedef struct tenon_config tenon_config;
+
+/* Settings of one call that change counts as well as values; all fields are optional. The call borrows what its
+ * pointers name. */
+typedef struct tenon_executor tenon_executor;
+typedef struct tenon_call {
+    size_t size;
+    int64_t pool_window; /* overrides the config's window; TENON_UNSET: do not */
+    int64_t grid_height; /* rows and columns of the patch grid; TENON_UNSET: a square */
+    int64_t grid_width;
+    const DLTensor *patch_mask; /* (batch, tokens - strip) of bool, int8 or uint8; 0: this patch does not exist */
+    const DLTensor *frame_mask; /* (batch) of the same dtypes; 0: skip this image, its tokens are zero */
+    DLTensor *attention; /* out, f32: (batch, out_tokens, heads, window^2) pooling weights, 0 for absent patches */
+    int threads;         /* 0: as many as OpenMP gives */
+    const tenon_executor *executor; /* NULL: OpenMP */
+} tenon_call;
+
+TENON_API void tenon_call_init(tenon_call *call);
+
+/* A config of this type with the defaults: mlp_2layer's are hidden_dim 0, activation "gelu", pool_window 2, pool_heads
+ * 16. Free it with tenon_config_free. TENON_NOT_FOUND: no such type; the message lists those there are. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_new(const char *type, tenon_config **config, tenon_error *error);
+
+/* Reads {"type": "avgpool", "pool_window": 3}. An integer, a real number or a string becomes an option of that kind;
+ * "type" may be left out (mlp_2layer). TENON_BAD_FILE: not one JSON object, or a key twice. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_from_json(const char *json, size_t length, tenon_config **config,
+                                                               tenon_error *error);
+
+/* Writes the config as one line of JSON into `json` (capacity bytes, NUL included) and its length into *length; json
+ * may be NULL to ask for the length. TENON_INVALID: capacity too small. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_to_json(const tenon_config *config, char *json, size_t capacity,
+                                                             size_t *length, tenon_error *error);
+
+TENON_API void tenon_config_free(tenon_config *config);
+
+/* Set an option. The value is checked where the field is one of the seven above; the strings are copied. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_set_int(tenon_config *config, const char *name, int64_t value,
+                                                             tenon_error *error);
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_set_real(tenon_config *config, const char *name, double value,
+                                                              tenon_error *error);
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_set_string(tenon_config *config, const char *name,
+                                                                const char *value, tenon_error *error);
+
+TENON_API const char *tenon_config_type(const tenon_config *config);
+
+/* Read an option back, defaults of the seven fields included. TENON_NOT_FOUND: never set; TENON_INVALID: another kind.
+ */
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_get_int(const tenon_config *config, const char *name,
+                                                             int64_t *value, tenon_error *error);
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_get_real(const tenon_config *config, const char *name,
+                                                              double *value, tenon_error *error);
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_get_string(const tenon_config *config, const char *name,
+                                                                const char **value, tenon_error *error);
+
+/* Tokens per image out of num_input_tokens in, before stripping, under this call's window and grid (NULL: none).
+ * num_input_tokens <= 0 passes through unchanged: it means "not known yet". Equals the built adapter's count. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_output_num_tokens(const tenon_config *config,
+                                                                       const tenon_call *call, int64_t num_input_tokens,
+                                                                       int64_t *count, tenon_error *error);
+
+/* ---- 4. registry and builder ------------------------------------------------------------------------------------ */
+
+/* Lists the layers of one connector. The library owns the builder and calls the function whenever it needs the list;
+ * it must be pure. The first error sticks, later calls do nothing, and tenon_adapter_new returns it. */
+typedef struct tenon_builder tenon_builder;
+typedef void (*tenon_builder_function)(tenon_builder *builder);
+
+/* Registers a connector type for the rest of the process; the name is copied. Safe from any thread. TENON_EXISTS:
+ * the name is taken. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_register_adapter(const char *name, tenon_builder_function function,
+                                                               tenon_error *error);
+
+/* TENON_OK when the type is registered; else TENON_NOT_FOUND and a message that lists the types there are. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_find_adapter(const char *name, tenon_error *error);
+
+/* Copies up to `capacity` type names, sorted, into `names` and returns how many there are. The strings live for the
+ * rest of the process. */
+TENON_API size_t tenon_list_adapters(const char **names, size_t capacity);
+
+/* What the layers of a registered type say: does it pool the patch grid, and does it by default refuse a grid that its
+ * window does not divide? Both are false for an unknown name. */
+TENON_API bool tenon_adapter_type_pools(const char *name);
+TENON_API bool tenon_adapter_type_needs_divisible(const char *name);
+
+/* The widths being built for; 0 while the library only counts tokens and widths are not known. */
+TENON_API int64_t tenon_builder_in_dim(const tenon_builder *builder);
+TENON_API int64_t tenon_builder_out_dim(const tenon_builder *builder);
+
+/* Read an option of the config, or the fallback when it is not set. */
+TENON_API int64_t tenon_option_int(tenon_builder *builder, const char *name, int64_t fallback);
+TENON_API double tenon_option_real(tenon_builder *builder, const char *name, double fallback);
+TENON_API const char *tenon_option_string(tenon_builder *builder, const char *name, const char *fallback);
+
+/* Refuse to build, with a sentence; for a builder's own checks. */
+TENON_API void tenon_builder_fail(tenon_builder *builder, const char *format, ...) TENON_PRINTF(2, 3);
+
+/* Append a layer that reads the value before it, and return the number of the value it makes (the features are 0);
+ * -1 after an error. Parameter names are "name.weight" and "name.bias". */
+enum { TENON_NO_BIAS = 0, TENON_BIAS = 1 };
+
+/* y = x W^T + b: W (out_dim, in), b (out_dim). */
+TENON_API int tenon_linear(tenon_builder *builder, const char *name, int64_t out_dim, unsigned flags);
+
+/* "gelu" (the erf form), "gelu_tanh", "quick_gelu", "silu" or "relu", element by element. */
+TENON_API int tenon_activation(tenon_builder *builder, const char *activation);
+
+/* Mean over each window x window block of the grid, from the top left. `ragged` says what happens where the grid ends
+ * inside a window: "reject" refuses such a grid, "partial" averages the patches that are there, "drop" leaves them out.
+ */
+TENON_API int tenon_window_mean(tenon_builder *builder, int64_t window, const char *ragged);
+
+/* Multi-head attention inside each window: the query is the mean of the window's patches, keys and values are the
+ * patches; parameters q_proj, k_proj, v_proj (in, in) with bias. There is no output projection: append a linear. */
+TENON_API int tenon_window_attention(tenon_builder *builder, int64_t heads, int64_t window, const char *ragged);
+
+/* ---- 5. adapter and parameters ---------------------------------------------------------------------------------- */
+
+typedef struct tenon_adapter tenon_adapter;
+
+/* Describes the connector: layers, parameter names and shapes. Allocates no parameter storage. The config is copied;
+ * the allocator (NULL: the system's) is copied too and must outlive the adapter. Free with tenon_adapter_free. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_new(const tenon_config *config, int64_t in_dim, int64_t out_dim,
+                                                          const tenon_allocator *allocator, tenon_adapter **adapter,
+                                                          tenon_error *error);
+
+/* Frees the adapter and the parameters it owns. NULL is allowed. No call may be using it. */
+TENON_API void tenon_adapter_free(tenon_adapter *adapter);
+
+TENON_API const tenon_config *tenon_adapter_config(const tenon_adapter *adapter);
+TENON_API int64_t tenon_adapter_in_dim(const tenon_adapter *adapter);
+TENON_API int64_t tenon_adapter_out_dim(const tenon_adapter *adapter);
+
+/* Tokens per image out of num_input_tokens in, exactly what a forward with this call writes. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_output_num_tokens(const tenon_adapter *adapter,
+                                                                        const tenon_call *call,
+                                                                        int64_t num_input_tokens, int64_t *count,
+                                                                        tenon_error *error);
+
+/* One parameter: dense row-major data of the given shape, or data NULL and dtype 0 while it has no storage. */
+typedef struct tenon_parameter {
+    size_t size;
+    const char *name;
+    tenon_dtype dtype;
+    int ndim; /* 1 or 2 */
+    int64_t shape[2];
+    const void *data;
+} tenon_parameter;
+
+TENON_API void tenon_parameter_init(tenon_parameter *parameter);
+
+/* Parameters in declaration order: the order of initialisation and of the file. */
+TENON_API int64_t tenon_adapter_num_parameters(const tenon_adapter *adapter);
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_parameter(const tenon_adapter *adapter, int64_t index,
+                                                                tenon_parameter *parameter, tenon_error *error);
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_find_parameter(const tenon_adapter *adapter, const char *name,
+                                                                     int64_t *index, tenon_error *error);
+
+/* Draws every parameter as PyTorch's nn.Linear does after torch.manual_seed(seed), bit for bit; the adapter owns the
+ * storage, of this dtype. Unpublishes what tenon_adapter_prepare made. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_reset_parameters(tenon_adapter *adapter, tenon_dtype dtype,
+                                                                       uint64_t seed, tenon_error *error);
+
+/* Uses the caller's tensor (dense, row-major, on the CPU) as this parameter. The data is borrowed until the parameter
+ * is replaced or the adapter freed; the DLTensor itself is not. Unpublishes what tenon_adapter_prepare made. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_set_parameter(tenon_adapter *adapter, const char *name,
+                                                                    const DLTensor *tensor, tenon_error *error);
+
+/* ---- 6. adapter files ------------------------------------------------------------------------------------------- */
+
+/* How to find an adapter's tensors in a file, and what was found. */
+typedef struct tenon_load_options {
+    size_t size;
+    const char *prefix;      /* "model.adapter.": tensors are named prefix + parameter; NULL: match on suffix */
+    const char *config_json; /* tenon_adapter_open: for files without a config of their own, in_dim and out_dim
+                                included; NULL: the file's */
+    bool describe_only;      /* tenon_adapter_open: names, shapes and dtypes, no data */
+    const tenon_allocator *allocator; /* tenon_adapter_open */
+    char used_prefix[256];            /* out: the prefix that was used */
+    int64_t num_used;                 /* out: tensors of the file that the adapter took */
+    int64_t num_unused;               /* out: the file's other tensors */
+} tenon_load_options;
+
+TENON_API void tenon_load_options_init(tenon_load_options *options);
+
+/* Reads every parameter from a safetensors file, an index of shards (model.safetensors.index.json) or a folder that
+ * holds one; dtypes are the file's. All or nothing: on failure the parameters are what they were, and the message names
+ * every missing, unexpected and misshapen tensor and the prefixes seen. `options` may be NULL. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_load(tenon_adapter *adapter, const char *path,
+                                                           tenon_load_options *options, tenon_error *error);
+
+/* Builds the adapter that the file describes and loads it. The caller owns *adapter on success. `options` may be NULL.
+ */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_open(const char *path, tenon_load_options *options,
+                                                           tenon_adapter **adapter, tenon_error *error);
+
+/* Writes a self-describing safetensors file: parameters, config, widths. Written beside the target, synced, renamed:
+ * after a failure the old file is still there. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_save(const tenon_adapter *adapter, const char *path,
+                                                           tenon_error *error);
+
+/* ---- 7. prepare and run ----------------------------------------------------------------------------------------- */
+
+/* Threads of a host. `run` calls job(argument, i) once for each i in [0, count), on any threads, in any order, and
+ * returns when all have returned. Jobs never wait for each other, so running them one after another is allowed. */
+struct tenon_executor {
+    size_t size;
+    int width; /* how many jobs can run at once, at least 1 */
+    void (*run)(void *context, int count, void (*job)(void *argument, int index), void *argument);
+    void *context;
+};
+
+typedef struct tenon_prepare_options {
+    size_t size;
+    const char *cpu; /* the highest CPU level to use, from tenon_cpu_levels(); NULL: TENON_CPU of the environment, else
+                        the best this machine has */
+    int threads;     /* 0: as many as OpenMP gives */
+    const tenon_executor *executor; /* NULL: OpenMP */
+} tenon_prepare_options;
+
+TENON_API void tenon_prepare_options_init(tenon_prepare_options *options);
+
+/* CPU levels that this build has and this machine can run, lowest first, comma-separated: "baseline,avx2". */
+TENON_API const char *tenon_cpu_levels(void);
+
+/* The level that the adapter is prepared for; NULL when it is not prepared. */
+TENON_API const char *tenon_adapter_cpu(const tenon_adapter *adapter);
+
+/* Packs the parameters for the forward pass and publishes the pack at once for all threads; forwards that are running
+ * keep the one they started with. The pack holds its own copy. `options` may be NULL. TENON_NOT_PREPARED: a parameter
+ * has no storage. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_prepare(tenon_adapter *adapter,
+                                                              const tenon_prepare_options *options, tenon_error *error);
+
+/* Memory for one call: at least the size that tenon_adapter_workspace_size tells, any alignment. */
+typedef struct tenon_workspace {
+    void *data;
+    size_t size;
+} tenon_workspace;
+
+/* Bytes of workspace that forwards of any batch of images with num_input_tokens tokens each need under this call
+ * (NULL: the defaults). It does not depend on the batch. The adapter must be prepared. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_workspace_size(const tenon_adapter *adapter,
+                                                                     int64_t num_input_tokens, const tenon_call *call,
+                                                                     size_t *bytes, tenon_error *error);
+
+/* Runs the connector: x (batch, tokens, in_dim) of f32, bf16 or f16 with any strides; y (batch, out_tokens, out_dim) of
+ * any of these, its last axis contiguous. x and y may not overlap. `call` may be NULL. With a workspace nothing is
+ * allocated; with NULL the adapter's allocator serves the call. Any number of threads may run one adapter at once. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_forward(const tenon_adapter *adapter, const DLTensor *x,
+                                                              DLTensor *y, const tenon_call *call,
+                                                              const tenon_workspace *workspace, tenon_error *error);
+
+/* ---- 8. description --------------------------------------------------------------------------------------------- */
+
+typedef struct tenon_layer_info {
+    size_t size;
+    const char *type;  /* "linear", "activation", "window_mean", ... */
+    const char *name;  /* the parameters' prefix, or the activation's name; "" when there is none */
+    const char *reach; /* what one output row reads: "row", "window", "item" */
+    int64_t in_dim;
+    int64_t out_dim;
+    int64_t first_parameter; /* index of its first parameter, and how many there are */
+    int64_t num_parameters;
+} tenon_layer_info;
+
+TENON_API void tenon_layer_info_init(tenon_layer_info *info);
+TENON_API int64_t tenon_adapter_num_layers(const tenon_adapter *adapter);
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_layer(const tenon_adapter *adapter, int64_t index,
+                                                            tenon_layer_info *info, tenon_error *error);
+
+/* Floating-point operations that an image of num_input_tokens tokens costs (a multiply-add is two), after folding. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_flops(const tenon_adapter *adapter, int64_t num_input_tokens,
+                                                            const tenon_call *call, double *flops, tenon_error *error);
+
+/* ---- 9. tensor files -------------------------------------------------------------------------------------------- */
+
+/* A file of tensors open for reading: safetensors, an index of safetensors shards (or the folder that holds it), npy.
+ * The kind is told by the content, never by the name. */
+typedef struct tenon_file tenon_file;
+
+typedef struct tenon_file_options {
+    size_t size;
+    bool npy_bfloat16; /* read a uint16 npy array as bfloat16 */
+} tenon_file_options;
+
+TENON_API void tenon_file_options_init(tenon_file_options *options);
+
+/* A tensor of the file. `dtype` is what tenon_file_read delivers: f32 for stored f64 (narrowed) and 8-bit floats
+ * (widened), the stored dtype in the machine's byte order otherwise. */
+typedef struct tenon_file_tensor {
+    size_t size;
+    const char *name;   /* "" for npy */
+    const char *stored; /* as the file spells it: "BF16", "<f4" */
+    DLDataType dtype;
+    int ndim;
+    const int64_t *shape;
+} tenon_file_tensor;
+
+TENON_API void tenon_file_tensor_init(tenon_file_tensor *tensor);
+
+/* Opens and checks the headers; reads no data. The caller owns *file. `options` may be NULL. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_file_open(const char *path, const tenon_file_options *options,
+                                                        tenon_file **file, tenon_error *error);
+TENON_API void tenon_file_close(tenon_file *file);
+
+/* "safetensors", "safetensors index" or "npy". */
+TENON_API const char *tenon_file_kind(const tenon_file *file);
+
+TENON_API int64_t tenon_file_num_tensors(const tenon_file *file);
+TENON_API TENON_MUST_CHECK tenon_status tenon_file_get_tensor(const tenon_file *file, int64_t index,
+                                                              tenon_file_tensor *tensor, tenon_error *error);
+TENON_API TENON_MUST_CHECK tenon_status tenon_file_find_tensor(const tenon_file *file, const char *name, int64_t *index,
+                                                               tenon_error *error);
+
+/* The value of a metadata key of a safetensors file; NULL when there is none. */
+TENON_API const char *tenon_file_metadata(const tenon_file *file, const char *key);
+
+/* Reads `count` slices along the first axis, from `first` on, as dense row-major elements of the tensor's `dtype` into
+ * `data`, which holds `capacity` bytes. A scalar is one slice. Any number of threads may read one file at once.
+ * TENON_BAD_FILE: the file changed or shrank since it was opened. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_file_read(const tenon_file *file, int64_t index, int64_t first,
+                                                        int64_t count, void *data, size_t capacity, tenon_error *error);
+
+/* A file of tensors being written: .npy or .safetensors, told by the name's suffix. It appears under its name only when
+ * committed; until then, and after a failure, what was there stays. */
+typedef struct tenon_writer tenon_writer;
+
+/* Declares the file; nothing is written yet. TENON_INVALID: another suffix, or the target is no regular file. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_writer_new(const char *path, tenon_writer **writer, tenon_error *error);
+
+/* Declares a tensor, before the first write; *index (may be NULL) numbers it. f32, f16, integers and bool; bf16 in
+ * safetensors, and in npy as uint16. An npy file has exactly one; its name is ignored. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_writer_add(tenon_writer *writer, const char *name, DLDataType dtype,
+                                                         int ndim, const int64_t *shape, int64_t *index,
+                                                         tenon_error *error);
+
+/* Adds a metadata string to a safetensors file, before the first write. TENON_UNSUPPORTED for npy. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_writer_set_metadata(tenon_writer *writer, const char *key,
+                                                                  const char *value, tenon_error *error);
+
+/* Appends `bytes` bytes of dense elements to a tensor; the tensors may be filled in any order. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_writer_write(tenon_writer *writer, int64_t index, const void *data,
+                                                           size_t bytes, tenon_error *error);
+
+/* Checks that every tensor is complete, syncs and renames. The writer must still be freed. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_writer_commit(tenon_writer *writer, tenon_error *error);
+
+/* Frees the writer; an uncommitted file disappears. NULL is allowed. */
+TENON_API void tenon_writer_free(tenon_writer *writer);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

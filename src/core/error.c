@@ -1,0 +1,83 @@
+/* Status names, sentences, and quoting of names that come from files. */
+#include "core/error.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const char *tenon_status_name(tenon_status status)
+{
+    static const char *const names[] = {
+        [TENON_OK] = "ok",
+        [TENON_INVALID] = "invalid",
+        [TENON_NOT_FOUND] = "not found",
+        [TENON_EXISTS] = "exists",
+        [TENON_UNSUPPORTED] = "unsupported",
+        [TENON_BAD_FILE] = "bad file",
+        [TENON_IO] = "io",
+        [TENON_NO_MEMORY] = "no memory",
+        [TENON_NOT_PREPARED] = "not prepared",
+        [TENON_MISMATCH] = "mismatch",
+    };
+    const size_t count = sizeof names / sizeof names[0];
+    return (size_t)status < count ? names[status] : "unknown status";
+}
+
+tenon_status tn_fail_v(tenon_error *error, tenon_status status, const char *format, va_list args)
+{
+    if (error != NULL) vsnprintf(error->message, sizeof error->message, format, args);
+    return status;
+}
+
+tenon_status tn_fail(tenon_error *error, tenon_status status, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    tn_fail_v(error, status, format, args);
+    va_end(args);
+    return status;
+}
+
+tn_quoted tn_quote_bytes(const void *bytes, size_t size)
+{
+    tn_quoted quoted;
+    const unsigned char *in = bytes;
+    const size_t limit = sizeof quoted.text - sizeof "\\xff...";
+    size_t out = 0, i = 0;
+    for (; i < size && out <= limit - sizeof "\\xff"; i++) {
+        if (in[i] >= 0x20 && in[i] < 0x7f && in[i] != '\\') {
+            quoted.text[out++] = (char)in[i];
+        } else {
+            out += (size_t)snprintf(quoted.text + out, sizeof quoted.text - out, "\\x%02x", in[i]);
+        }
+    }
+    strcpy(quoted.text + out, i < size ? "..." : "");
+    return quoted;
+}
+
+tn_quoted tn_quote(const char *text)
+{
+    return tn_quote_bytes(text, strlen(text));
+}
+
+void tn_text_add(tn_text *text, const char *format, ...)
+{
+    if (text->length + 1 >= text->capacity) return;
+    va_list args;
+    va_start(args, format);
+    const int written = vsnprintf(text->data + text->length, text->capacity - text->length, format, args);
+    va_end(args);
+    if (written > 0) text->length += (size_t)written;
+    if (text->length >= text->capacity) text->length = text->capacity - 1;
+}
+
+tn_shape_text tn_shape_to_text(int ndim, const int64_t *shape)
+{
+    tn_shape_text shown;
+    tn_text text = {shown.text, sizeof shown.text, 0};
+    tn_text_add(&text, "[");
+    for (int i = 0; i < ndim && i < 8; i++) {
+        tn_text_add(&text, "%s%lld", i > 0 ? ", " : "", (long long)shape[i]);
+    }
+    tn_text_add(&text, "%s]", ndim > 8 ? ", ..." : "");
+    return shown;
+}

@@ -1,0 +1,38 @@
+/* Files: positioned reads of a file that must not change, and outputs that appear whole or not at all. All POSIX file
+ * calls of the library are behind this header. */
+#ifndef TN_CORE_FILE_H
+#define TN_CORE_FILE_H
+
+#include "tenon/tenon.h"
+
+/* A regular file open for reading. Its size, inode and modification time are remembered; a read that finds them changed
+ * fails. */
+typedef struct tn_input tn_input;
+tenon_status tn_input_open(const char *path, tn_input **input, tenon_error *error);
+void tn_input_close(tn_input *input);
+uint64_t tn_input_size(const tn_input *input);
+const char *tn_input_path(const tn_input *input);
+
+/* Reads exactly `size` bytes at `offset` (safe from many threads), or fails: TENON_IO, or TENON_BAD_FILE when the file
+ * ends before or has changed since it was opened. */
+tenon_status tn_input_read(const tn_input *input, uint64_t offset, void *data, size_t size, tenon_error *error);
+
+/* True when `path` names a folder. */
+bool tn_is_folder(const char *path);
+
+/* The folder part of a path, "." when there is none, joined with `name`; the caller frees with free(). NULL: no
+ * memory.*/
+char *tn_path_beside(const char *path, const char *name);
+
+/* A file being written beside its target. Nothing shows under the target's name until tn_output_commit, which syncs the
+ * data, renames, and syncs the folder. A target that exists and is no regular file is refused; one that is a symbolic
+ * link is written through. */
+typedef struct tn_output tn_output;
+tenon_status tn_output_open(const char *path, tn_output **output, tenon_error *error);
+tenon_status tn_output_write(tn_output *output, uint64_t offset, const void *data, size_t size, tenon_error *error);
+tenon_status tn_output_commit(tn_output *output, tenon_error *error);
+
+/* Frees; an output that was not committed leaves nothing behind. NULL is allowed. */
+void tn_output_free(tn_output *output);
+
+#endif

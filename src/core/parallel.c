@@ -1,0 +1,155 @@
+/* The only file that knows about threads and the floating-point environment. */
+#include "core/parallel.h"
+
+#include "core/error.h"
+#include "core/size.h"
+#include <fenv.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+/* The process in which OpenMP first ran a region of ours: its pool does not exist in children. */
+static _Atomic(long) openmp_process;
+
+static bool is_forked_child(void)
+{
+    long expected = 0;
+    const long self = (long)getpid();
+    return !atomic_compare_exchange_strong(&openmp_process, &expected, self) && expected != self;
+}
+
+static int openmp_threads(int threads)
+{
+#ifdef _OPENMP
+    if (is_forked_child()) return 1;
+    return threads > 0 ? threads : omp_get_max_threads();
+#else
+    (void)threads;
+    return 1;
+#endif
+}
+
+tenon_status tn_parallel_init(tn_parallel *parallel, int threads, const tenon_executor *executor, tenon_error *error)
+{
+    enum { max_workers = 4096 };
+    if (threads < 0 || threads > max_workers) {
+        return tn_fail(error, TENON_INVALID, "threads is %d; expected 0 (automatic) to %d", threads, max_workers);
+    }
+    if (executor == NULL) {
+        *parallel = (tn_parallel){openmp_threads(threads), NULL};
+        return TENON_OK;
+    }
+    if (executor->size < sizeof *executor || executor->run == NULL || executor->width < 1 ||
+        executor->width > max_workers) {
+        return tn_fail(error, TENON_INVALID, "executor needs its size, a run function and a width of 1 to %d",
+                       max_workers);
+    }
+    const int workers = threads > 0 && threads < executor->width ? threads : executor->width;
+    *parallel = (tn_parallel){workers, executor};
+    return TENON_OK;
+}
+
+/* One parallel loop: workers take the next index until there is none. */
+typedef struct loop {
+    tn_task task;
+    void *argument;
+    int64_t count;
+    _Atomic(int64_t) next;
+} loop;
+
+static void work(void *argument, int worker)
+{
+    loop *l = argument;
+    fenv_t callers;
+    fegetenv(&callers);
+    fesetenv(FE_DFL_ENV);
+    for (;;) {
+        const int64_t index = atomic_fetch_add_explicit(&l->next, 1, memory_order_relaxed);
+        if (index >= l->count) break;
+        l->task(l->argument, index, worker);
+    }
+    fesetenv(&callers);
+}
+
+static void run_openmp(loop *l, int workers)
+{
+#ifdef _OPENMP
+#pragma omp parallel num_threads(workers)
+    work(l, omp_get_thread_num());
+#else
+    (void)workers;
+    work(l, 0);
+#endif
+}
+
+void tn_parallel_for(const tn_parallel *parallel, int64_t count, tn_task task, void *argument)
+{
+    if (count <= 0) return;
+    loop l = {.task = task, .argument = argument, .count = count};
+    atomic_init(&l.next, 0);
+    const int workers = (int)tn_min_i64(parallel->workers, count);
+    if (workers == 1) {
+        work(&l, 0);
+    } else if (parallel->executor != NULL) {
+        parallel->executor->run(parallel->executor->context, workers, work, &l);
+    } else {
+        run_openmp(&l, workers);
+    }
+}
+
+const char *tn_parallel_kind(void)
+{
+#ifdef _OPENMP
+    return "OpenMP";
+#else
+    return "serial";
+#endif
+}
+
+struct tn_lock {
+    pthread_mutex_t mutex;
+};
+
+tenon_status tn_lock_new(tn_lock **lock, tenon_error *error)
+{
+    tn_lock *made = malloc(sizeof *made);
+    if (made == NULL || pthread_mutex_init(&made->mutex, NULL) != 0) {
+        free(made);
+        return tn_fail(error, TENON_NO_MEMORY, "out of memory: a lock cannot be made");
+    }
+    *lock = made;
+    return TENON_OK;
+}
+
+void tn_lock_free(tn_lock *lock)
+{
+    if (lock == NULL) return;
+    pthread_mutex_destroy(&lock->mutex);
+    free(lock);
+}
+
+void tn_lock_acquire(tn_lock *lock)
+{
+    pthread_mutex_lock(&lock->mutex);
+}
+
+void tn_lock_release(tn_lock *lock)
+{
+    pthread_mutex_unlock(&lock->mutex);
+}
+
+static pthread_mutex_t global_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+void tn_global_lock_acquire(void)
+{
+    pthread_mutex_lock(&global_mutex);
+}
+
+void tn_global_lock_release(void)
+{
+    pthread_mutex_unlock(&global_mutex);
+}

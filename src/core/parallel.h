@@ -1,0 +1,37 @@
+/* All threading of the library: a task queue over OpenMP, a caller's executor, or one thread; a lock; counters. */
+#ifndef TN_CORE_PARALLEL_H
+#define TN_CORE_PARALLEL_H
+
+#include "tenon/tenon.h"
+
+/* How the tasks of one call are run. `workers` bounds how many run at once: scratch is sized by it. */
+typedef struct tn_parallel {
+    int workers;
+    const tenon_executor *executor; /* NULL: OpenMP */
+} tn_parallel;
+
+/* `threads` <= 0: as many as OpenMP, or the executor, offers. One worker where threads cannot be had: a build without
+ * OpenMP, or a forked child (libgomp does not survive a fork). */
+tenon_status tn_parallel_init(tn_parallel *parallel, int threads, const tenon_executor *executor, tenon_error *error);
+
+/* Calls task(argument, i, worker) once for each i in [0, count), taken in ascending order from one queue, with worker
+ * in [0, parallel->workers); returns when all are done. Tasks run with round-to-nearest and denormals on; the caller's
+ * floating-point state is given back. Tasks never wait for each other. */
+typedef void (*tn_task)(void *argument, int64_t index, int worker);
+void tn_parallel_for(const tn_parallel *parallel, int64_t count, tn_task task, void *argument);
+
+/* "OpenMP" or "serial". */
+const char *tn_parallel_kind(void);
+
+/* A mutex. */
+typedef struct tn_lock tn_lock;
+tenon_status tn_lock_new(tn_lock **lock, tenon_error *error);
+void tn_lock_free(tn_lock *lock);
+void tn_lock_acquire(tn_lock *lock);
+void tn_lock_release(tn_lock *lock);
+
+/* The process-wide lock of the registry. */
+void tn_global_lock_acquire(void);
+void tn_global_lock_release(void);
+
+#endif

@@ -1,0 +1,125 @@
+/* DLTensor, checked once at the border. */
+#include "core/tensor.h"
+
+#include "core/error.h"
+#include "core/size.h"
+
+/* Lowest and highest element offset that the shape and strides reach; false when they leave int64. */
+static bool span(const tn_tensor *t, int64_t *low, int64_t *high)
+{
+    *low = *high = 0;
+    for (int i = 0; i < t->ndim; i++) {
+        int64_t reach;
+        if (t->shape[i] == 0) {
+            *low = *high = 0;
+            return true;
+        }
+        if (!tn_mul_i64(t->shape[i] - 1, t->stride[i], &reach)) return false;
+        if (!tn_add_i64(reach < 0 ? *low : *high, reach, reach < 0 ? low : high)) return false;
+    }
+    return true;
+}
+
+static bool is_empty(const tn_tensor *t)
+{
+    for (int i = 0; i < t->ndim; i++) {
+        if (t->shape[i] == 0) return true;
+    }
+    return false;
+}
+
+/* Shape, strides and data; the dtype has been looked at. */
+static tenon_status fill_view(const DLTensor *tensor, const char *name, int ndim, size_t element, tn_tensor *view,
+                              tenon_error *error)
+{
+    if (tensor->device.device_type != kDLCPU) {
+        return tn_fail(error, TENON_UNSUPPORTED,
+                       "%s is on DLPack device %d:%d; this build computes on the CPU (device 1)", name,
+                       (int)tensor->device.device_type, tensor->device.device_id);
+    }
+    if (tensor->ndim != ndim) {
+        return tn_fail(error, TENON_MISMATCH, "%s has %d dimensions %s; expected %d", name, tensor->ndim,
+                       tensor->ndim > 0 && tensor->shape != NULL ? tn_shape_to_text(tensor->ndim, tensor->shape).text
+                                                                 : "[]",
+                       ndim);
+    }
+    view->ndim = ndim;
+    int64_t dense = 1;
+    size_t bytes;
+    if (!tn_shape_bytes(ndim, tensor->shape, element, &bytes)) {
+        return tn_fail(error, TENON_INVALID, "%s has shape %s: negative, or too many elements for 64 bits", name,
+                       tn_shape_to_text(ndim, tensor->shape).text);
+    }
+    for (int i = ndim - 1; i >= 0; i--) {
+        view->shape[i] = tensor->shape[i];
+        view->stride[i] = tensor->strides != NULL ? tensor->strides[i] : dense;
+        dense *= tn_max_i64(tensor->shape[i], 1);
+    }
+    int64_t low, high;
+    if (!span(view, &low, &high) || !tn_mul_i64(high - low, (int64_t)element, &low)) {
+        return tn_fail(error, TENON_INVALID, "%s has strides that reach past 64 bits", name);
+    }
+    if (tensor->data == NULL && !is_empty(view)) {
+        return tn_fail(error, TENON_INVALID, "%s has shape %s but no data", name,
+                       tn_shape_to_text(ndim, tensor->shape).text);
+    }
+    view->data = tensor->data != NULL ? (char *)tensor->data + tensor->byte_offset : NULL;
+    if ((uintptr_t)view->data % element != 0) {
+        return tn_fail(error, TENON_INVALID, "%s starts at an address that is no multiple of its element size %zu",
+                       name, element);
+    }
+    return TENON_OK;
+}
+
+tenon_status tn_tensor_view(const DLTensor *tensor, const char *name, int ndim, tn_tensor *view, tenon_error *error)
+{
+    if (tensor == NULL) return tn_fail(error, TENON_INVALID, "%s is NULL", name);
+    tn_tensor found;
+    if (!tn_dtype_from_dlpack(tensor->dtype, &found.dtype)) {
+        return tn_fail(error, TENON_UNSUPPORTED, "%s is %s; expected float32, bfloat16 or float16", name,
+                       tn_dlpack_to_text(tensor->dtype).text);
+    }
+    TN_TRY(fill_view(tensor, name, ndim, tn_dtype_size(found.dtype), &found, error));
+    *view = found;
+    return TENON_OK;
+}
+
+tenon_status tn_mask_view(const DLTensor *tensor, const char *name, int ndim, tn_tensor *view, tenon_error *error)
+{
+    if (tensor == NULL) return tn_fail(error, TENON_INVALID, "%s is NULL", name);
+    const uint8_t code_bool = 6; /* DLPack 0.8 and later names it kDLBool */
+    const uint8_t code = tensor->dtype.code;
+    if ((code != kDLInt && code != kDLUInt && code != code_bool) || tensor->dtype.bits != 8 ||
+        tensor->dtype.lanes != 1) {
+        return tn_fail(error, TENON_UNSUPPORTED, "%s is %s; expected bool, int8 or uint8", name,
+                       tn_dlpack_to_text(tensor->dtype).text);
+    }
+    tn_tensor found = {.dtype = TN_F32};
+    TN_TRY(fill_view(tensor, name, ndim, 1, &found, error));
+    *view = found;
+    return TENON_OK;
+}
+
+bool tn_tensor_is_dense(const tn_tensor *tensor)
+{
+    int64_t dense = 1;
+    if (is_empty(tensor)) return true;
+    for (int i = tensor->ndim - 1; i >= 0; i--) {
+        if (tensor->shape[i] != 1 && tensor->stride[i] != dense) return false;
+        dense *= tensor->shape[i];
+    }
+    return true;
+}
+
+bool tn_tensor_overlap(const tn_tensor *a, size_t a_element, const tn_tensor *b, size_t b_element)
+{
+    if (is_empty(a) || is_empty(b)) return false;
+    int64_t a_low, a_high, b_low, b_high;
+    span(a, &a_low, &a_high);
+    span(b, &b_low, &b_high);
+    const char *a_first = (const char *)a->data + a_low * (int64_t)a_element;
+    const char *a_end = (const char *)a->data + (a_high + 1) * (int64_t)a_element;
+    const char *b_first = (const char *)b->data + b_low * (int64_t)b_element;
+    const char *b_end = (const char *)b->data + (b_high + 1) * (int64_t)b_element;
+    return (uintptr_t)a_first < (uintptr_t)b_end && (uintptr_t)b_first < (uintptr_t)a_end;
+}

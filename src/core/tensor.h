@@ -1,0 +1,32 @@
+/* Checks of the tensors a caller hands in, and a plain view of them. */
+#ifndef TN_CORE_TENSOR_H
+#define TN_CORE_TENSOR_H
+
+#include "core/dtype.h"
+#include "tenon/tenon.h"
+
+enum { TN_MAX_DIMS = 4 };
+
+/* A checked CPU tensor: data points at element 0, strides are in elements and always filled. */
+typedef struct tn_tensor {
+    void *data;
+    tn_dtype dtype;
+    int ndim;
+    int64_t shape[TN_MAX_DIMS];
+    int64_t stride[TN_MAX_DIMS];
+} tn_tensor;
+
+/* A view of `tensor`, which must be on the CPU, of a dtype tenon computes with, and of `ndim` dimensions; `name` is
+ * what sentences call it. Sizes and reachable offsets are checked against int64; an empty tensor may have no data. */
+tenon_status tn_tensor_view(const DLTensor *tensor, const char *name, int ndim, tn_tensor *view, tenon_error *error);
+
+/* The same for a mask: bool, int8 or uint8, read as bytes; view->dtype is not set. */
+tenon_status tn_mask_view(const DLTensor *tensor, const char *name, int ndim, tn_tensor *view, tenon_error *error);
+
+/* True when element order is dense row-major. */
+bool tn_tensor_is_dense(const tn_tensor *tensor);
+
+/* True when the byte ranges that the two tensors span meet. */
+bool tn_tensor_overlap(const tn_tensor *a, size_t a_element, const tn_tensor *b, size_t b_element);
+
+#endif

@@ -1,0 +1,102 @@
+/* The ops table: everything that layers ask of a device. One table per CPU level; the tests have one in double.
+ *
+ * All arrays are tagged with their dtype. Sums and intermediates are of the table's `compute` dtype. An op's result for
+ * a row depends on that row's inputs alone, bit for bit: not on the other rows, their number, strides or threads. Ops
+ * never allocate: what they need beyond their arguments is `scratch`, sized by their _scratch function.
+ */
+#ifndef TN_OPS_OPS_H
+#define TN_OPS_OPS_H
+
+#include "core/dtype.h"
+#include "core/parallel.h"
+
+/* Element-wise functions; the formulas are in docs/connectors.md. */
+typedef enum tn_act {
+    TN_ACT_NONE,
+    TN_ACT_GELU,       /* x Phi(x), the erf form */
+    TN_ACT_GELU_TANH,  /* x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
+    TN_ACT_QUICK_GELU, /* x sigmoid(1.702 x) */
+    TN_ACT_SILU,       /* x sigmoid(x) */
+    TN_ACT_RELU,       /* max(x, 0); NaN stays NaN */
+    TN_ACT_COUNT
+} tn_act;
+
+/* Rows of a matrix wherever they lie. Row r starts at element offset[r], or at r * stride when offset is NULL; its
+ * columns are `step` elements apart (1 in everything that is written). A negative offset is an absent row, where an op
+ * says that there may be some. */
+typedef struct tn_rows {
+    void *data;
+    tn_dtype dtype;
+    int64_t stride;
+    int64_t step;
+    const int64_t *offset; /* [rows] or NULL */
+} tn_rows;
+
+/* A packed linear map: `groups` independent ones of [n, k] side by side. Group g reads columns [g k, (g+1) k) of its
+ * input and writes columns [g n, (g+1) n) of its output. An ordinary linear layer has one group. */
+typedef struct tn_map {
+    int64_t groups, n, k;
+    tn_dtype dtype; /* of the packed weights */
+} tn_map;
+
+typedef struct tn_ops tn_ops;
+
+/* What a call carries to every op. */
+typedef struct tn_context {
+    const tn_ops *ops;
+    const tn_parallel *parallel;
+    void *scratch; /* aligned to TN_ALIGN; shared by the ops of a call, which run one after another */
+} tn_context;
+
+struct tn_ops {
+    const char *name;   /* the level: "baseline", "avx2" */
+    tn_dtype compute;   /* dtype of intermediates and packed biases */
+    int64_t block_rows; /* rows that a block of tokens should have at most */
+
+    /* Bytes of a packed map; false when they do not fit size_t. Packed data is aligned to TN_ALIGN. */
+    bool (*packed_size)(const tn_map *map, size_t *bytes);
+
+    /* Packs w, whose element (g, i, j), i < n, j < k, lies at g * group_stride + i * n_stride + j * k_stride. Of dtype
+     * map->dtype. */
+    void (*pack)(const tn_context *context, void *packed, const void *w, const tn_map *map, int64_t group_stride,
+                 int64_t n_stride, int64_t k_stride);
+
+    /* y[r, g n + i] = act(sum_j x[r, g k + j] w[g, i, j] + bias[g n + i]) for r < rows; bias may be NULL. y and x may
+     * not overlap. y is rounded once, to its dtype. */
+    size_t (*linear_scratch)(const tn_map *map, int64_t rows, int workers);
+    void (*linear)(const tn_context *context, tn_rows y, tn_rows x, const void *packed, const void *bias, tn_act act,
+                   const tn_map *map, int64_t rows);
+
+    /* y[r, :] = act(x[r, :]); y may be x. */
+    void (*activation)(const tn_context *context, tn_rows y, tn_rows x, tn_act act, int64_t rows, int64_t width);
+
+    /* y[r, :] = mean over the present patches of x. x has rows * slots rows, row r's slots side by side, some of them
+     * absent; a row without any patch gives zeros. x is read once. */
+    size_t (*window_mean_scratch)(int64_t slots, int64_t width, int workers);
+    void (*window_mean)(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t slots, int64_t width);
+
+    /* For each row r and head h: a = softmax over the present slots j of scale * dot(q[r, h width : (h+1) width],
+     * x[r slots + j, :]); y[r, h width : (h+1) width] = sum_j a_j x[r slots + j, :]. When weights.data is not NULL,
+     * weights[r, h slots + j] = a_j, 0 where absent. A row without any patch gives zeros. The patches present decide
+     * the bits: absent slots between them do not. */
+    size_t (*window_attend_scratch)(int64_t slots, int64_t heads, int64_t width, int workers);
+    void (*window_attend)(const tn_context *context, tn_rows y, tn_rows weights, tn_rows x, tn_rows q, double scale,
+                          int64_t rows, int64_t slots, int64_t heads, int64_t width);
+
+    /* y[r, :] = x[r, :], widened or rounded. x.data NULL: zeros. */
+    void (*copy)(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t width);
+
+    /* Folding of two linear maps: w[i, j] = sum_m outer[i, m] inner[m, j] for i < n, j < k, m < inner_n; dense rows;
+     * sums in float64, w in `compute`. */
+    void (*fold)(const tn_context *context, void *w, const void *outer, tn_dtype outer_dtype, const void *inner,
+                 tn_dtype inner_dtype, int64_t n, int64_t k, int64_t inner_n);
+};
+
+/* The CPU tables of this build that this machine can run, lowest level first, ended by NULL. */
+const tn_ops *const *tn_cpu_tables(void);
+
+/* The table of the level `name`, or of the best level up to it that this machine has; NULL name: the best. NULL: there
+ * is no such level in any build (the caller lists tn_cpu_tables). */
+const tn_ops *tn_cpu_find(const char *name);
+
+#endif

@@ -1,0 +1,195 @@
+/* Core: quoting, sizes, dtypes, tensor checks, the generator, the task queue. */
+#include "core/dtype.h"
+#include "core/error.h"
+#include "core/parallel.h"
+#include "core/rng.h"
+#include "core/size.h"
+#include "core/tensor.h"
+#include "tests.h"
+#include <fenv.h>
+#include <math.h>
+
+static void quotes_hostile_names(void **state)
+{
+    (void)state;
+    assert_string_equal(tn_quote("plain.weight").text, "plain.weight");
+    assert_string_equal(tn_quote("a\nb\\\x7f").text, "a\\x0ab\\x5c\\x7f");
+    char big[500];
+    memset(big, 7, sizeof big);
+    const tn_quoted cut = tn_quote_bytes(big, sizeof big);
+    assert_true(strlen(cut.text) < sizeof cut.text);
+    assert_non_null(strstr(cut.text, "..."));
+}
+
+static void shape_bytes_are_checked(void **state)
+{
+    (void)state;
+    size_t bytes = 77;
+    assert_true(tn_shape_bytes(2, (int64_t[]){3, 5}, 4, &bytes));
+    assert_int_equal(bytes, 60);
+    assert_true(tn_shape_bytes(2, (int64_t[]){INT64_MAX, 0}, 4, &bytes));
+    assert_int_equal(bytes, 0);
+    assert_true(tn_shape_bytes(0, NULL, 4, &bytes));
+    assert_int_equal(bytes, 4);
+    assert_false(tn_shape_bytes(2, (int64_t[]){INT64_C(1) << 62, 4}, 1, &bytes));
+    assert_false(tn_shape_bytes(2, (int64_t[]){-1, 0}, 1, &bytes));
+}
+
+/* Every binary16 and bfloat16 survives widening and rounding, NaN as NaN. */
+static void half_formats_round_trip(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 65536; i++) {
+        const float f16 = tn_f16_to_f32((uint16_t)i), bf16 = tn_bf16_to_f32((uint16_t)i);
+        if (isnan(f16)) {
+            assert_true(isnan(tn_f16_to_f32(tn_f32_to_f16(f16))));
+        } else {
+            assert_int_equal(tn_f32_to_f16(f16), i);
+        }
+        if (isnan(bf16)) {
+            assert_true(isnan(tn_bf16_to_f32(tn_f32_to_bf16(bf16))));
+        } else {
+            assert_int_equal(tn_f32_to_bf16(bf16), i);
+        }
+    }
+    assert_int_equal(tn_f32_to_f16(65504.0f), 0x7bff);
+    assert_int_equal(tn_f32_to_f16(65519.99f), 0x7bff);
+    assert_int_equal(tn_f32_to_f16(65520.0f), 0x7c00);
+    assert_int_equal(tn_f32_to_f16(0x1p-25f), 0); /* tie to even */
+    assert_int_equal(tn_f32_to_f16(0x1.8p-25f), 1);
+    assert_int_equal(tn_f32_to_f16(1.0f + 0x1p-11f), 0x3c00); /* tie to even */
+    assert_int_equal(tn_f32_to_bf16(1.0f + 0x1p-8f), 0x3f80); /* tie to even */
+    assert_int_equal(tn_f32_to_bf16(1.0f + 0x3p-8f), 0x3f82);
+    assert_true(tn_bf16_to_f32(0x3f80) == 1.0f); /* B41 */
+}
+
+static void tensor_checks_name_the_fault(void **state)
+{
+    (void)state;
+    float data[12] = {0};
+    int64_t shape[3] = {2, 3, 2};
+    DLTensor t = {data, {kDLCPU, 0}, 3, {kDLFloat, 32, 1}, shape, NULL, 0};
+    tn_tensor view;
+    tenon_error error;
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_OK);
+    assert_int_equal(view.stride[0], 6);
+    assert_true(tn_tensor_is_dense(&view));
+    t.device.device_type = kDLCUDA;
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "x is on DLPack device 2:0"));
+    t.device.device_type = kDLCPU;
+    t.dtype.bits = 64;
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "float64"));
+    t.dtype.bits = 32;
+    assert_int_equal(tn_tensor_view(&t, "x", 2, &view, &error), TENON_MISMATCH);
+    assert_non_null(strstr(error.message, "3 dimensions [2, 3, 2]; expected 2"));
+    shape[0] = INT64_C(1) << 60;
+    shape[1] = 1 << 10;
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_INVALID);
+    shape[0] = 2, shape[1] = 3;
+    int64_t wild[3] = {INT64_MAX, INT64_MAX, 1};
+    t.strides = wild;
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_INVALID);
+    assert_non_null(strstr(error.message, "strides"));
+    t.strides = NULL;
+    t.byte_offset = 2;
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_INVALID);
+    t.byte_offset = 0;
+    t.data = NULL;
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, NULL), TENON_INVALID);
+    shape[1] = 0;
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, NULL), TENON_OK);
+}
+
+static void overlap_is_seen(void **state)
+{
+    (void)state;
+    float data[64];
+    tn_tensor a = {data, TN_F32, 1, {10}, {1}}, b = {data + 10, TN_F32, 1, {10}, {1}};
+    assert_false(tn_tensor_overlap(&a, 4, &b, 4));
+    b.data = data + 9;
+    assert_true(tn_tensor_overlap(&a, 4, &b, 4));
+    tn_tensor back = {data + 20, TN_F32, 1, {5}, {-2}};
+    b.data = data + 12, b.shape[0] = 1;
+    assert_true(tn_tensor_overlap(&back, 4, &b, 4));
+    b.data = data + 11;
+    assert_false(tn_tensor_overlap(&back, 4, &b, 4));
+}
+
+/* First and 1000th outputs for seed 5489, from the C++ standard's definition of std::mt19937. */
+static void mt19937_is_the_standard_one(void **state)
+{
+    (void)state;
+    tn_mt19937 rng;
+    tn_mt19937_seed(&rng, 5489);
+    assert_int_equal(tn_mt19937_draw(&rng), 3499211612u);
+    for (int i = 2; i < 10000; i++)
+        tn_mt19937_draw(&rng);
+    assert_int_equal(tn_mt19937_draw(&rng), 4123659995u);
+}
+
+enum { num_tasks = 1000 };
+
+static void count_task(void *argument, int64_t index, int worker)
+{
+    ((int *)argument)[index] += worker < 7 ? 1 : 100;
+}
+
+static void run_backwards(void *context, int count, void (*job)(void *argument, int index), void *argument)
+{
+    *(int *)context += 1;
+    for (int i = count - 1; i >= 0; i--)
+        job(argument, i);
+}
+
+static void every_task_runs_once(void **state)
+{
+    (void)state;
+    int runs = 0;
+    const tenon_executor own = {sizeof own, 5, run_backwards, &runs};
+    for (int threads = 1; threads <= 7; threads += 3) {
+        for (int with_executor = 0; with_executor < 2; with_executor++) {
+            int hits[num_tasks] = {0};
+            tn_parallel p;
+            assert_int_equal(tn_parallel_init(&p, threads, with_executor ? &own : NULL, NULL), TENON_OK);
+            tn_parallel_for(&p, num_tasks, count_task, hits);
+            for (int i = 0; i < num_tasks; i++)
+                assert_int_equal(hits[i], 1);
+        }
+    }
+    assert_int_equal(runs, 2); /* one worker needs no executor */
+    tn_parallel p;
+    assert_int_equal(tn_parallel_init(&p, -1, NULL, NULL), TENON_INVALID);
+}
+
+static void rounding_task(void *argument, int64_t index, int worker)
+{
+    (void)index;
+    (void)worker;
+    *(int *)argument |= fegetround() != FE_TONEAREST;
+}
+
+static void tasks_run_in_the_default_environment(void **state)
+{
+    (void)state;
+    int wrong = 0;
+    tn_parallel p;
+    assert_int_equal(tn_parallel_init(&p, 2, NULL, NULL), TENON_OK);
+    fesetround(FE_UPWARD);
+    tn_parallel_for(&p, 8, rounding_task, &wrong);
+    assert_int_equal(fegetround(), FE_UPWARD);
+    fesetround(FE_TONEAREST);
+    assert_int_equal(wrong, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(quotes_hostile_names),    cmocka_unit_test(shape_bytes_are_checked),
+        cmocka_unit_test(half_formats_round_trip), cmocka_unit_test(tensor_checks_name_the_fault),
+        cmocka_unit_test(overlap_is_seen),         cmocka_unit_test(mt19937_is_the_standard_one),
+        cmocka_unit_test(every_task_runs_once),    cmocka_unit_test(tasks_run_in_the_default_environment),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
