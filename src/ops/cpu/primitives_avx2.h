@@ -17,6 +17,11 @@ static ALWAYS_INLINE vd vd_set(double value)
     return _mm256_set1_pd(value);
 }
 
+static ALWAYS_INLINE vf vf_select(vi mask, vf a, vf b)
+{
+    return _mm256_blendv_ps(b, a, (vf)mask);
+}
+
 static ALWAYS_INLINE vf vf_min(vf a, vf b)
 {
     return _mm256_min_ps(a, b);

@@ -19,6 +19,11 @@ static ALWAYS_INLINE vd vd_set(double value)
     return (vd){value, value};
 }
 
+static ALWAYS_INLINE vf vf_select(vi mask, vf a, vf b)
+{
+    return (vf)(((vi)a & mask) | ((vi)b & ~mask));
+}
+
 static ALWAYS_INLINE vf vf_min(vf a, vf b)
 {
     return vf_select(a < b, a, b);

@@ -1,8 +1,9 @@
 /* Vectors of `lanes` floats, written once for all levels with the vector extensions of gcc and clang.
  *
  * A level's primitives header defines `lanes`, then includes this file, then adds what the extensions cannot say or say
- * badly: vf_set, vd_set, vf_min, vf_max (the second operand where one is NaN), vf_fma, vd_fma, vf_keep, vd_keep,
- * vh_widen, the binary16 conversions and prefetch_for_write.
+ * badly: vf_set, vd_set, vf_select (mask ? a : b, lane by
+ * lane; mask comes from a comparison), vf_min, vf_max (the second operand where one is NaN), vf_fma, vd_fma, vf_keep,
+ * vd_keep, vh_widen, the binary16 conversions and prefetch_for_write.
  */
 #ifndef TN_OPS_CPU_VECTOR_H
 #define TN_OPS_CPU_VECTOR_H
@@ -58,12 +59,6 @@ static ALWAYS_INLINE vd vd_widen(const float *from)
     vf_narrow v;
     memcpy(&v, from, sizeof v);
     return __builtin_convertvector(v, vd);
-}
-
-/* Lane by lane: mask ? a : b, where mask comes from a comparison. */
-static ALWAYS_INLINE vf vf_select(vi mask, vf a, vf b)
-{
-    return (vf)(((vi)a & mask) | ((vi)b & ~mask));
 }
 
 /* The level's: zero-extends each lane. */
