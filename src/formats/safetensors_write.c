@@ -64,17 +64,16 @@ static void add_integer(header_text *text, uint64_t value)
 static void add_string(header_text *text, const char *string)
 {
     add_text(text, "\"");
-    for (const char *c = string; *c != 0; c++) {
+    while (*string != 0) {
+        const char *end = string;
+        while ((unsigned char)*end >= 0x20 && *end != '"' && *end != '\\')
+            end++;
+        add_bytes(text, string, (size_t)(end - string));
+        if (*end == 0) break;
         char escape[8];
-        if (*c == '"' || *c == '\\') {
-            snprintf(escape, sizeof escape, "\\%c", *c);
-            add_text(text, escape);
-        } else if ((unsigned char)*c < 0x20) {
-            snprintf(escape, sizeof escape, "\\u%04x", (unsigned)*c);
-            add_text(text, escape);
-        } else {
-            add_bytes(text, c, 1);
-        }
+        snprintf(escape, sizeof escape, (unsigned char)*end < 0x20 ? "\\u%04x" : "\\%c", (unsigned char)*end);
+        add_text(text, escape);
+        string = end + 1;
     }
     add_text(text, "\"");
 }
