@@ -267,7 +267,6 @@ static tenon_status add_array(tenon_file *file, const tn_input *input, const par
     entry->swapped = swapped;
     entry->input = input;
     entry->offset = start;
-    entry->bytes = bytes;
     return TENON_OK;
 }
 

@@ -29,31 +29,34 @@ static const tn_write_format *find_format(const char *path)
     return NULL;
 }
 
+static tenon_status open_writer(tenon_writer *writer, tenon_error *error)
+{
+    if (writer->path == NULL || writer->names == NULL) {
+        return tn_fail(error, TENON_NO_MEMORY, "out of memory for a file to write");
+    }
+    /* What is there is looked at before the name is, so that /dev/full is called a device. */
+    if (writer->format != NULL || tn_path_exists(writer->path)) {
+        TN_TRY(tn_output_open(writer->path, &writer->output, error));
+    }
+    if (writer->format == NULL) {
+        return tn_fail(error, TENON_INVALID, "%s: the name of an output ends in .npy or .safetensors",
+                       tn_quote(writer->path).text);
+    }
+    return TENON_OK;
+}
+
 tenon_status tenon_writer_new(const char *path, tenon_writer **writer, tenon_error *error)
 {
     if (path == NULL || writer == NULL) return tn_fail(error, TENON_INVALID, "a writer needs a path and a place");
-    const tn_write_format *format = find_format(path);
-    /* The name is a guess at the format only; the target is looked at first, so that /dev/full is called a device. */
-    tn_output *output = NULL;
-    if (format == NULL && !tn_path_exists(path)) {
-        return tn_fail(error, TENON_INVALID, "%s: the name of an output ends in .npy or .safetensors",
-                       tn_quote(path).text);
-    }
-    TN_TRY(tn_output_open(path, &output, error));
-    if (format == NULL) {
-        tn_output_free(output);
-        return tn_fail(error, TENON_INVALID, "%s: the name of an output ends in .npy or .safetensors",
-                       tn_quote(path).text);
-    }
     tenon_writer *made = calloc(1, sizeof *made);
-    if (made == NULL) {
-        tn_output_free(output);
-        return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", tn_quote(path).text);
-    }
-    *made = (tenon_writer){.format = format, .output = output, .path = strdup(path), .names = json_object()};
-    if (made->path == NULL || made->names == NULL) {
+    if (made == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory for a file to write");
+    made->format = find_format(path);
+    made->path = strdup(path);
+    made->names = json_object();
+    const tenon_status status = open_writer(made, error);
+    if (status != TENON_OK) {
         tenon_writer_free(made);
-        return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", tn_quote(path).text);
+        return status;
     }
     *writer = made;
     return TENON_OK;
