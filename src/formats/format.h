@@ -54,7 +54,6 @@ typedef struct tn_entry {
     const tn_encoding *encoding;
     const tn_input *input;
     uint64_t offset; /* of the first byte in `input` */
-    size_t bytes;    /* in the file */
 } tn_entry;
 
 struct tenon_file {

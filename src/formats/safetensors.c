@@ -150,7 +150,6 @@ static tenon_status read_tensor(const reader *r, const char *name, const json_t 
     entry->swapped = tn_host_is_big_endian();
     entry->input = r->input;
     entry->offset = r->data_start + place->begin;
-    entry->bytes = (size_t)(place->end - place->begin);
     TN_TRY(read_shape(r, shape, entry, error));
     return check_size(r, entry, place, error);
 }
