@@ -264,7 +264,8 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_output_num_tokens(const te
                                                                         int64_t num_input_tokens, int64_t *count,
                                                                         tenon_error *error);
 
-/* One parameter: dense row-major data of the given shape, or data NULL and dtype 0 while it has no storage. */
+/* One parameter: dense row-major data of the given shape; data NULL (and dtype 0 unless the file told it) while it has
+ * no storage. */
 typedef struct tenon_parameter {
     size_t size;
     const char *name;

@@ -9,6 +9,12 @@
  * fails. */
 typedef struct tn_input tn_input;
 tenon_status tn_input_open(const char *path, tn_input **input, tenon_error *error);
+
+/* Opens `name`, a relative path that the file `path` mentions, in the folder of `path`. TENON_BAD_FILE: symbolic links
+ * lead out of that folder. One way out is allowed: a Hugging Face cache keeps a repository's files in blobs/ and links
+ * snapshots/<revision>/<file> to them. */
+tenon_status tn_input_open_beside(const char *path, const char *name, tn_input **input, tenon_error *error);
+
 void tn_input_close(tn_input *input);
 uint64_t tn_input_size(const tn_input *input);
 const char *tn_input_path(const tn_input *input);
@@ -17,12 +23,20 @@ const char *tn_input_path(const tn_input *input);
  * ends before or has changed since it was opened. */
 tenon_status tn_input_read(const tn_input *input, uint64_t offset, void *data, size_t size, tenon_error *error);
 
-/* True when `path` names a folder. */
+/* True when `path` names a folder; when it names anything. */
 bool tn_is_folder(const char *path);
+bool tn_path_exists(const char *path);
+
+/* How many entries of a folder end in `suffix` (hidden ones aside); the first in alphabetical order is copied to
+ * *name, which the caller frees with free(), and which is NULL when there is none. */
+tenon_status tn_folder_find(const char *path, const char *suffix, int64_t *count, char **name, tenon_error *error);
 
 /* The folder part of a path, "." when there is none, joined with `name`; the caller frees with free(). NULL: no
  * memory.*/
 char *tn_path_beside(const char *path, const char *name);
+
+/* `folder` and `name` joined; the caller frees with free(). NULL: no memory. */
+char *tn_path_join(const char *folder, const char *name);
 
 /* A file being written beside its target. Nothing shows under the target's name until tn_output_commit, which syncs the
  * data, renames, and syncs the folder. A target that exists and is no regular file is refused; one that is a symbolic

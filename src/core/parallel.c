@@ -3,7 +3,6 @@
 
 #include "core/error.h"
 #include "core/size.h"
-#include <fenv.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -53,6 +52,17 @@ tenon_status tn_parallel_init(tn_parallel *parallel, int threads, const tenon_ex
     return TENON_OK;
 }
 
+void tn_environment_enter(tn_environment *environment)
+{
+    fegetenv(&environment->callers);
+    fesetenv(FE_DFL_ENV);
+}
+
+void tn_environment_leave(const tn_environment *environment)
+{
+    fesetenv(&environment->callers);
+}
+
 /* One parallel loop: workers take the next index until there is none. */
 typedef struct loop {
     tn_task task;
@@ -64,15 +74,14 @@ typedef struct loop {
 static void work(void *argument, int worker)
 {
     loop *l = argument;
-    fenv_t callers;
-    fegetenv(&callers);
-    fesetenv(FE_DFL_ENV);
+    tn_environment environment;
+    tn_environment_enter(&environment);
     for (;;) {
         const int64_t index = atomic_fetch_add_explicit(&l->next, 1, memory_order_relaxed);
         if (index >= l->count) break;
         l->task(l->argument, index, worker);
     }
-    fesetenv(&callers);
+    tn_environment_leave(&environment);
 }
 
 static void run_openmp(loop *l, int workers)

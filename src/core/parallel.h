@@ -3,6 +3,7 @@
 #define TN_CORE_PARALLEL_H
 
 #include "tenon/tenon.h"
+#include <fenv.h>
 
 /* How the tasks of one call are run. `workers` bounds how many run at once: scratch is sized by it. */
 typedef struct tn_parallel {
@@ -19,6 +20,13 @@ tenon_status tn_parallel_init(tn_parallel *parallel, int threads, const tenon_ex
  * floating-point state is given back. Tasks never wait for each other. */
 typedef void (*tn_task)(void *argument, int64_t index, int worker);
 void tn_parallel_for(const tn_parallel *parallel, int64_t count, tn_task task, void *argument);
+
+/* The caller's floating-point state, put aside while the library computes with round-to-nearest and denormals on. */
+typedef struct tn_environment {
+    fenv_t callers;
+} tn_environment;
+void tn_environment_enter(tn_environment *environment);
+void tn_environment_leave(const tn_environment *environment);
 
 /* "OpenMP" or "serial". */
 const char *tn_parallel_kind(void);

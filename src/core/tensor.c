@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "core/size.h"
+#include <stdlib.h>
 
 /* Lowest and highest element offset that the shape and strides reach; false when they leave int64. */
 static bool span(const tn_tensor *t, int64_t *low, int64_t *high)
@@ -107,6 +108,24 @@ bool tn_tensor_is_dense(const tn_tensor *tensor)
     for (int i = tensor->ndim - 1; i >= 0; i--) {
         if (tensor->shape[i] != 1 && tensor->stride[i] != dense) return false;
         dense *= tensor->shape[i];
+    }
+    return true;
+}
+
+bool tn_tensor_is_injective(const tn_tensor *tensor)
+{
+    int64_t reach = 0; /* of the axes with smaller strides */
+    bool used[TN_MAX_DIMS] = {false};
+    for (int n = 0; n < tensor->ndim; n++) {
+        int smallest = -1;
+        for (int i = 0; i < tensor->ndim; i++) {
+            if (used[i]) continue;
+            if (smallest < 0 || llabs(tensor->stride[i]) < llabs(tensor->stride[smallest])) smallest = i;
+        }
+        used[smallest] = true;
+        if (tensor->shape[smallest] <= 1) continue;
+        if (llabs(tensor->stride[smallest]) <= reach) return false;
+        reach += (tensor->shape[smallest] - 1) * llabs(tensor->stride[smallest]);
     }
     return true;
 }

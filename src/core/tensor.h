@@ -26,6 +26,9 @@ tenon_status tn_mask_view(const DLTensor *tensor, const char *name, int ndim, tn
 /* True when element order is dense row-major. */
 bool tn_tensor_is_dense(const tn_tensor *tensor);
 
+/* True when no two elements share an address. */
+bool tn_tensor_is_injective(const tn_tensor *tensor);
+
 /* True when the byte ranges that the two tensors span meet. */
 bool tn_tensor_overlap(const tn_tensor *a, size_t a_element, const tn_tensor *b, size_t b_element);
 

@@ -32,6 +32,12 @@ typedef struct tn_rows {
     const int64_t *offset; /* [rows] or NULL */
 } tn_rows;
 
+/* Dense rows of `width` elements. Inputs are never written through it. */
+static inline tn_rows tn_dense_rows(const void *data, tn_dtype dtype, int64_t width)
+{
+    return (tn_rows){(void *)(uintptr_t)data, dtype, width, 1, NULL};
+}
+
 /* A packed linear map: `groups` independent ones of [n, k] side by side. Group g reads columns [g k, (g+1) k) of its
  * input and writes columns [g n, (g+1) n) of its output. An ordinary linear layer has one group. */
 typedef struct tn_map {
@@ -86,10 +92,10 @@ struct tn_ops {
     /* y[r, :] = x[r, :], widened or rounded. x.data NULL: zeros. */
     void (*copy)(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t width);
 
-    /* Folding of two linear maps: w[i, j] = sum_m outer[i, m] inner[m, j] for i < n, j < k, m < inner_n; dense rows;
-     * sums in float64, w in `compute`. */
+    /* Folding of two linear maps: w[i, j] = sum_m outer[i, m] inner[m, j] + add[i, j] for i < n, j < k, m < inner_n; dense
+     * rows; `add` may be NULL; sums in float64, w in `compute`. */
     void (*fold)(const tn_context *context, void *w, const void *outer, tn_dtype outer_dtype, const void *inner,
-                 tn_dtype inner_dtype, int64_t n, int64_t k, int64_t inner_n);
+                 tn_dtype inner_dtype, const void *add, tn_dtype add_dtype, int64_t n, int64_t k, int64_t inner_n);
 };
 
 /* The CPU tables of this build that this machine can run, lowest level first, ended by NULL. */

@@ -1,0 +1,90 @@
+/* The adapter: the one room that sees config, layers, weights and ops together.
+ *
+ *   adapter.c     new, free, counts, description          plan.c     layers -> steps (fusing, folding)
+ *   parameters.c  storage and initialisation of weights   prepare.c  weights -> pack, published
+ *   load.c save.c files                                   block.c    which rows a block of tokens reads
+ *                                                         forward.c  blocks through the steps
+ */
+#ifndef TN_ADAPTER_ADAPTER_H
+#define TN_ADAPTER_ADAPTER_H
+
+#include "connectors/config.h"
+#include "core/memory.h"
+#include "core/parallel.h"
+#include "layers/geometry.h"
+
+/* Metadata keys of an adapter file, and the version this library writes and reads. */
+#define TN_METADATA_FORMAT "tenon.format"
+#define TN_METADATA_CONFIG "tenon.config"
+#define TN_METADATA_VERSION "1"
+
+/* One parameter's storage. */
+typedef struct tn_parameter {
+    tn_dtype dtype;
+    void *data;   /* NULL: no storage */
+    size_t bytes; /* of owned data; 0: borrowed */
+} tn_parameter;
+
+/* A step of the plan: a layer, with what is done in the same pass. */
+typedef struct tn_step {
+    tn_layer layer; /* a copy; out_dim is the folded layer's where there is one */
+    int folded;     /* number of the linear layer folded into this one, or -1 */
+    int window;     /* for a window layer: which of the geometry's tilings it is; else -1 */
+    int level;      /* of the rows it makes: how many window layers came before or are it */
+    tn_act act;     /* activation fused into its output */
+} tn_step;
+
+typedef struct tn_plan {
+    int num_steps;
+    tn_step steps[TN_MAX_LAYERS];
+} tn_plan;
+
+void tn_plan_make(tn_plan *plan, const tn_list *list);
+
+/* Packed weights for one ops table; immutable once published, freed by the last who holds it. */
+typedef struct tn_pack {
+    int references; /* under the adapter's lock */
+    const tn_ops *ops;
+    tn_weights weights[TN_MAX_LAYERS]; /* per step; only the dtypes are valid */
+    size_t offset[TN_MAX_LAYERS];      /* per step, into data */
+    void *data;
+    size_t size;
+} tn_pack;
+
+struct tenon_adapter {
+    tenon_allocator allocator;
+    tenon_config *config;
+    int64_t in_dim, out_dim;
+    tn_list *list;
+    tn_plan plan;
+    tn_parameter *parameters; /* [list->num_parameters] */
+    tn_lock *lock;            /* guards `pack` and the packs' reference counts */
+    tn_pack *pack;            /* published, or NULL */
+};
+
+/* Takes a reference to the published pack, or NULL; gives it back. */
+tn_pack *tn_pack_acquire(const tenon_adapter *adapter);
+void tn_pack_release(const tenon_adapter *adapter, tn_pack *pack);
+
+/* TENON_NOT_PREPARED, naming it, when a parameter has no storage. */
+tenon_status tn_adapter_check_storage(const tenon_adapter *adapter, tenon_error *error);
+
+/* Unpublishes: for whoever changes a parameter. */
+void tn_adapter_unpublish(tenon_adapter *adapter);
+
+/* Prepares for any ops table; the tests have one in double. */
+tenon_status tn_adapter_prepare_for(tenon_adapter *adapter, const tn_ops *ops, const tn_parallel *parallel,
+                                    tenon_error *error);
+
+/* Replaces all parameters at once; takes ownership of `fresh` [num_parameters] and its data. */
+void tn_adapter_replace_parameters(tenon_adapter *adapter, tn_parameter *fresh);
+
+/* An array of parameters without storage, and its end. */
+tenon_status tn_parameters_new(const tenon_adapter *adapter, tn_parameter **parameters, tenon_error *error);
+void tn_parameters_free(const tenon_adapter *adapter, tn_parameter *parameters);
+
+/* Gives parameter `index` of the array owned storage. */
+tenon_status tn_parameter_allocate(const tenon_adapter *adapter, tn_parameter *parameters, int64_t index,
+                                   tn_dtype dtype, tenon_error *error);
+
+#endif

@@ -1,0 +1,379 @@
+/* Loading: finding an adapter's tensors in a file under whatever prefix they have, saying all that is wrong at once,
+ * and reading them into fresh storage. Nothing of the adapter changes before everything has been read. */
+#include "adapter/adapter.h"
+
+#include "connectors/registry.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A prefix under which the file has tensors with names of ours. */
+typedef struct candidate {
+    char prefix[256];
+    int64_t matches;
+} candidate;
+
+enum { max_candidates = 64 };
+
+typedef struct match {
+    const tenon_file *file;
+    const char *path;
+    const tn_list *list;
+    int num_candidates;
+    candidate candidates[max_candidates];
+} match;
+
+void tenon_load_options_init(tenon_load_options *options)
+{
+    *options = (tenon_load_options){.size = sizeof *options};
+}
+
+/* The given options, or defaults; older callers' structs are shorter. */
+static tenon_load_options read_options(const tenon_load_options *options)
+{
+    tenon_load_options read;
+    tenon_load_options_init(&read);
+    if (options != NULL) memcpy(&read, options, options->size < sizeof read ? options->size : sizeof read);
+    return read;
+}
+
+static void report(tenon_load_options *options, const char *prefix, int64_t used, int64_t unused)
+{
+    if (options == NULL || options->size < sizeof *options) return;
+    snprintf(options->used_prefix, sizeof options->used_prefix, "%s", prefix);
+    options->num_used = used;
+    options->num_unused = unused;
+}
+
+static tenon_file_tensor tensor_at(const tenon_file *file, int64_t index)
+{
+    tenon_file_tensor tensor;
+    tenon_file_tensor_init(&tensor);
+    (void)!tenon_file_get_tensor(file, index, &tensor, NULL); /* index is in range */
+    return tensor;
+}
+
+/* Length of the prefix when `name` is prefix + `suffix` with the prefix empty or ending in a dot; else -1. */
+static int64_t prefix_length(const char *name, const char *suffix)
+{
+    const size_t name_length = strlen(name), suffix_length = strlen(suffix);
+    if (name_length < suffix_length || strcmp(name + name_length - suffix_length, suffix) != 0) return -1;
+    const size_t length = name_length - suffix_length;
+    if (length > 0 && name[length - 1] != '.') return -1;
+    return (int64_t)length;
+}
+
+static void count_candidate(match *m, const char *name, int64_t length)
+{
+    if (length >= (int64_t)sizeof m->candidates[0].prefix) return;
+    for (int i = 0; i < m->num_candidates; i++) {
+        candidate *c = &m->candidates[i];
+        if (strncmp(c->prefix, name, (size_t)length) == 0 && c->prefix[length] == '\0') {
+            c->matches++;
+            return;
+        }
+    }
+    if (m->num_candidates == max_candidates) return;
+    candidate *c = &m->candidates[m->num_candidates++];
+    memcpy(c->prefix, name, (size_t)length);
+    c->prefix[length] = '\0';
+    c->matches = 1;
+}
+
+static void find_candidates(match *m)
+{
+    const int64_t count = tenon_file_num_tensors(m->file);
+    m->num_candidates = 0;
+    for (int64_t t = 0; t < count; t++) {
+        const tenon_file_tensor tensor = tensor_at(m->file, t);
+        for (int64_t p = 0; p < m->list->num_parameters; p++) {
+            const int64_t length = prefix_length(tensor.name, m->list->parameters[p].name);
+            if (length >= 0) count_candidate(m, tensor.name, length);
+        }
+    }
+}
+
+/* "'model.' (20 tensors), ...": the prefixes of the file by their first two parts, most tensors first. */
+static void add_prefixes_seen(tn_text *text, const tenon_file *file)
+{
+    match seen = {.num_candidates = 0};
+    const int64_t count = tenon_file_num_tensors(file);
+    for (int64_t t = 0; t < count; t++) {
+        const char *name = tensor_at(file, t).name;
+        const char *dot = strchr(name, '.');
+        const char *second = dot != NULL ? strchr(dot + 1, '.') : NULL;
+        count_candidate(&seen, name, second != NULL ? second + 1 - name : dot != NULL ? dot + 1 - name : 0);
+    }
+    for (int shown = 0; shown < 5 && shown < seen.num_candidates; shown++) {
+        candidate *most = &seen.candidates[0];
+        for (int i = 1; i < seen.num_candidates; i++) {
+            if (seen.candidates[i].matches > most->matches) most = &seen.candidates[i];
+        }
+        if (most->matches == 0) break;
+        tn_text_add(text, "%s'%s' (%lld tensors)", shown > 0 ? ", " : "", tn_quote(most->prefix).text,
+                    (long long)most->matches);
+        most->matches = 0;
+    }
+    if (count == 0) tn_text_add(text, "none, the file is empty");
+}
+
+/* " It looks like adapter type 'mlp_2layer'." where all parameter names of another registered type are there. */
+static void add_look_alike(tn_text *text, const match *m)
+{
+    const char *names[64];
+    const size_t count = tenon_list_adapters(names, 64);
+    for (size_t i = 0; i < count && i < 64; i++) {
+        tenon_config *config = NULL;
+        tn_list *list = NULL;
+        if (tenon_config_new(names[i], &config, NULL) == TENON_OK &&
+            tn_config_list(config, 0, 0, NULL, &list, NULL) == TENON_OK) {
+            match other = {.file = m->file, .list = list};
+            find_candidates(&other);
+            for (int c = 0; c < other.num_candidates; c++) {
+                if (other.candidates[c].matches != list->num_parameters) continue;
+                tn_text_add(text, "; the file holds tensors of adapter type '%s' under prefix '%s'", names[i],
+                            tn_quote(other.candidates[c].prefix).text);
+                break;
+            }
+        }
+        free(list);
+        tenon_config_free(config);
+    }
+}
+
+/* The prefix to use: the caller's, the only complete one, or else the best to complain about. */
+static tenon_status choose_prefix(match *m, const char *given, candidate *chosen, tenon_error *error)
+{
+    if (given != NULL) {
+        const size_t length = strlen(given);
+        const bool needs_dot = length > 0 && given[length - 1] != '.';
+        if (length + 2 > sizeof chosen->prefix) {
+            return tn_fail(error, TENON_INVALID, "prefix '%s' is too long", tn_quote(given).text);
+        }
+        snprintf(chosen->prefix, sizeof chosen->prefix, "%s%s", given, needs_dot ? "." : "");
+        return TENON_OK;
+    }
+    find_candidates(m);
+    char several[512];
+    tn_text text = {several, sizeof several, 0};
+    int complete = 0;
+    *chosen = (candidate){.matches = 0};
+    for (int i = 0; i < m->num_candidates; i++) {
+        const candidate *c = &m->candidates[i];
+        if (c->matches > chosen->matches) *chosen = *c;
+        if (c->matches < m->list->num_parameters) continue;
+        tn_text_add(&text, "%s'%s'", complete++ > 0 ? ", " : "", tn_quote(c->prefix).text);
+    }
+    if (complete <= 1) return TENON_OK;
+    return tn_fail(error, TENON_MISMATCH,
+                   "%s: the adapter's tensors are there under %d prefixes: %s; give the prefix to use", m->path,
+                   complete, several);
+}
+
+/* The index of prefix + name in the file, or -1. */
+static int64_t find_tensor(const tenon_file *file, const char *prefix, const char *name)
+{
+    char full[512];
+    int64_t index;
+    const int length = snprintf(full, sizeof full, "%s%s", prefix, name);
+    if (length < 0 || (size_t)length >= sizeof full) return -1;
+    return tenon_file_find_tensor(file, full, &index, NULL) == TENON_OK ? index : -1;
+}
+
+static int64_t count_elements(const tenon_file_tensor *tensor)
+{
+    int64_t count = 1;
+    for (int i = 0; i < tensor->ndim; i++)
+        count *= tensor->shape[i]; /* the file's reader has checked the product */
+    return count;
+}
+
+/* What a shape that does not fit may come from. */
+static const char *shape_hint(const tenon_file_tensor *tensor, const tn_parameter_spec *spec)
+{
+    const int64_t elements = spec->shape[0] * (spec->ndim == 2 ? spec->shape[1] : 1);
+    const int64_t found = count_elements(tensor);
+    if (found == 0) return " (empty: saved from a sharded run?)";
+    if (tensor->dtype.bits == 8 && tensor->dtype.code != kDLFloat && found * 2 == elements) {
+        return " (looks packed, 4 bits)";
+    }
+    if (spec->ndim == 2 && tensor->ndim == 2 && tensor->shape[0] == spec->shape[1] &&
+        tensor->shape[1] == spec->shape[0]) {
+        return " (looks transposed)";
+    }
+    return "";
+}
+
+static bool shape_fits(const tenon_file_tensor *tensor, const tn_parameter_spec *spec)
+{
+    return tensor->ndim == spec->ndim &&
+           memcmp(tensor->shape, spec->shape, (size_t)spec->ndim * sizeof spec->shape[0]) == 0;
+}
+
+static void add_item(tn_text *text, const char *heading, int64_t *count, const char *item)
+{
+    tn_text_add(text, "%s%s", (*count)++ == 0 ? heading : ", ", item);
+}
+
+static int64_t add_missing(tn_text *text, const match *m, const char *prefix)
+{
+    int64_t count = 0;
+    for (int64_t p = 0; p < m->list->num_parameters; p++) {
+        const char *name = m->list->parameters[p].name;
+        if (find_tensor(m->file, prefix, name) < 0) add_item(text, "; missing: ", &count, name);
+    }
+    return count;
+}
+
+static int64_t add_misshapen(tn_text *text, const match *m, const char *prefix)
+{
+    int64_t count = 0;
+    for (int64_t p = 0; p < m->list->num_parameters; p++) {
+        const tn_parameter_spec *spec = &m->list->parameters[p];
+        const int64_t index = find_tensor(m->file, prefix, spec->name);
+        if (index < 0) continue;
+        const tenon_file_tensor tensor = tensor_at(m->file, index);
+        tn_dtype dtype;
+        char item[512];
+        tn_text line = {item, sizeof item, 0};
+        if (!shape_fits(&tensor, spec)) {
+            tn_text_add(&line, "%s is %s, expected %s%s", spec->name, tn_shape_to_text(tensor.ndim, tensor.shape).text,
+                        tn_shape_to_text(spec->ndim, spec->shape).text, shape_hint(&tensor, spec));
+            add_item(text, "; misshapen: ", &count, item);
+        } else if (!tn_dtype_from_dlpack(tensor.dtype, &dtype)) {
+            tn_text_add(&line, "%s is %s, expected F32, BF16 or F16", spec->name, tn_quote(tensor.stored).text);
+            add_item(text, "; misshapen: ", &count, item);
+        }
+    }
+    return count;
+}
+
+static bool is_expected(const tn_list *list, const char *name)
+{
+    for (int64_t p = 0; p < list->num_parameters; p++) {
+        if (strcmp(list->parameters[p].name, name) == 0) return true;
+    }
+    return false;
+}
+
+static int64_t add_unexpected(tn_text *text, const match *m, const char *prefix)
+{
+    int64_t count = 0;
+    const size_t length = strlen(prefix);
+    const int64_t tensors = tenon_file_num_tensors(m->file);
+    for (int64_t t = 0; t < tensors; t++) {
+        const char *name = tensor_at(m->file, t).name;
+        if (strncmp(name, prefix, length) != 0 || is_expected(m->list, name + length)) continue;
+        add_item(text, "; unexpected: ", &count, tn_quote(name).text);
+    }
+    return count;
+}
+
+/* All that is wrong under a prefix, in one message. */
+static tenon_status check_tensors(const match *m, const char *type, const candidate *chosen, tenon_error *error)
+{
+    char lists[TENON_ERROR_SIZE - 1024], seen[768];
+    tn_text text = {lists, sizeof lists, 0}, prefixes = {seen, sizeof seen, 0};
+    lists[0] = seen[0] = '\0';
+    const int64_t missing = add_missing(&text, m, chosen->prefix);
+    int64_t wrong = add_misshapen(&text, m, chosen->prefix);
+    if (missing < m->list->num_parameters) wrong += add_unexpected(&text, m, chosen->prefix);
+    if (missing + wrong == 0) return TENON_OK;
+    if (missing > 0) add_look_alike(&text, m);
+    add_prefixes_seen(&prefixes, m->file);
+    return tn_fail(error, TENON_MISMATCH, "%s does not fit adapter type '%s' under prefix '%s'%s; prefixes seen: %s",
+                   m->path, type, tn_quote(chosen->prefix).text, lists, seen);
+}
+
+static tenon_status read_parameters(const tenon_adapter *adapter, const tenon_file *file, const char *prefix,
+                                    bool describe_only, tn_parameter *fresh, tenon_error *error)
+{
+    for (int64_t p = 0; p < adapter->list->num_parameters; p++) {
+        const int64_t index = find_tensor(file, prefix, adapter->list->parameters[p].name);
+        const tenon_file_tensor tensor = tensor_at(file, index);
+        tn_dtype dtype = TN_F32;
+        (void)tn_dtype_from_dlpack(tensor.dtype, &dtype); /* check_tensors has looked at it */
+        fresh[p].dtype = dtype;
+        if (describe_only) continue;
+        TN_TRY(tn_parameter_allocate(adapter, fresh, p, dtype, error));
+        TN_TRY(tenon_file_read(file, index, 0, tensor.shape[0], fresh[p].data, fresh[p].bytes, error));
+    }
+    return TENON_OK;
+}
+
+static tenon_status load_from(tenon_adapter *adapter, const tenon_file *file, const char *path,
+                              tenon_load_options *options, tenon_error *error)
+{
+    const tenon_load_options settings = read_options(options);
+    match m = {.file = file, .path = path, .list = adapter->list};
+    candidate chosen;
+    TN_TRY(choose_prefix(&m, settings.prefix, &chosen, error));
+    TN_TRY(check_tensors(&m, tenon_config_type(adapter->config), &chosen, error));
+    tn_parameter *fresh;
+    TN_TRY(tn_parameters_new(adapter, &fresh, error));
+    const tenon_status status = read_parameters(adapter, file, chosen.prefix, settings.describe_only, fresh, error);
+    if (status != TENON_OK) {
+        tn_parameters_free(adapter, fresh);
+        return status;
+    }
+    tn_adapter_replace_parameters(adapter, fresh);
+    const int64_t used = adapter->list->num_parameters;
+    report(options, chosen.prefix, used, tenon_file_num_tensors(file) - used);
+    return TENON_OK;
+}
+
+tenon_status tenon_adapter_load(tenon_adapter *adapter, const char *path, tenon_load_options *options,
+                                tenon_error *error)
+{
+    tenon_file *file;
+    TN_TRY(tenon_file_open(path, NULL, &file, error));
+    const tenon_status status = load_from(adapter, file, path, options, error);
+    tenon_file_close(file);
+    return status;
+}
+
+/* The adapter that the file's metadata, or the caller's config, describes. */
+static tenon_status make_adapter(const tenon_file *file, const char *path, const tenon_load_options *settings,
+                                 tenon_adapter **adapter, tenon_error *error)
+{
+    const char *version = tenon_file_metadata(file, TN_METADATA_FORMAT);
+    const char *json = settings->config_json;
+    if (json == NULL && version != NULL && strcmp(version, TN_METADATA_VERSION) != 0) {
+        return tn_fail(error, TENON_UNSUPPORTED, "%s has adapter format '%s'; this version of tenon reads '%s'", path,
+                       tn_quote(version).text, TN_METADATA_VERSION);
+    }
+    if (json == NULL) json = tenon_file_metadata(file, TN_METADATA_CONFIG);
+    if (json == NULL) {
+        return tn_fail(error, TENON_NOT_FOUND,
+                       "%s carries no adapter config (metadata '%s'); give one, for example "
+                       "{\"type\": \"mlp_2layer\", \"in_dim\": 1152, \"out_dim\": 4096}",
+                       path, TN_METADATA_CONFIG);
+    }
+    tenon_config *config;
+    int64_t in_dim, out_dim;
+    tenon_error reason = {""};
+    tenon_status status = tn_config_from_adapter_json(json, strlen(json), &config, &in_dim, &out_dim, &reason);
+    if (status == TENON_OK) {
+        status = tenon_adapter_new(config, in_dim, out_dim, settings->allocator, adapter, &reason);
+        tenon_config_free(config);
+    }
+    return status == TENON_OK ? status : tn_fail(error, status, "%s: %.3000s", path, reason.message);
+}
+
+tenon_status tenon_adapter_open(const char *path, tenon_load_options *options, tenon_adapter **adapter,
+                                tenon_error *error)
+{
+    const tenon_load_options settings = read_options(options);
+    tenon_file *file;
+    tenon_adapter *made = NULL;
+    TN_TRY(tenon_file_open(path, NULL, &file, error));
+    tenon_status status = make_adapter(file, path, &settings, &made, error);
+    if (status == TENON_OK) status = load_from(made, file, path, options, error);
+    tenon_file_close(file);
+    if (status != TENON_OK) {
+        tenon_adapter_free(made);
+        return status;
+    }
+    *adapter = made;
+    return TENON_OK;
+}

@@ -1,0 +1,181 @@
+/* Parameters: storage, borrowing, and PyTorch's initial values. */
+#include "adapter/adapter.h"
+
+#include "core/rng.h"
+#include "core/size.h"
+#include "core/tensor.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+tenon_status tn_parameters_new(const tenon_adapter *adapter, tn_parameter **parameters, tenon_error *error)
+{
+    tn_parameter *made = calloc((size_t)adapter->list->num_parameters + 1, sizeof *made); /* never of size 0 */
+    if (made == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: parameters cannot be described");
+    *parameters = made;
+    return TENON_OK;
+}
+
+static void drop_storage(const tenon_adapter *adapter, tn_parameter *parameter)
+{
+    if (parameter->bytes > 0) tn_free(&adapter->allocator, parameter->data, parameter->bytes);
+    *parameter = (tn_parameter){.data = NULL};
+}
+
+void tn_parameters_free(const tenon_adapter *adapter, tn_parameter *parameters)
+{
+    if (parameters == NULL) return;
+    for (int64_t i = 0; i < adapter->list->num_parameters; i++)
+        drop_storage(adapter, &parameters[i]);
+    free(parameters);
+}
+
+tenon_status tn_parameter_allocate(const tenon_adapter *adapter, tn_parameter *parameters, int64_t index,
+                                   tn_dtype dtype, tenon_error *error)
+{
+    const tn_parameter_spec *spec = &adapter->list->parameters[index];
+    tn_parameter *parameter = &parameters[index];
+    size_t bytes;
+    if (!tn_shape_bytes(spec->ndim, spec->shape, tn_dtype_size(dtype), &bytes)) {
+        return tn_fail(error, TENON_INVALID, "parameter '%s' is too large", spec->name);
+    }
+    TN_TRY(tn_alloc(&adapter->allocator, bytes, spec->name, &parameter->data, error));
+    parameter->dtype = dtype;
+    parameter->bytes = bytes;
+    return TENON_OK;
+}
+
+void tn_adapter_replace_parameters(tenon_adapter *adapter, tn_parameter *fresh)
+{
+    tn_adapter_unpublish(adapter);
+    tn_parameters_free(adapter, adapter->parameters);
+    adapter->parameters = fresh;
+}
+
+void tenon_parameter_init(tenon_parameter *parameter)
+{
+    *parameter = (tenon_parameter){.size = sizeof *parameter};
+}
+
+int64_t tenon_adapter_num_parameters(const tenon_adapter *adapter)
+{
+    return adapter->list->num_parameters;
+}
+
+tenon_status tenon_adapter_parameter(const tenon_adapter *adapter, int64_t index, tenon_parameter *parameter,
+                                     tenon_error *error)
+{
+    if (index < 0 || index >= adapter->list->num_parameters) {
+        return tn_fail(error, TENON_NOT_FOUND, "there is no parameter %lld; the adapter has %lld", (long long)index,
+                       (long long)adapter->list->num_parameters);
+    }
+    const tn_parameter_spec *spec = &adapter->list->parameters[index];
+    const tenon_parameter found = {.size = parameter->size,
+                                   .name = spec->name,
+                                   .dtype = (tenon_dtype)adapter->parameters[index].dtype,
+                                   .ndim = spec->ndim,
+                                   .shape = {spec->shape[0], spec->shape[1]},
+                                   .data = adapter->parameters[index].data};
+    memcpy(parameter, &found, parameter->size < sizeof found ? parameter->size : sizeof found);
+    return TENON_OK;
+}
+
+tenon_status tenon_adapter_find_parameter(const tenon_adapter *adapter, const char *name, int64_t *index,
+                                          tenon_error *error)
+{
+    char names[1024];
+    tn_text text = {names, sizeof names, 0};
+    for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
+        if (strcmp(adapter->list->parameters[i].name, name) == 0) {
+            *index = i;
+            return TENON_OK;
+        }
+        tn_text_add(&text, "%s%s", i > 0 ? ", " : "", adapter->list->parameters[i].name);
+    }
+    return tn_fail(error, TENON_NOT_FOUND, "there is no parameter '%s'; the adapter has %s", tn_quote(name).text,
+                   names);
+}
+
+/* nn.Linear's bound: weights kaiming_uniform with a = sqrt(5), in the order of PyTorch's double operations; biases
+ * 1 / sqrt(fan_in). They differ in the last bit for some fan_in. */
+static float initial_bound(const tn_parameter_spec *spec)
+{
+    const double root = sqrt((double)spec->fan_in);
+    return (float)(spec->ndim == 2 ? sqrt(3.0) * (sqrt(2.0 / (1 + 5)) / root) : 1 / root);
+}
+
+/* One uniform draw in [-bound, bound) as PyTorch makes it. A 16-bit type is rounded from it, and what rounds onto the
+ * upper bound becomes the lower one. */
+static float draw(tn_mt19937 *rng, float bound)
+{
+    const float u = (float)(tn_mt19937_draw(rng) & 0xffffffu) * 0x1p-24f;
+    return fmaf(u, 2 * bound, -bound);
+}
+
+static void draw_parameter(tn_parameter *parameter, const tn_parameter_spec *spec, tn_mt19937 *rng)
+{
+    const float bound = initial_bound(spec);
+    const int64_t count = spec->shape[0] * (spec->ndim == 2 ? spec->shape[1] : 1);
+    if (parameter->dtype == TN_F32) {
+        float *values = parameter->data;
+        for (int64_t i = 0; i < count; i++)
+            values[i] = draw(rng, bound);
+        return;
+    }
+    uint16_t *values = parameter->data;
+    uint16_t (*const round)(float) = parameter->dtype == TN_BF16 ? tn_f32_to_bf16 : tn_f32_to_f16;
+    const uint16_t high = round(bound), low = round(-bound);
+    for (int64_t i = 0; i < count; i++) {
+        const uint16_t value = round(draw(rng, bound));
+        values[i] = value == high ? low : value;
+    }
+}
+
+tenon_status tenon_adapter_reset_parameters(tenon_adapter *adapter, tenon_dtype dtype, uint64_t seed,
+                                            tenon_error *error)
+{
+    if (tenon_dtype_size(dtype) == 0) {
+        return tn_fail(error, TENON_INVALID, "parameters need a dtype of f32, bf16 or f16 (got %d)", (int)dtype);
+    }
+    tn_parameter *fresh;
+    TN_TRY(tn_parameters_new(adapter, &fresh, error));
+    for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
+        const tenon_status status = tn_parameter_allocate(adapter, fresh, i, (tn_dtype)dtype, error);
+        if (status != TENON_OK) {
+            tn_parameters_free(adapter, fresh);
+            return status;
+        }
+    }
+    tn_mt19937 rng;
+    tn_environment environment;
+    tn_mt19937_seed(&rng, seed);
+    tn_environment_enter(&environment);
+    for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
+        draw_parameter(&fresh[i], &adapter->list->parameters[i], &rng);
+    }
+    tn_environment_leave(&environment);
+    tn_adapter_replace_parameters(adapter, fresh);
+    return TENON_OK;
+}
+
+tenon_status tenon_adapter_set_parameter(tenon_adapter *adapter, const char *name, const DLTensor *tensor,
+                                         tenon_error *error)
+{
+    int64_t index;
+    TN_TRY(tenon_adapter_find_parameter(adapter, name, &index, error));
+    const tn_parameter_spec *spec = &adapter->list->parameters[index];
+    tn_tensor view;
+    TN_TRY(tn_tensor_view(tensor, spec->name, spec->ndim, &view, error));
+    if (memcmp(view.shape, spec->shape, (size_t)spec->ndim * sizeof spec->shape[0]) != 0) {
+        return tn_fail(error, TENON_MISMATCH, "parameter '%s' has shape %s; expected %s", spec->name,
+                       tn_shape_to_text(view.ndim, view.shape).text, tn_shape_to_text(spec->ndim, spec->shape).text);
+    }
+    if (!tn_tensor_is_dense(&view)) {
+        return tn_fail(error, TENON_UNSUPPORTED, "parameter '%s' is strided; it must be dense and row-major",
+                       spec->name);
+    }
+    tn_adapter_unpublish(adapter);
+    drop_storage(adapter, &adapter->parameters[index]);
+    adapter->parameters[index] = (tn_parameter){.dtype = view.dtype, .data = view.data};
+    return TENON_OK;
+}

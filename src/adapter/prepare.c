@@ -1,0 +1,195 @@
+/* Packing: weights in the order that an ops table reads them, published at once, immutable afterwards. */
+#include "adapter/adapter.h"
+
+#include "core/size.h"
+#include <stdlib.h>
+#include <string.h>
+
+tn_pack *tn_pack_acquire(const tenon_adapter *adapter)
+{
+    tn_lock_acquire(adapter->lock);
+    tn_pack *pack = adapter->pack;
+    if (pack != NULL) pack->references++;
+    tn_lock_release(adapter->lock);
+    return pack;
+}
+
+static void free_pack(const tenon_adapter *adapter, tn_pack *pack)
+{
+    if (pack == NULL) return;
+    tn_free(&adapter->allocator, pack->data, pack->size);
+    free(pack);
+}
+
+void tn_pack_release(const tenon_adapter *adapter, tn_pack *pack)
+{
+    if (pack == NULL) return;
+    tn_lock_acquire(adapter->lock);
+    const bool last = --pack->references == 0;
+    tn_lock_release(adapter->lock);
+    if (last) free_pack(adapter, pack);
+}
+
+static void publish(tenon_adapter *adapter, tn_pack *pack)
+{
+    tn_lock_acquire(adapter->lock);
+    tn_pack *old = adapter->pack;
+    adapter->pack = pack;
+    tn_lock_release(adapter->lock);
+    tn_pack_release(adapter, old);
+}
+
+void tn_adapter_unpublish(tenon_adapter *adapter)
+{
+    publish(adapter, NULL);
+}
+
+tenon_status tn_adapter_check_storage(const tenon_adapter *adapter, tenon_error *error)
+{
+    for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
+        if (adapter->parameters[i].data == NULL) {
+            return tn_fail(error, TENON_NOT_PREPARED,
+                           "parameter '%s' has no storage; reset, load or set the parameters first",
+                           adapter->list->parameters[i].name);
+        }
+    }
+    return TENON_OK;
+}
+
+/* The parameters of a layer, in order. */
+static tn_weights weights_of(const tenon_adapter *adapter, const tn_layer *layer)
+{
+    tn_weights weights = {.data = {NULL}};
+    for (int64_t i = 0; i < layer->num_parameters; i++) {
+        weights.data[i] = adapter->parameters[layer->first_parameter + i].data;
+        weights.dtype[i] = adapter->parameters[layer->first_parameter + i].dtype;
+    }
+    return weights;
+}
+
+/* W = W2 W1 [n2, k] and b = W2 b1 + b2 [n2] of two linear layers, in the compute dtype, in memory the caller frees. */
+static tenon_status fold(const tenon_adapter *adapter, const tn_step *step, const tn_context *context,
+                         tn_weights *folded, void **memory, size_t *size, tenon_error *error)
+{
+    const tn_ops *ops = context->ops;
+    const tn_layer *first = &adapter->list->layers[step->layer.input], *second = &adapter->list->layers[step->folded];
+    const tn_weights w1 = weights_of(adapter, first), w2 = weights_of(adapter, second);
+    const int64_t n2 = second->out_dim, n1 = first->out_dim, k = first->in_dim;
+    size_t weight, bias;
+    if (!tn_shape_bytes(2, (int64_t[]){n2, k}, tn_dtype_size(ops->compute), &weight) ||
+        !tn_shape_bytes(1, &n2, tn_dtype_size(ops->compute), &bias) || !tn_add_size(weight, bias + TN_ALIGN, size)) {
+        return tn_fail(error, TENON_INVALID, "folding '%s' into '%s' needs too much memory", second->name, first->name);
+    }
+    TN_TRY(tn_alloc(&adapter->allocator, *size, "folding two linear layers", memory, error));
+    ops->fold(context, *memory, w2.data[0], w2.dtype[0], w1.data[0], w1.dtype[0], NULL, TN_F32, n2, k, n1);
+    *folded = (tn_weights){.data = {*memory, w2.data[1]}, .dtype = {ops->compute, w2.dtype[1]}};
+    if (first->bias) {
+        void *b = (char *)*memory + tn_align_up(weight, TN_ALIGN);
+        const void *outer_bias = second->bias ? w2.data[1] : NULL;
+        ops->fold(context, b, w2.data[0], w2.dtype[0], w1.data[1], w1.dtype[1], outer_bias, w2.dtype[1], n2, 1, n1);
+        folded->data[1] = b;
+        folded->dtype[1] = ops->compute;
+    }
+    return TENON_OK;
+}
+
+/* The dtypes that a step will be packed from; folded weights are of the compute dtype. */
+static tn_weights planned_weights(const tenon_adapter *adapter, const tn_step *step, const tn_ops *ops)
+{
+    if (step->folded >= 0) return (tn_weights){.dtype = {ops->compute, ops->compute}};
+    return weights_of(adapter, &step->layer);
+}
+
+static tenon_status plan_pack(const tenon_adapter *adapter, tn_pack *pack, tenon_error *error)
+{
+    for (int i = 0; i < adapter->plan.num_steps; i++) {
+        const tn_step *step = &adapter->plan.steps[i];
+        const tn_layer_type *type = step->layer.type;
+        size_t bytes = 0;
+        pack->weights[i] = planned_weights(adapter, step, pack->ops);
+        pack->offset[i] = pack->size;
+        if (type->packed_size == NULL) continue;
+        if (!type->packed_size(&step->layer, pack->ops, &pack->weights[i], &bytes) ||
+            !tn_add_size(pack->size, tn_align_up(bytes, TN_ALIGN), &pack->size)) {
+            return tn_fail(error, TENON_INVALID, "layer '%s' is too large to pack", step->layer.name);
+        }
+    }
+    return TENON_OK;
+}
+
+static tenon_status fill_pack(const tenon_adapter *adapter, tn_pack *pack, const tn_context *context,
+                              tenon_error *error)
+{
+    for (int i = 0; i < adapter->plan.num_steps; i++) {
+        const tn_step *step = &adapter->plan.steps[i];
+        void *memory = NULL;
+        size_t size = 0;
+        if (step->layer.type->pack == NULL) continue;
+        if (step->folded >= 0) {
+            TN_TRY(fold(adapter, step, context, &pack->weights[i], &memory, &size, error));
+        }
+        step->layer.type->pack((char *)pack->data + pack->offset[i], &step->layer, context, &pack->weights[i]);
+        tn_free(&adapter->allocator, memory, size);
+    }
+    return TENON_OK;
+}
+
+tenon_status tn_adapter_prepare_for(tenon_adapter *adapter, const tn_ops *ops, const tn_parallel *parallel,
+                                    tenon_error *error)
+{
+    TN_TRY(tn_adapter_check_storage(adapter, error));
+    tn_pack *pack = calloc(1, sizeof *pack);
+    if (pack == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: a pack cannot be made");
+    pack->references = 1;
+    pack->ops = ops;
+    const tn_context context = {.ops = ops, .parallel = parallel};
+    tn_environment environment;
+    tn_environment_enter(&environment);
+    tenon_status status = plan_pack(adapter, pack, error);
+    if (status == TENON_OK) status = tn_alloc(&adapter->allocator, pack->size, "packed weights", &pack->data, error);
+    if (status == TENON_OK) status = fill_pack(adapter, pack, &context, error);
+    tn_environment_leave(&environment);
+    if (status != TENON_OK) {
+        free_pack(adapter, pack);
+        return status;
+    }
+    publish(adapter, pack);
+    return TENON_OK;
+}
+
+void tenon_prepare_options_init(tenon_prepare_options *options)
+{
+    *options = (tenon_prepare_options){.size = sizeof *options};
+}
+
+/* The table that the options, or TENON_CPU, ask for. */
+static tenon_status find_table(const char *level, const tn_ops **ops, tenon_error *error)
+{
+    const bool from_environment = level == NULL && getenv("TENON_CPU") != NULL;
+    if (from_environment) level = getenv("TENON_CPU");
+    if (level != NULL && level[0] == '\0') level = NULL;
+    *ops = tn_cpu_find(level);
+    if (*ops != NULL) return TENON_OK;
+    return tn_fail(error, TENON_INVALID, "unknown CPU level '%s'%s; this machine has %s", tn_quote(level).text,
+                   from_environment ? " in TENON_CPU" : "", tenon_cpu_levels());
+}
+
+tenon_status tenon_adapter_prepare(tenon_adapter *adapter, const tenon_prepare_options *options, tenon_error *error)
+{
+    tenon_prepare_options settings;
+    tenon_prepare_options_init(&settings);
+    if (options != NULL) memcpy(&settings, options, options->size < sizeof settings ? options->size : sizeof settings);
+    const tn_ops *ops;
+    tn_parallel parallel;
+    TN_TRY(find_table(settings.cpu, &ops, error));
+    TN_TRY(tn_parallel_init(&parallel, settings.threads, settings.executor, error));
+    return tn_adapter_prepare_for(adapter, ops, &parallel, error);
+}
+
+const char *tenon_adapter_cpu(const tenon_adapter *adapter)
+{
+    tn_pack *pack = tn_pack_acquire(adapter);
+    const char *name = pack != NULL ? pack->ops->name : NULL;
+    tn_pack_release(adapter, pack);
+    return name;
+}

@@ -1,0 +1,41 @@
+/* What was built, and what this machine can run. */
+#include "core/error.h"
+#include "core/parallel.h"
+#include "ops/ops.h"
+
+const char *tenon_version(void)
+{
+    return TENON_VERSION_STRING;
+}
+
+/* The strings below depend on the machine alone: whoever comes first writes them, under the lock. */
+static char levels[128];
+static char info[256];
+
+static void describe_locked(void)
+{
+    tn_text text = {levels, sizeof levels, 0};
+    for (const tn_ops *const *table = tn_cpu_tables(); *table != NULL; table++) {
+        tn_text_add(&text, "%s%s", text.length > 0 ? "," : "", (*table)->name);
+    }
+    tn_text line = {info, sizeof info, 0};
+    tn_text_add(&line, "tenon %s, threads: %s, CPU levels: %s", TENON_VERSION_STRING, tn_parallel_kind(), levels);
+}
+
+static const char *described(const char *text)
+{
+    tn_global_lock_acquire();
+    if (info[0] == '\0') describe_locked();
+    tn_global_lock_release();
+    return text;
+}
+
+const char *tenon_cpu_levels(void)
+{
+    return described(levels);
+}
+
+const char *tenon_build_info(void)
+{
+    return described(info);
+}

@@ -1,0 +1,249 @@
+/* Configs: typed options with checks where the field is one that every connector knows, and what the list of layers of
+ * a type says before it is built. */
+#include "connectors/config.h"
+
+#include "connectors/registry.h"
+#include "layers/geometry.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The fields that are checked when they are set, and their defaults. */
+typedef enum check { NOT_NEGATIVE, POSITIVE, ACTIVATION, RAGGED } check;
+static const struct field {
+    const char *name;
+    tn_option_kind kind;
+    check check;
+    int64_t integer;
+    const char *string; /* NULL: no default, the type decides */
+} fields[] = {
+    {"hidden_dim", TN_OPTION_INT, NOT_NEGATIVE, 0, NULL}, {"activation", TN_OPTION_STRING, ACTIVATION, 0, "gelu"},
+    {"pool_window", TN_OPTION_INT, POSITIVE, 2, NULL},    {"pool_heads", TN_OPTION_INT, POSITIVE, 16, NULL},
+    {"strip", TN_OPTION_INT, NOT_NEGATIVE, 0, NULL},      {"ragged", TN_OPTION_STRING, RAGGED, 0, NULL},
+};
+enum { num_fields = sizeof fields / sizeof fields[0] };
+
+static const struct field *find_field(const char *name)
+{
+    for (int i = 0; i < num_fields; i++) {
+        if (strcmp(fields[i].name, name) == 0) return &fields[i];
+    }
+    return NULL;
+}
+
+static tenon_status check_field(const struct field *field, const tn_option *value, tenon_error *error)
+{
+    tn_act act;
+    tn_ragged ragged;
+    if (value->kind != field->kind) {
+        return tn_fail(error, TENON_INVALID, "%s is %s; expected %s", field->name, tn_option_kind_name(value->kind),
+                       tn_option_kind_name(field->kind));
+    }
+    switch (field->check) {
+    case NOT_NEGATIVE:
+        if (value->integer >= 0) return TENON_OK;
+        return tn_fail(error, TENON_INVALID, "%s must not be negative (got %lld)", field->name,
+                       (long long)value->integer);
+    case POSITIVE:
+        if (value->integer > 0) return TENON_OK;
+        return tn_fail(error, TENON_INVALID, "%s must be positive (got %lld)", field->name, (long long)value->integer);
+    case ACTIVATION:
+        return tn_act_from_name(value->string, &act, error);
+    case RAGGED:
+        return tn_ragged_from_name(value->string, &ragged, error);
+    }
+    return TENON_OK;
+}
+
+tenon_status tenon_config_new(const char *type, tenon_config **config, tenon_error *error)
+{
+    if (type == NULL || config == NULL) return tn_fail(error, TENON_INVALID, "tenon_config_new: an argument is NULL");
+    const tenon_builder_function build = tn_registry_find(type, error);
+    if (build == NULL) return TENON_NOT_FOUND;
+    tenon_config *made = calloc(1, sizeof *made);
+    char *name = strdup(type);
+    if (made == NULL || name == NULL) {
+        free(made);
+        free(name);
+        return tn_fail(error, TENON_NO_MEMORY, "out of memory: a config cannot be made");
+    }
+    made->type = name;
+    made->build = build;
+    *config = made;
+    return TENON_OK;
+}
+
+void tenon_config_free(tenon_config *config)
+{
+    if (config == NULL) return;
+    tn_options_free(&config->options);
+    free(config->type);
+    free(config);
+}
+
+tenon_status tn_config_copy(tenon_config **copy, const tenon_config *config, tenon_error *error)
+{
+    tenon_config *made;
+    TN_TRY(tenon_config_new(config->type, &made, error));
+    const tenon_status status = tn_options_copy(&made->options, &config->options, error);
+    if (status != TENON_OK) {
+        tenon_config_free(made);
+        return status;
+    }
+    *copy = made;
+    return TENON_OK;
+}
+
+const char *tenon_config_type(const tenon_config *config)
+{
+    return config->type;
+}
+
+static tenon_status set_option(tenon_config *config, const char *name, const tn_option *value, tenon_error *error)
+{
+    if (config == NULL || name == NULL) return tn_fail(error, TENON_INVALID, "config or option name is NULL");
+    if (strcmp(name, "type") == 0) {
+        return tn_fail(error, TENON_INVALID, "the type of a config cannot be changed; make a new config");
+    }
+    const struct field *field = find_field(name);
+    if (field != NULL) TN_TRY(check_field(field, value, error));
+    return tn_options_set(&config->options, name, value, error);
+}
+
+tenon_status tenon_config_set_int(tenon_config *config, const char *name, int64_t value, tenon_error *error)
+{
+    return set_option(config, name, &(tn_option){.kind = TN_OPTION_INT, .integer = value}, error);
+}
+
+tenon_status tenon_config_set_real(tenon_config *config, const char *name, double value, tenon_error *error)
+{
+    if (!isfinite(value)) {
+        return tn_fail(error, TENON_INVALID, "option '%s' is not a finite number", name != NULL ? name : "");
+    }
+    return set_option(config, name, &(tn_option){.kind = TN_OPTION_REAL, .real = value}, error);
+}
+
+tenon_status tenon_config_set_string(tenon_config *config, const char *name, const char *value, tenon_error *error)
+{
+    if (value == NULL) return tn_fail(error, TENON_INVALID, "option '%s' is NULL", name != NULL ? name : "");
+    tn_option option = {.kind = TN_OPTION_STRING, .string = (char *)(uintptr_t)value}; /* only read and copied */
+    return set_option(config, name, &option, error);
+}
+
+/* The option as it was set, or the field's default in *fallback. */
+static tenon_status get_option(const tenon_config *config, const char *name, tn_option_kind kind, tn_option *fallback,
+                               const tn_option **found, tenon_error *error)
+{
+    *found = tn_options_find(&config->options, name);
+    const struct field *field = find_field(name);
+    if (*found == NULL && field != NULL && (field->kind == TN_OPTION_INT || field->string != NULL)) {
+        *fallback =
+            (tn_option){.kind = field->kind, .integer = field->integer, .string = (char *)(uintptr_t)field->string};
+        *found = fallback;
+    }
+    if (*found == NULL) {
+        return tn_fail(error, TENON_NOT_FOUND, "option '%s' is not set", tn_quote(name).text);
+    }
+    if ((*found)->kind != kind) {
+        return tn_fail(error, TENON_INVALID, "option '%s' is %s; expected %s", tn_quote(name).text,
+                       tn_option_kind_name((*found)->kind), tn_option_kind_name(kind));
+    }
+    return TENON_OK;
+}
+
+tenon_status tenon_config_get_int(const tenon_config *config, const char *name, int64_t *value, tenon_error *error)
+{
+    const tn_option *found;
+    tn_option fallback;
+    TN_TRY(get_option(config, name, TN_OPTION_INT, &fallback, &found, error));
+    *value = found->integer;
+    return TENON_OK;
+}
+
+tenon_status tenon_config_get_real(const tenon_config *config, const char *name, double *value, tenon_error *error)
+{
+    const tn_option *found;
+    tn_option fallback;
+    TN_TRY(get_option(config, name, TN_OPTION_REAL, &fallback, &found, error));
+    *value = found->real;
+    return TENON_OK;
+}
+
+tenon_status tenon_config_get_string(const tenon_config *config, const char *name, const char **value,
+                                     tenon_error *error)
+{
+    const tn_option *found;
+    tn_option fallback;
+    TN_TRY(get_option(config, name, TN_OPTION_STRING, &fallback, &found, error));
+    *value = found->string;
+    return TENON_OK;
+}
+
+tenon_status tn_config_list(const tenon_config *config, int64_t in_dim, int64_t out_dim, tn_options *read,
+                            tn_list **list, tenon_error *error)
+{
+    tn_list *made = calloc(1, sizeof *made);
+    if (made == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: a list of layers cannot be made");
+    const tenon_status status =
+        tn_list_build(made, read, config->build, config->type, &config->options, in_dim, out_dim, error);
+    if (status != TENON_OK) {
+        free(made);
+        return status;
+    }
+    *list = made;
+    return TENON_OK;
+}
+
+tenon_status tenon_config_output_num_tokens(const tenon_config *config, const tenon_call *call,
+                                            int64_t num_input_tokens, int64_t *count, tenon_error *error)
+{
+    if (num_input_tokens <= 0) {
+        *count = num_input_tokens;
+        return TENON_OK;
+    }
+    tn_list *list;
+    tn_geometry geometry;
+    const tenon_call settings = tn_call_read(call);
+    TN_TRY(tn_config_list(config, 0, 0, NULL, &list, error));
+    const tenon_status status = tn_geometry_make(&geometry, list, &settings, num_input_tokens, false, error);
+    free(list);
+    if (status != TENON_OK) return status;
+    *count = geometry.count[geometry.num_windows];
+    return TENON_OK;
+}
+
+/* Does a layer of the type, with its default options, satisfy the question? */
+static bool any_layer(const char *name, bool (*question)(const tn_layer *layer))
+{
+    tenon_config *config;
+    tn_list *list;
+    bool answer = false;
+    if (name == NULL || tenon_config_new(name, &config, NULL) != TENON_OK) return false;
+    if (tn_config_list(config, 0, 0, NULL, &list, NULL) == TENON_OK) {
+        for (int i = 0; i < list->num_layers; i++)
+            answer = answer || question(&list->layers[i]);
+        free(list);
+    }
+    tenon_config_free(config);
+    return answer;
+}
+
+static bool is_window(const tn_layer *layer)
+{
+    return layer->type->reach == TN_REACH_WINDOW;
+}
+
+static bool rejects_ragged(const tn_layer *layer)
+{
+    return is_window(layer) && layer->ragged == TN_RAGGED_REJECT;
+}
+
+bool tenon_adapter_type_pools(const char *name)
+{
+    return any_layer(name, is_window);
+}
+
+bool tenon_adapter_type_needs_divisible(const char *name)
+{
+    return any_layer(name, rejects_ragged);
+}

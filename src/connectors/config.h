@@ -1,0 +1,27 @@
+/* A connector's type and options. */
+#ifndef TN_CONNECTORS_CONFIG_H
+#define TN_CONNECTORS_CONFIG_H
+
+#include "core/options.h"
+#include "layers/layer.h"
+
+struct tenon_config {
+    char *type;
+    tenon_builder_function build;
+    tn_options options; /* what was set; never contains "type" */
+};
+
+tenon_status tn_config_copy(tenon_config **copy, const tenon_config *config, tenon_error *error);
+
+/* Builds the list of layers for these widths (0: unknown) on the heap; free() it. */
+tenon_status tn_config_list(const tenon_config *config, int64_t in_dim, int64_t out_dim, tn_options *read,
+                            tn_list **list, tenon_error *error);
+
+/* Reads in_dim and out_dim, which an adapter file keeps beside the config's options, and then the config. */
+tenon_status tn_config_from_adapter_json(const char *json, size_t length, tenon_config **config, int64_t *in_dim,
+                                         int64_t *out_dim, tenon_error *error);
+
+/* The same written: a malloc'ed string, or NULL for lack of memory. in_dim 0: the config alone. */
+char *tn_config_to_adapter_json(const tenon_config *config, int64_t in_dim, int64_t out_dim);
+
+#endif

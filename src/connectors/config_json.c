@@ -1,0 +1,144 @@
+/* Configs as JSON: {"type": "avgpool", "pool_window": 3}, with "in_dim" and "out_dim" beside them in an adapter file.
+ */
+#include "connectors/config.h"
+
+#include "core/error.h"
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+static tenon_status set_member(tenon_config *config, const char *name, const json_t *value, tenon_error *error)
+{
+    switch (json_typeof(value)) {
+    case JSON_INTEGER:
+        return tenon_config_set_int(config, name, json_integer_value(value), error);
+    case JSON_REAL:
+        return tenon_config_set_real(config, name, json_real_value(value), error);
+    case JSON_STRING:
+        return tenon_config_set_string(config, name, json_string_value(value), error);
+    case JSON_NULL:
+        return TENON_OK; /* Python's None: not set */
+    default:
+        return tn_fail(error, TENON_BAD_FILE, "config field '%s' is neither a number nor a string",
+                       tn_quote(name).text);
+    }
+}
+
+/* Removes a width from the object. */
+static tenon_status take_width(json_t *object, const char *name, int64_t *width, tenon_error *error)
+{
+    const json_t *value = json_object_get(object, name);
+    if (!json_is_integer(value)) {
+        return tn_fail(error, TENON_BAD_FILE, "config field '%s' is %s; expected a positive integer", name,
+                       value == NULL ? "missing" : "no integer");
+    }
+    *width = json_integer_value(value);
+    json_object_del(object, name);
+    return TENON_OK;
+}
+
+static tenon_status from_object(json_t *object, tenon_config **config, tenon_error *error)
+{
+    const json_t *type = json_object_get(object, "type");
+    if (type != NULL && !json_is_string(type)) {
+        return tn_fail(error, TENON_BAD_FILE, "config field 'type' is not a string");
+    }
+    tenon_config *made;
+    TN_TRY(tenon_config_new(type != NULL ? json_string_value(type) : "mlp_2layer", &made, error));
+    const char *name;
+    json_t *value;
+    json_object_foreach(object, name, value)
+    {
+        const tenon_status status = strcmp(name, "type") == 0 ? TENON_OK : set_member(made, name, value, error);
+        if (status != TENON_OK) {
+            tenon_config_free(made);
+            return status;
+        }
+    }
+    *config = made;
+    return TENON_OK;
+}
+
+static tenon_status parse(const char *json, size_t length, json_t **object, tenon_error *error)
+{
+    json_error_t where;
+    json_t *root = json_loadb(json, length, JSON_REJECT_DUPLICATES, &where);
+    if (root == NULL) {
+        return tn_fail(error, TENON_BAD_FILE, "config is not valid JSON at line %d, column %d: %s", where.line,
+                       where.column, tn_quote(where.text).text);
+    }
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return tn_fail(error, TENON_BAD_FILE, "config is JSON but no object; expected {\"type\": ..., ...}");
+    }
+    *object = root;
+    return TENON_OK;
+}
+
+tenon_status tenon_config_from_json(const char *json, size_t length, tenon_config **config, tenon_error *error)
+{
+    json_t *object;
+    TN_TRY(parse(json, length, &object, error));
+    const tenon_status status = from_object(object, config, error);
+    json_decref(object);
+    return status;
+}
+
+tenon_status tn_config_from_adapter_json(const char *json, size_t length, tenon_config **config, int64_t *in_dim,
+                                         int64_t *out_dim, tenon_error *error)
+{
+    json_t *object;
+    TN_TRY(parse(json, length, &object, error));
+    tenon_status status = take_width(object, "in_dim", in_dim, error);
+    if (status == TENON_OK) status = take_width(object, "out_dim", out_dim, error);
+    if (status == TENON_OK) status = from_object(object, config, error);
+    json_decref(object);
+    return status;
+}
+
+static json_t *option_to_json(const tn_option *option)
+{
+    switch (option->kind) {
+    case TN_OPTION_INT:
+        return json_integer(option->integer);
+    case TN_OPTION_REAL:
+        return json_real(option->real);
+    case TN_OPTION_STRING:
+        return json_string(option->string);
+    }
+    return NULL;
+}
+
+char *tn_config_to_adapter_json(const tenon_config *config, int64_t in_dim, int64_t out_dim)
+{
+    json_t *object = json_object();
+    bool failed = json_object_set_new(object, "type", json_string(config->type)) != 0;
+    if (in_dim > 0) {
+        failed = json_object_set_new(object, "in_dim", json_integer(in_dim)) != 0 || failed;
+        failed = json_object_set_new(object, "out_dim", json_integer(out_dim)) != 0 || failed;
+    }
+    for (size_t i = 0; i < config->options.count; i++) {
+        const tn_option *option = &config->options.items[i];
+        failed = json_object_set_new(object, option->name, option_to_json(option)) != 0 || failed;
+    }
+    char *text = failed ? NULL : json_dumps(object, JSON_PRESERVE_ORDER);
+    json_decref(object);
+    return text;
+}
+
+tenon_status tenon_config_to_json(const tenon_config *config, char *json, size_t capacity, size_t *length,
+                                  tenon_error *error)
+{
+    char *text = tn_config_to_adapter_json(config, 0, 0);
+    if (text == NULL) {
+        return tn_fail(error, TENON_NO_MEMORY,
+                       "out of memory, or an option that is not UTF-8: the config cannot be written");
+    }
+    const size_t size = strlen(text);
+    const bool fits = json == NULL || size < capacity;
+    if (fits && json != NULL) memcpy(json, text, size + 1);
+    if (fits && length != NULL) *length = size;
+    free(text);
+    return fits ? TENON_OK
+                : tn_fail(error, TENON_INVALID, "the config needs %zu bytes; the buffer has %zu", size + 1, capacity);
+}

@@ -1,0 +1,254 @@
+/* Inputs and paths. Nothing is mapped: a file that shrinks under a mapping kills the process, a pread only comes back
+ * short. The descriptor is what is watched, not the name: a file that was replaced by rename stays readable and whole
+ * through the descriptor, one that was rewritten in place does not. */
+#include "core/file.h"
+
+#include "core/error.h"
+#include "core/file_private.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct tn_input {
+    int file;
+    struct stat opened;
+    char *path;
+};
+
+tenon_status tn_fail_errno(tenon_error *error, const char *path, const char *what, int number)
+{
+    char reason[128];
+    if (strerror_r(number, reason, sizeof reason) != 0) snprintf(reason, sizeof reason, "error %d", number);
+    tenon_status status = TENON_IO;
+    if (number == ENOENT || number == ENOTDIR) status = TENON_NOT_FOUND;
+    if (number == ENOMEM) status = TENON_NO_MEMORY;
+    return tn_fail(error, status, "%s: %s: %s", tn_quote(path).text, what, reason);
+}
+
+tenon_status tn_fail_memory(tenon_error *error, const char *path)
+{
+    return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", tn_quote(path).text);
+}
+
+const char *tn_file_type(const struct stat *status)
+{
+    if (S_ISDIR(status->st_mode)) return "a folder";
+    if (S_ISFIFO(status->st_mode)) return "a pipe";
+    if (S_ISSOCK(status->st_mode)) return "a socket";
+    return S_ISREG(status->st_mode) ? "a regular file" : "a device";
+}
+
+/* Opens `real`, which input->path is another name of, and remembers it. */
+static tenon_status open_regular(tn_input *input, const char *real, tenon_error *error)
+{
+    /* Looked at before it is opened, because opening a device may do something; and again after, because the name may
+     * have been given to another file in between. O_NONBLOCK: a pipe that took the name must not make us wait. */
+    struct stat found;
+    if (stat(real, &found) != 0) return tn_fail_errno(error, input->path, "cannot open it", errno);
+    if (S_ISREG(found.st_mode)) {
+        input->file = open(real, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+        if (input->file < 0) return tn_fail_errno(error, input->path, "cannot open it", errno);
+        if (fstat(input->file, &found) != 0) return tn_fail_errno(error, input->path, "cannot examine it", errno);
+    }
+    if (!S_ISREG(found.st_mode)) {
+        return tn_fail(error, TENON_INVALID, "%s: is %s; tenon reads regular files only", tn_quote(input->path).text,
+                       tn_file_type(&found));
+    }
+    input->opened = found;
+    return TENON_OK;
+}
+
+static tenon_status open_input(const char *path, const char *real, tn_input **input, tenon_error *error)
+{
+    tn_input *made = malloc(sizeof *made);
+    char *copy = strdup(path);
+    if (made == NULL || copy == NULL) {
+        free(made);
+        free(copy);
+        return tn_fail_memory(error, path);
+    }
+    *made = (tn_input){.file = -1, .path = copy};
+    const tenon_status status = open_regular(made, real, error);
+    if (status != TENON_OK) {
+        tn_input_close(made);
+        return status;
+    }
+    *input = made;
+    return TENON_OK;
+}
+
+tenon_status tn_input_open(const char *path, tn_input **input, tenon_error *error)
+{
+    return open_input(path, path, input, error);
+}
+
+void tn_input_close(tn_input *input)
+{
+    if (input == NULL) return;
+    if (input->file >= 0) close(input->file);
+    free(input->path);
+    free(input);
+}
+
+uint64_t tn_input_size(const tn_input *input)
+{
+    return (uint64_t)input->opened.st_size;
+}
+
+const char *tn_input_path(const tn_input *input)
+{
+    return input->path;
+}
+
+static tenon_status check_unchanged(const tn_input *input, tenon_error *error)
+{
+    const struct stat *before = &input->opened;
+    struct stat now;
+    if (fstat(input->file, &now) != 0) return tn_fail_errno(error, input->path, "cannot examine it", errno);
+    if (now.st_size != before->st_size) {
+        return tn_fail(error, TENON_BAD_FILE, "%s: its size went from %lld to %lld bytes while it was being read",
+                       tn_quote(input->path).text, (long long)before->st_size, (long long)now.st_size);
+    }
+    if (now.st_dev != before->st_dev || now.st_ino != before->st_ino || now.st_mtim.tv_sec != before->st_mtim.tv_sec ||
+        now.st_mtim.tv_nsec != before->st_mtim.tv_nsec) {
+        return tn_fail(error, TENON_BAD_FILE, "%s: was changed while it was being read", tn_quote(input->path).text);
+    }
+    return TENON_OK;
+}
+
+tenon_status tn_input_read(const tn_input *input, uint64_t offset, void *data, size_t size, tenon_error *error)
+{
+    const uint64_t end = tn_input_size(input);
+    if (offset > end || size > end - offset) {
+        return tn_fail(error, TENON_BAD_FILE, "%s: %zu bytes wanted at byte %llu, but the file ends at byte %llu",
+                       tn_quote(input->path).text, size, (unsigned long long)offset, (unsigned long long)end);
+    }
+    for (size_t done = 0; done < size;) {
+        const ssize_t got = pread(input->file, (char *)data + done, size - done, (off_t)(offset + done));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return tn_fail_errno(error, input->path, "cannot read it", errno);
+        if (got == 0) {
+            return tn_fail(error, TENON_BAD_FILE, "%s: ended at byte %llu of %llu while it was being read",
+                           tn_quote(input->path).text, (unsigned long long)(offset + done), (unsigned long long)end);
+        }
+        done += (size_t)got;
+    }
+    return check_unchanged(input, error);
+}
+
+bool tn_is_folder(const char *path)
+{
+    struct stat found;
+    return stat(path, &found) == 0 && S_ISDIR(found.st_mode);
+}
+
+bool tn_path_exists(const char *path)
+{
+    struct stat found;
+    return lstat(path, &found) == 0;
+}
+
+char *tn_path_join(const char *folder, const char *name)
+{
+    const size_t size = strlen(folder) + 1 + strlen(name) + 1;
+    char *joined = malloc(size);
+    const size_t length = strlen(folder);
+    const bool bare = length > 0 && folder[length - 1] == '/';
+    if (joined != NULL) snprintf(joined, size, "%s%s%s", folder, bare ? "" : "/", name);
+    return joined;
+}
+
+char *tn_path_beside(const char *path, const char *name)
+{
+    const char *slash = strrchr(path, '/');
+    if (slash == NULL) return tn_path_join(".", name);
+    char *folder = strndup(path, (size_t)(slash - path) + 1);
+    char *joined = folder != NULL ? tn_path_join(folder, name) : NULL;
+    free(folder);
+    return joined;
+}
+
+static bool starts_with(const char *text, const char *start, size_t length)
+{
+    return strncmp(text, start, length) == 0;
+}
+
+/* Both paths are canonical. Inside is: folder/..., or <root>/blobs/... for a folder <root>/snapshots/<revision>. */
+static bool lies_inside(const char *folder, const char *path)
+{
+    const size_t length = strlen(folder);
+    if (strcmp(folder, "/") == 0) return true;
+    if (starts_with(path, folder, length) && path[length] == '/') return true;
+    static const char snapshots[] = "/snapshots/", blobs[] = "/blobs/";
+    const char *revision = strrchr(folder, '/');
+    const size_t tail = sizeof snapshots - 1;
+    if (revision == NULL || (size_t)(revision - folder) + 1 < tail) return false;
+    const size_t root = (size_t)(revision - folder) + 1 - tail;
+    return starts_with(folder + root, snapshots, tail) && starts_with(path, folder, root) &&
+           starts_with(path + root, blobs, sizeof blobs - 1);
+}
+
+tenon_status tn_input_open_beside(const char *path, const char *name, tn_input **input, tenon_error *error)
+{
+    char *folder = tn_path_beside(path, ""), *joined = tn_path_beside(path, name);
+    char *real_folder = NULL, *real = NULL;
+    tenon_status status = TENON_OK;
+    if (folder == NULL || joined == NULL) {
+        status = tn_fail_memory(error, path);
+    } else if ((real_folder = realpath(folder, NULL)) == NULL) {
+        status = tn_fail_errno(error, folder, "cannot find the folder", errno);
+    } else if ((real = realpath(joined, NULL)) == NULL) {
+        status = tn_fail_errno(error, joined, "cannot open it", errno);
+    } else if (!lies_inside(real_folder, real)) {
+        status = tn_fail(error, TENON_BAD_FILE, "%s: names the file '%s', which leads out of the folder to %s",
+                         tn_quote(path).text, tn_quote(name).text, tn_quote(real).text);
+    } else {
+        status = open_input(joined, real, input, error);
+    }
+    free(real);
+    free(real_folder);
+    free(joined);
+    free(folder);
+    return status;
+}
+
+static bool ends_in(const char *name, const char *suffix)
+{
+    const size_t length = strlen(name), tail = strlen(suffix);
+    return length >= tail && strcmp(name + length - tail, suffix) == 0;
+}
+
+tenon_status tn_folder_find(const char *path, const char *suffix, int64_t *count, char **name, tenon_error *error)
+{
+    DIR *folder = opendir(path);
+    if (folder == NULL) return tn_fail_errno(error, path, "cannot list it", errno);
+    int64_t found = 0;
+    char *first = NULL;
+    tenon_status status = TENON_OK;
+    while (status == TENON_OK) {
+        errno = 0;
+        const struct dirent *entry = readdir(folder);
+        if (entry == NULL) {
+            if (errno != 0) status = tn_fail_errno(error, path, "cannot list it", errno);
+            break;
+        }
+        if (entry->d_name[0] == '.' || !ends_in(entry->d_name, suffix)) continue;
+        found++;
+        if (first != NULL && strcmp(first, entry->d_name) <= 0) continue;
+        free(first);
+        first = strdup(entry->d_name);
+        if (first == NULL) status = tn_fail_memory(error, path);
+    }
+    closedir(folder);
+    if (status != TENON_OK) {
+        free(first);
+        return status;
+    }
+    *count = found;
+    *name = first;
+    return TENON_OK;
+}

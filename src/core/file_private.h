@@ -1,0 +1,15 @@
+/* What the input and output halves of core/file.h share. */
+#ifndef TN_CORE_FILE_PRIVATE_H
+#define TN_CORE_FILE_PRIVATE_H
+
+#include "tenon/tenon.h"
+#include <sys/stat.h>
+
+/* "path: what: the system's reason", as TENON_NOT_FOUND, TENON_NO_MEMORY or TENON_IO by the reason. */
+tenon_status tn_fail_errno(tenon_error *error, const char *path, const char *what, int number);
+tenon_status tn_fail_memory(tenon_error *error, const char *path);
+
+/* "a folder", "a device", ...: what a file that is not regular is. */
+const char *tn_file_type(const struct stat *status);
+
+#endif

@@ -1,0 +1,36 @@
+/* A short list of named, typed settings: what a config holds and what a builder reads. */
+#ifndef TN_CORE_OPTIONS_H
+#define TN_CORE_OPTIONS_H
+
+#include "tenon/tenon.h"
+
+typedef enum tn_option_kind { TN_OPTION_INT, TN_OPTION_REAL, TN_OPTION_STRING } tn_option_kind;
+
+typedef struct tn_option {
+    char *name;
+    tn_option_kind kind;
+    int64_t integer;
+    double real;
+    char *string;
+} tn_option;
+
+/* Zero-initialised: empty. */
+typedef struct tn_options {
+    tn_option *items;
+    size_t count;
+} tn_options;
+
+void tn_options_free(tn_options *options);
+
+/* NULL when there is none. */
+const tn_option *tn_options_find(const tn_options *options, const char *name);
+
+/* Adds or replaces; name and string are copied. `value` gives kind and value; its name is ignored. */
+tenon_status tn_options_set(tn_options *options, const char *name, const tn_option *value, tenon_error *error);
+
+tenon_status tn_options_copy(tn_options *to, const tn_options *from, tenon_error *error);
+
+/* "an integer", "a real number", "a string". */
+const char *tn_option_kind_name(tn_option_kind kind);
+
+#endif

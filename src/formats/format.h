@@ -1,0 +1,135 @@
+/* Inside the formats: what a format tells the shared half (file.c, write.c) about a file.
+ *
+ * A format is one row of a table: how its files are recognised and how the header becomes entries. Everything after
+ * that - finding, slicing, reading, converting - is the same for all. A format checks that an entry's bytes lie inside
+ * the file and are as many as its shape says before it adds the entry. */
+#ifndef TN_FORMATS_FORMAT_H
+#define TN_FORMATS_FORMAT_H
+
+#include "core/file.h"
+#include "tenon/tenon.h"
+#include <jansson.h>
+
+/* safetensors' reference implementation refuses longer headers; so do we, and our index files keep to it too. */
+enum { TN_MAX_HEADER = 100000000, TN_MAX_DIMS = 64 };
+
+/* DLPack's code of bool, which headers before its 0.9 do not name. */
+enum { TN_DL_BOOL = 6 };
+
+/* ---- encodings: how elements lie in a file, and what tenon_file_read makes of them ---- */
+
+typedef struct tn_encoding {
+    const char *safetensors; /* its name there, NULL: it has none */
+    const char *npy;         /* the same, without the byte order: "f4" */
+    size_t stored_size;      /* bytes of an element in the file; 0: not known, or no whole number */
+    DLDataType dtype;        /* what a read delivers; kDLOpaqueHandle: it cannot be read */
+    void (*convert)(void *to, const void *from, size_t count); /* NULL: delivered as stored */
+} tn_encoding;
+
+/* NULL when there is none of that name. */
+const tn_encoding *tn_encoding_of_safetensors(const char *name, size_t length);
+const tn_encoding *tn_encoding_of_npy(const char *name, size_t length);
+
+/* The encoding that stores exactly this dtype; NULL when writers do not write it. */
+const tn_encoding *tn_encoding_to_write(DLDataType dtype);
+
+/* An encoding of which nothing is known but a name. */
+extern const tn_encoding tn_encoding_unknown;
+
+/* bfloat16 as npy stores it: under the name of uint16, or as ml_dtypes saves it, two bytes of void. */
+extern const tn_encoding tn_encoding_npy_bfloat16;
+
+/* Reverses the bytes of each element. */
+void tn_swap_bytes(void *data, size_t element, size_t count);
+bool tn_host_is_big_endian(void);
+
+/* ---- a file that is open for reading ---- */
+
+typedef struct tn_entry {
+    char *name;   /* owns the memory of `shape` and `stored` too */
+    char *stored; /* the dtype as the file spells it */
+    int64_t *shape;
+    int ndim;
+    bool swapped; /* the file's byte order is not the machine's */
+    const tn_encoding *encoding;
+    const tn_input *input;
+    uint64_t offset; /* of the first byte in `input` */
+    size_t bytes;    /* in the file */
+} tn_entry;
+
+struct tenon_file {
+    const char *kind;
+    char *path; /* as it was given */
+    tn_input **inputs;
+    int64_t num_inputs;
+    tn_entry *entries; /* in the header's order */
+    int64_t num_entries, capacity;
+    int64_t *by_name; /* [num_entries] numbers of entries, sorted by name */
+    json_t *metadata; /* an object of strings, or NULL */
+    bool npy_bfloat16;
+};
+
+/* Gives the file an input. It owns the input from the call on, even when the call fails. */
+tenon_status tn_file_own_input(tenon_file *file, tn_input *input, tenon_error *error);
+
+/* Appends an entry with room for `ndim` dimensions and copies of the names (the file must fill the rest). */
+tenon_status tn_file_add_entry(tenon_file *file, const char *name, const char *stored, size_t stored_length, int ndim,
+                               tn_entry **entry, tenon_error *error);
+
+/* Sorts `by_name`. TENON_BAD_FILE: a name twice. */
+tenon_status tn_file_sort_names(tenon_file *file, tenon_error *error);
+
+/* The entry of that name, or -1. Needs tn_file_sort_names. */
+int64_t tn_file_find(const tenon_file *file, const char *name);
+
+/* The header of the file that `input` is open on becomes entries. */
+tenon_status tn_safetensors_open(tenon_file *file, const tn_input *input, tenon_error *error);
+tenon_status tn_index_open(tenon_file *file, const tn_input *input, tenon_error *error);
+tenon_status tn_npy_open(tenon_file *file, const tn_input *input, tenon_error *error);
+
+/* The file in a folder that a checkpoint starts at; the caller frees *path. */
+tenon_status tn_index_resolve_folder(const char *folder, char **path, tenon_error *error);
+
+/* JSON text of the file `path` -> *json, to be given back with json_decref. TENON_BAD_FILE: `what` is no JSON object,
+ * or a key is there twice. `base`: the text's offset in the file, for messages. */
+tenon_status tn_json_parse(const char *path, const char *what, const char *text, size_t length, uint64_t base,
+                           json_t **json, tenon_error *error);
+
+/* `size` bytes of the input in memory of its own, which the caller frees with free(); the caller checked the size. */
+tenon_status tn_read_header(const tn_input *input, uint64_t offset, size_t size, char **text, tenon_error *error);
+
+/* ---- a file that is being written ---- */
+
+typedef struct tn_part {
+    char *name; /* owns the memory of `shape` too */
+    int64_t *shape;
+    int ndim;
+    const tn_encoding *encoding;
+    uint64_t offset; /* from the start of the data; in the file once the header is laid out */
+    size_t bytes;
+    size_t written;
+} tn_part;
+
+struct tenon_writer {
+    const struct tn_write_format *format;
+    tn_output *output;
+    char *path;
+    tn_part *parts;
+    int64_t num_parts, capacity;
+    json_t *names;    /* name -> number of the part */
+    json_t *metadata; /* an object of strings, or NULL */
+    bool started, committed;
+};
+
+/* Places the parts (their `offset`) and makes the bytes before them, which the caller frees with free(). */
+typedef struct tn_write_format {
+    const char *suffix;
+    int64_t max_parts;
+    bool has_metadata;
+    tenon_status (*layout)(tenon_writer *writer, char **header, size_t *length, tenon_error *error);
+} tn_write_format;
+
+tenon_status tn_safetensors_layout(tenon_writer *writer, char **header, size_t *length, tenon_error *error);
+tenon_status tn_npy_layout(tenon_writer *writer, char **header, size_t *length, tenon_error *error);
+
+#endif

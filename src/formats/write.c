@@ -1,0 +1,231 @@
+/* Tensor files being written: what is declared, then the header, then elements at their places in any order. The
+ * formats only place the parts and make the header. */
+#include "formats/format.h"
+
+#include "core/dtype.h"
+#include "core/error.h"
+#include "core/size.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const tn_write_format formats[] = {
+    {".safetensors", INT64_MAX, true, tn_safetensors_layout},
+    {".npy", 1, false, tn_npy_layout},
+};
+enum { num_formats = sizeof formats / sizeof formats[0] };
+
+static tenon_status fail_memory(const tenon_writer *writer, tenon_error *error)
+{
+    return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", tn_quote(writer->path).text);
+}
+
+static const tn_write_format *find_format(const char *path)
+{
+    const size_t length = strlen(path);
+    for (int i = 0; i < num_formats; i++) {
+        const size_t tail = strlen(formats[i].suffix);
+        if (length > tail && strcmp(path + length - tail, formats[i].suffix) == 0) return &formats[i];
+    }
+    return NULL;
+}
+
+tenon_status tenon_writer_new(const char *path, tenon_writer **writer, tenon_error *error)
+{
+    if (path == NULL || writer == NULL) return tn_fail(error, TENON_INVALID, "a writer needs a path and a place");
+    const tn_write_format *format = find_format(path);
+    /* The name is a guess at the format only; the target is looked at first, so that /dev/full is called a device. */
+    tn_output *output = NULL;
+    if (format == NULL && !tn_path_exists(path)) {
+        return tn_fail(error, TENON_INVALID, "%s: the name of an output ends in .npy or .safetensors",
+                       tn_quote(path).text);
+    }
+    TN_TRY(tn_output_open(path, &output, error));
+    if (format == NULL) {
+        tn_output_free(output);
+        return tn_fail(error, TENON_INVALID, "%s: the name of an output ends in .npy or .safetensors",
+                       tn_quote(path).text);
+    }
+    tenon_writer *made = calloc(1, sizeof *made);
+    if (made == NULL) {
+        tn_output_free(output);
+        return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", tn_quote(path).text);
+    }
+    *made = (tenon_writer){.format = format, .output = output, .path = strdup(path), .names = json_object()};
+    if (made->path == NULL || made->names == NULL) {
+        tenon_writer_free(made);
+        return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", tn_quote(path).text);
+    }
+    *writer = made;
+    return TENON_OK;
+}
+
+void tenon_writer_free(tenon_writer *writer)
+{
+    if (writer == NULL) return;
+    tn_output_free(writer->output);
+    for (int64_t i = 0; i < writer->num_parts; i++)
+        free(writer->parts[i].shape);
+    free(writer->parts);
+    json_decref(writer->names);
+    json_decref(writer->metadata);
+    free(writer->path);
+    free(writer);
+}
+
+/* ---- declaring ---- */
+
+static tenon_status check_open(const tenon_writer *writer, bool started, const char *what, tenon_error *error)
+{
+    if (writer->committed) {
+        return tn_fail(error, TENON_INVALID, "%s: %s after the commit", tn_quote(writer->path).text, what);
+    }
+    if (started && writer->started) {
+        return tn_fail(error, TENON_INVALID, "%s: %s after the first write", tn_quote(writer->path).text, what);
+    }
+    return TENON_OK;
+}
+
+static tenon_status grow_parts(tenon_writer *writer, tenon_error *error)
+{
+    if (writer->num_parts < writer->capacity) return TENON_OK;
+    const int64_t capacity = writer->capacity > 0 ? 2 * writer->capacity : 16;
+    tn_part *grown = realloc(writer->parts, (size_t)capacity * sizeof *grown);
+    if (grown == NULL) return fail_memory(writer, error);
+    writer->parts = grown;
+    writer->capacity = capacity;
+    return TENON_OK;
+}
+
+static bool is_utf8(const char *text)
+{
+    json_t *json = json_string(text);
+    json_decref(json);
+    return json != NULL;
+}
+
+static tenon_status check_part(const tenon_writer *writer, const char *name, DLDataType dtype, int ndim,
+                               const int64_t *shape, tn_part *part, tenon_error *error)
+{
+    const tn_quoted path = tn_quote(writer->path), shown = tn_quote(name);
+    if (writer->num_parts >= writer->format->max_parts) {
+        return tn_fail(error, TENON_INVALID, "%s: an npy file holds one tensor; use .safetensors for several",
+                       path.text);
+    }
+    if (ndim < 0 || ndim > TN_MAX_DIMS || (ndim > 0 && shape == NULL)) {
+        return tn_fail(error, TENON_INVALID, "%s: tensor '%s' has %d dimensions; 0 to %d are written", path.text,
+                       shown.text, ndim, TN_MAX_DIMS);
+    }
+    part->encoding = tn_encoding_to_write(dtype);
+    if (part->encoding == NULL) {
+        return tn_fail(error, TENON_UNSUPPORTED, "%s: tensor '%s' is of dtype %s, which tenon does not write",
+                       path.text, shown.text, tn_dlpack_to_text(dtype).text);
+    }
+    if (!tn_shape_bytes(ndim, shape, part->encoding->stored_size, &part->bytes)) {
+        return tn_fail(error, TENON_INVALID, "%s: tensor '%s': shape %s is negative or past what 64 bits can count",
+                       path.text, shown.text, tn_shape_to_text(ndim, shape).text);
+    }
+    if (strcmp(name, "__metadata__") == 0 || !is_utf8(name)) {
+        return tn_fail(error, TENON_INVALID, "%s: '%s' cannot name a tensor; names are UTF-8 and not __metadata__",
+                       path.text, shown.text);
+    }
+    if (json_object_get(writer->names, name) != NULL) {
+        return tn_fail(error, TENON_EXISTS, "%s: tensor '%s' is declared twice", path.text, shown.text);
+    }
+    return TENON_OK;
+}
+
+tenon_status tenon_writer_add(tenon_writer *writer, const char *name, DLDataType dtype, int ndim, const int64_t *shape,
+                              int64_t *index, tenon_error *error)
+{
+    tn_part part = {.ndim = ndim};
+    if (name == NULL || writer->format->max_parts == 1) name = "";
+    TN_TRY(check_open(writer, true, "a tensor is declared", error));
+    TN_TRY(check_part(writer, name, dtype, ndim, shape, &part, error));
+    TN_TRY(grow_parts(writer, error));
+    const size_t shape_bytes = ((size_t)ndim + 1) * sizeof *shape, name_bytes = strlen(name) + 1;
+    char *block = calloc(1, shape_bytes + name_bytes);
+    if (block == NULL) return fail_memory(writer, error);
+    if (json_object_set_new(writer->names, name, json_integer(writer->num_parts)) != 0) {
+        free(block);
+        return fail_memory(writer, error);
+    }
+    part.shape = (int64_t *)(void *)block;
+    part.name = block + shape_bytes;
+    if (ndim > 0) memcpy(part.shape, shape, (size_t)ndim * sizeof *shape);
+    memcpy(part.name, name, name_bytes);
+    if (index != NULL) *index = writer->num_parts;
+    writer->parts[writer->num_parts++] = part;
+    return TENON_OK;
+}
+
+tenon_status tenon_writer_set_metadata(tenon_writer *writer, const char *key, const char *value, tenon_error *error)
+{
+    TN_TRY(check_open(writer, true, "metadata is set", error));
+    if (!writer->format->has_metadata) {
+        return tn_fail(error, TENON_UNSUPPORTED, "%s: an npy file has no metadata", tn_quote(writer->path).text);
+    }
+    if (key == NULL || value == NULL || !is_utf8(key) || !is_utf8(value)) {
+        return tn_fail(error, TENON_INVALID, "%s: metadata '%s': key and value are UTF-8 strings",
+                       tn_quote(writer->path).text, tn_quote(key != NULL ? key : "").text);
+    }
+    if (writer->metadata == NULL) writer->metadata = json_object();
+    if (writer->metadata == NULL || json_object_set_new(writer->metadata, key, json_string(value)) != 0) {
+        return fail_memory(writer, error);
+    }
+    return TENON_OK;
+}
+
+/* ---- writing ---- */
+
+/* Lays out and writes the header, once; from then on every part has its place in the file. */
+static tenon_status start(tenon_writer *writer, tenon_error *error)
+{
+    if (writer->started) return TENON_OK;
+    char *header = NULL;
+    size_t length = 0;
+    TN_TRY(writer->format->layout(writer, &header, &length, error));
+    const tenon_status status = tn_output_write(writer->output, 0, header, length, error);
+    free(header);
+    if (status != TENON_OK) return status;
+    for (int64_t i = 0; i < writer->num_parts; i++)
+        writer->parts[i].offset += length;
+    writer->started = true;
+    return TENON_OK;
+}
+
+tenon_status tenon_writer_write(tenon_writer *writer, int64_t index, const void *data, size_t bytes, tenon_error *error)
+{
+    TN_TRY(check_open(writer, false, "a write", error));
+    if (index < 0 || index >= writer->num_parts) {
+        return tn_fail(error, TENON_INVALID, "%s: tensor number %lld of %lld", tn_quote(writer->path).text,
+                       (long long)index, (long long)writer->num_parts);
+    }
+    tn_part *part = &writer->parts[index];
+    if (bytes > part->bytes - part->written || (data == NULL && bytes > 0)) {
+        return tn_fail(error, TENON_INVALID, "%s: tensor '%s' takes %zu bytes more, but %zu are given",
+                       tn_quote(writer->path).text, tn_quote(part->name).text, part->bytes - part->written, bytes);
+    }
+    TN_TRY(start(writer, error));
+    TN_TRY(tn_output_write(writer->output, part->offset + part->written, data, bytes, error));
+    part->written += bytes;
+    return TENON_OK;
+}
+
+tenon_status tenon_writer_commit(tenon_writer *writer, tenon_error *error)
+{
+    TN_TRY(check_open(writer, false, "a second commit", error));
+    if (writer->num_parts == 0 && writer->format->max_parts == 1) {
+        return tn_fail(error, TENON_INVALID, "%s: no tensor was declared", tn_quote(writer->path).text);
+    }
+    for (int64_t i = 0; i < writer->num_parts; i++) {
+        const tn_part *part = &writer->parts[i];
+        if (part->written == part->bytes) continue;
+        return tn_fail(error, TENON_INVALID, "%s: tensor '%s' %s: %zu of %zu bytes were written",
+                       tn_quote(writer->path).text, tn_quote(part->name).text,
+                       tn_shape_to_text(part->ndim, part->shape).text, part->written, part->bytes);
+    }
+    TN_TRY(start(writer, error));
+    TN_TRY(tn_output_commit(writer->output, error));
+    writer->committed = true;
+    return TENON_OK;
+}

@@ -1,0 +1,225 @@
+/* Grids and windows. A grid is height x width, row-major. A window layer of side w makes ceil(h/w) x ceil(w'/w) windows
+ * from the top left ("drop": floor); the patches of a window are numbered row by row. */
+#include "layers/geometry.h"
+
+#include "core/size.h"
+#include <math.h>
+#include <string.h>
+
+void tenon_call_init(tenon_call *call)
+{
+    *call = (tenon_call){
+        .size = sizeof *call, .pool_window = TENON_UNSET, .grid_height = TENON_UNSET, .grid_width = TENON_UNSET};
+}
+
+tenon_call tn_call_read(const tenon_call *call)
+{
+    tenon_call read;
+    tenon_call_init(&read);
+    if (call != NULL) memcpy(&read, call, call->size < sizeof read ? call->size : sizeof read);
+    return read;
+}
+
+int64_t tn_isqrt(int64_t n)
+{
+    int64_t root = (int64_t)sqrt((double)n); /* within one of the truth, so correct it */
+    while (root > 0 && root > n / root)
+        root--;
+    while (root + 1 <= n / (root + 1))
+        root++;
+    return root;
+}
+
+/* The smallest strip that makes a square of n, or 0 when none of a few leading tokens does. */
+static int64_t fitting_strip(int64_t n)
+{
+    enum { most_registers = 16 };
+    for (int64_t strip = 1; strip <= most_registers && strip < n; strip++) {
+        const int64_t side = tn_isqrt(n - strip);
+        if (side * side == n - strip) return strip;
+    }
+    return 0;
+}
+
+static tenon_status square_grid(int64_t patches, int64_t strip, int64_t *side, tenon_error *error)
+{
+    *side = tn_isqrt(patches);
+    if (*side * *side == patches) return TENON_OK;
+    char hint[96] = "";
+    tn_text text = {hint, sizeof hint, 0};
+    const int64_t fit = fitting_strip(patches);
+    const int64_t fit_side = tn_isqrt(patches - fit);
+    if (fit > 0) {
+        tn_text_add(&text, " With strip=%lld, %lldx%lld patches would be left.", (long long)(strip + fit),
+                    (long long)fit_side, (long long)fit_side);
+    }
+    return tn_fail(error, TENON_INVALID,
+                   "pooling requires a square patch grid, but num_tokens=%lld is not a perfect square. Use a vision "
+                   "encoder that strips any CLS token so the patch tokens form a square grid, or give the grid.%s",
+                   (long long)patches, hint);
+}
+
+/* The grid of the call, or a square. `strip` tokens have been taken off num_input; `patches` are left. */
+static tenon_status find_grid(const tenon_call *call, int64_t num_input, int64_t strip, int64_t *height, int64_t *width,
+                              tenon_error *error)
+{
+    const int64_t patches = num_input - strip;
+    if (call->grid_height == TENON_UNSET && call->grid_width == TENON_UNSET) {
+        TN_TRY(square_grid(patches, strip, height, error));
+        *width = *height;
+        return TENON_OK;
+    }
+    int64_t cells;
+    *height = call->grid_height;
+    *width = call->grid_width;
+    if (*height <= 0 || *width <= 0 || !tn_mul_i64(*height, *width, &cells) || cells > INT64_MAX - strip) {
+        return tn_fail(error, TENON_INVALID, "grid %lldx%lld: height and width must both be given and positive",
+                       (long long)*height, (long long)*width);
+    }
+    if (cells == patches) return TENON_OK;
+    return tn_fail(error, TENON_MISMATCH,
+                   "grid %lldx%lld with strip=%lld takes %lld + %lld = %lld tokens, but num_tokens=%lld",
+                   (long long)*height, (long long)*width, (long long)strip, (long long)strip, (long long)cells,
+                   (long long)(strip + cells), (long long)num_input);
+}
+
+static tenon_status tile(tn_tiling *tiling, const tn_layer *layer, const tenon_call *call, int64_t height,
+                         int64_t width, bool whole_windows, tenon_error *error)
+{
+    int64_t window = layer->window;
+    if (layer->type->pools && call->pool_window != TENON_UNSET) window = call->pool_window;
+    if (window <= 0) {
+        return tn_fail(error, TENON_INVALID, "pool_window must be positive (got %lld)", (long long)window);
+    }
+    if (layer->ragged == TN_RAGGED_REJECT && (height % window != 0 || width % window != 0)) {
+        return tn_fail(error, TENON_INVALID,
+                       "this pooling connector requires the patch grid (%lldx%lld) be divisible by the pool window "
+                       "(%lld); got a ragged grid (num_tokens=%lld). Use avgpool for ragged grids, or pick a divisible "
+                       "window, or set ragged to 'partial'.",
+                       (long long)height, (long long)width, (long long)window, (long long)(height * width));
+    }
+    const bool drop = layer->ragged == TN_RAGGED_DROP;
+    *tiling = (tn_tiling){.in_height = height,
+                          .in_width = width,
+                          .out_height = drop ? height / window : tn_ceil_div(height, window),
+                          .out_width = drop ? width / window : tn_ceil_div(width, window),
+                          .window = window,
+                          .slot_height = whole_windows ? window : tn_min_i64(window, height),
+                          .slot_width = whole_windows ? window : tn_min_i64(window, width)};
+    if (tiling->out_height == 0 || tiling->out_width == 0) {
+        return tn_fail(error, TENON_INVALID,
+                       "a window of %lld with ragged='drop' leaves no token of a %lldx%lld grid; pick a smaller window",
+                       (long long)window, (long long)height, (long long)width);
+    }
+    return TENON_OK;
+}
+
+static tenon_status tile_levels(tn_geometry *geometry, const tn_list *list, const tenon_call *call, int64_t height,
+                                int64_t width, bool whole_windows, tenon_error *error)
+{
+    for (int i = 0; i < list->num_layers; i++) {
+        if (list->layers[i].type->reach != TN_REACH_WINDOW) continue;
+        tn_tiling *tiling = &geometry->tiling[geometry->num_windows];
+        TN_TRY(tile(tiling, &list->layers[i], call, height, width, whole_windows, error));
+        height = tiling->out_height;
+        width = tiling->out_width;
+        geometry->count[++geometry->num_windows] = height * width;
+    }
+    return TENON_OK;
+}
+
+static bool has_windows(const tn_list *list)
+{
+    for (int i = 0; i < list->num_layers; i++) {
+        if (list->layers[i].type->reach == TN_REACH_WINDOW) return true;
+    }
+    return false;
+}
+
+tenon_status tn_geometry_make(tn_geometry *geometry, const tn_list *list, const tenon_call *call, int64_t num_input,
+                              bool whole_windows, tenon_error *error)
+{
+    const bool grid_given = call->grid_height != TENON_UNSET || call->grid_width != TENON_UNSET;
+    const bool needs_grid = has_windows(list);
+    tn_geometry made = {.num_input = num_input, .strip = list->strip};
+    if (num_input < 0 || (num_input == 0 && (needs_grid || grid_given))) {
+        return tn_fail(error, TENON_INVALID, "num_input_tokens must be positive (got %lld)", (long long)num_input);
+    }
+    if (num_input < list->strip || (needs_grid && num_input == list->strip)) {
+        return tn_fail(error, TENON_INVALID, "num_tokens=%lld leaves no patches after strip=%lld", (long long)num_input,
+                       (long long)list->strip);
+    }
+    if (call->pool_window != TENON_UNSET && call->pool_window <= 0) {
+        return tn_fail(error, TENON_INVALID, "pool_window must be positive (got %lld)", (long long)call->pool_window);
+    }
+    made.count[0] = num_input - list->strip;
+    if (needs_grid || grid_given) {
+        int64_t height, width;
+        TN_TRY(find_grid(call, num_input, list->strip, &height, &width, error));
+        TN_TRY(tile_levels(&made, list, call, height, width, whole_windows, error));
+    }
+    *geometry = made;
+    return TENON_OK;
+}
+
+void tn_tiling_patches(int64_t *patches, const tn_tiling *tiling, int64_t index)
+{
+    const int64_t top = index / tiling->out_width * tiling->window;
+    const int64_t left = index % tiling->out_width * tiling->window;
+    for (int64_t y = 0; y < tiling->slot_height; y++) {
+        for (int64_t x = 0; x < tiling->slot_width; x++) {
+            const bool inside = top + y < tiling->in_height && left + x < tiling->in_width;
+            *patches++ = inside ? (top + y) * tiling->in_width + left + x : -1;
+        }
+    }
+}
+
+tenon_status tenon_pooled_token_count(int64_t num_input_tokens, int64_t window, bool require_divisible, int64_t *count,
+                                      tenon_error *error)
+{
+    if (window <= 0) {
+        return tn_fail(error, TENON_INVALID, "pool window must be positive (got %lld)", (long long)window);
+    }
+    if (num_input_tokens <= 0) {
+        return tn_fail(error, TENON_INVALID, "num_input_tokens must be positive (got %lld)",
+                       (long long)num_input_tokens);
+    }
+    const tn_layer layer = {.window = window,
+                            .ragged = require_divisible ? TN_RAGGED_REJECT : TN_RAGGED_PARTIAL,
+                            .type = &tn_window_mean_type};
+    const tenon_call call = tn_call_read(NULL);
+    tn_tiling tiling;
+    int64_t side;
+    TN_TRY(square_grid(num_input_tokens, 0, &side, error));
+    TN_TRY(tile(&tiling, &layer, &call, side, side, false, error));
+    *count = tiling.out_height * tiling.out_width;
+    return TENON_OK;
+}
+
+tenon_status tenon_tokens_per_frame(int64_t num_tokens, int64_t num_frames, int64_t *count, tenon_error *error)
+{
+    if (num_frames <= 0 || num_tokens < 0 || num_tokens % num_frames != 0) {
+        return tn_fail(error, TENON_INVALID, "%lld visual tokens do not divide into %lld frames", (long long)num_tokens,
+                       (long long)num_frames);
+    }
+    *count = num_tokens / num_frames;
+    return TENON_OK;
+}
+
+tenon_status tenon_sequence_length(int64_t num_frames, int64_t tokens_per_frame, int64_t max_text_len, int64_t *length,
+                                   tenon_error *error)
+{
+    int64_t visual, total;
+    if (num_frames < 0 || tokens_per_frame < 0 || max_text_len < 0) {
+        return tn_fail(error, TENON_INVALID,
+                       "frames, tokens per frame and text length must not be negative (got %lld, "
+                       "%lld, %lld)",
+                       (long long)num_frames, (long long)tokens_per_frame, (long long)max_text_len);
+    }
+    if (!tn_mul_i64(num_frames, tokens_per_frame, &visual) || !tn_add_i64(visual, max_text_len, &total)) {
+        return tn_fail(error, TENON_INVALID, "%lld frames of %lld tokens and %lld of text do not fit 64 bits",
+                       (long long)num_frames, (long long)tokens_per_frame, (long long)max_text_len);
+    }
+    *length = total;
+    return TENON_OK;
+}

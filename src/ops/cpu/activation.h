@@ -1,0 +1,161 @@
+/* Element-wise functions, without libm, so that bits are ours on every system.
+ *
+ *   gelu(x)       = x Phi(x), Phi(x) = 1/2 + x P(x^2) / Q(x^2) for |x| <= 5.5, fitted to relative error 1.7e-8
+ *   gelu_tanh(x)  = x / (1 + exp(-2 u)), u = sqrt(2/pi) (x + 0.044715 x^3), since 1 + tanh(u) = 2 / (1 + exp(-2 u))
+ *   quick_gelu(x) = x / (1 + exp(-1.702 x)),  silu(x) = x / (1 + exp(-x))
+ *
+ * No step overflows on the way to a finite value; +inf gives +inf, -inf gives 0, NaN gives NaN.
+ */
+#ifndef TN_OPS_CPU_ACTIVATION_H
+#define TN_OPS_CPU_ACTIVATION_H
+
+/* 1.5 * 2^23: a float below 2^22 that is added to it is rounded to an integer, which stands in the low bits. */
+#define ROUNDER 0x1.8p23f
+
+/* exp(x) for x in [-87, 88], to about 1 ulp; NaN gives NaN. x = i ln 2 + r, |r| <= ln 2 / 2; ln 2 in two parts, the
+ * first so short that its products with i are exact. */
+static ALWAYS_INLINE vf exp_inner(vf x)
+{
+    const vf shifted = vf_fma(x, vf_set(0x1.715476p+0f), vf_set(ROUNDER));
+    const vf i = shifted - vf_set(ROUNDER);
+    vf r = vf_fma(i, vf_set(-0x1.63p-1f), x);
+    r = vf_fma(i, vf_set(0x1.bd0106p-13f), r);
+    vf p = vf_fma(r, vf_set(0x1.6d110ap-10f), vf_set(0x1.120b6ep-7f));
+    p = vf_fma(p, r, vf_set(0x1.55551ap-5f));
+    p = vf_fma(p, r, vf_set(0x1.5554dcp-3f));
+    p = vf_fma(p, r, vf_set(0.5f));
+    p = vf_fma(p * r, r, r);
+    const vf scale = (vf)(((vu)shifted - (vu)vf_set(ROUNDER) + 127u) << 23);
+    return vf_fma(p, scale, scale);
+}
+
+/* exp(x) for x <= 0, with 0 below -87. */
+static ALWAYS_INLINE vf exp_negative(vf x)
+{
+    const vi tiny = x < vf_set(-87.0f);
+    return vf_select(tiny, vf_set(0.0f), exp_inner(vf_select(tiny, vf_set(0.0f), x)));
+}
+
+/* x / (1 + exp(-z)); x and z have the same sign. */
+static ALWAYS_INLINE vf sigmoid_times(vf x, vf z)
+{
+    const vi gone = z<vf_set(-87.0f), whole = z> vf_set(87.0f);
+    const vf within = vf_select(gone | whole, vf_set(0.0f), z);
+    const vf y = x / (vf_set(1.0f) + exp_inner(-within));
+    return vf_select(gone, vf_set(0.0f), vf_select(whole, x, y));
+}
+
+static ALWAYS_INLINE vf gelu(vf x)
+{
+    const vi low = x<vf_set(-5.5f), high = x> vf_set(5.5f);
+    const vf t = x * x;
+    vf p = vf_fma(t, vf_set(0x1.89fa42p-26f), vf_set(0x1.a6e10cp-18f));
+    vf q = vf_fma(t, vf_set(0x1.41de5p-20f), vf_set(0x1.2ea8cep-14f));
+    p = vf_fma(p, t, vf_set(0x1.5916d8p-13f));
+    q = vf_fma(q, t, vf_set(0x1.e7b95p-10f));
+    p = vf_fma(p, t, vf_set(0x1.30d49ep-8f));
+    q = vf_fma(q, t, vf_set(0x1.d18caep-6f));
+    p = vf_fma(p, t, vf_set(0x1.1213e4p-5f));
+    q = vf_fma(q, t, vf_set(0x1.008af2p-2f));
+    p = vf_fma(p, t, vf_set(0x1.988452p-2f));
+    q = vf_fma(q, t, vf_set(1.0f));
+    const vf y = x * vf_fma(x, p / q, vf_set(0.5f));
+    return vf_select(low, vf_set(0.0f), vf_select(high, x, y));
+}
+
+static ALWAYS_INLINE vf gelu_tanh(vf x)
+{
+    const vf slope = vf_fma(x * x, vf_set(0x1.2444f2p-4f), vf_set(0x1.988454p+0f));
+    return sigmoid_times(x, x * slope);
+}
+
+static ALWAYS_INLINE vf quick_gelu(vf x)
+{
+    return sigmoid_times(x, x * vf_set(1.702f));
+}
+
+static ALWAYS_INLINE vf silu(vf x)
+{
+    return sigmoid_times(x, x);
+}
+
+static ALWAYS_INLINE vf relu(vf x)
+{
+    return vf_select(x <= vf_set(0.0f), vf_set(0.0f), x);
+}
+
+/* values[i] = f(values[i]) for i < count, a multiple of `lanes`. */
+#define EACH_VECTOR(f)                                                                                                 \
+    for (int64_t i = 0; i < count; i += lanes)                                                                         \
+    vf_store(values + i, f(vf_load(values + i)))
+
+static void activate(float *values, tn_act act, int64_t count)
+{
+    switch (act) {
+    case TN_ACT_GELU:
+        EACH_VECTOR(gelu);
+        break;
+    case TN_ACT_GELU_TANH:
+        EACH_VECTOR(gelu_tanh);
+        break;
+    case TN_ACT_QUICK_GELU:
+        EACH_VECTOR(quick_gelu);
+        break;
+    case TN_ACT_SILU:
+        EACH_VECTOR(silu);
+        break;
+    case TN_ACT_RELU:
+        EACH_VECTOR(relu);
+        break;
+    case TN_ACT_NONE:
+    case TN_ACT_COUNT:
+        break;
+    }
+}
+
+#undef EACH_VECTOR
+
+typedef struct element_call {
+    tn_rows y, x;
+    tn_act act;
+    int64_t rows, width;
+    blocking blocks;
+} element_call;
+
+/* y[r, from : to] = act(x[r, from : to]); x.data NULL stands for zeros. */
+static void element_span(const element_call *c, int64_t r, int64_t from, int64_t to)
+{
+    enum { span = 256 };
+    float values[span] = {0};
+    for (int64_t i = from; i < to; i += span) {
+        const int64_t count = tn_min_i64(span, to - i);
+        if (c->x.data != NULL) widen(values, c->x.dtype, element_at(&c->x, r, i), c->x.step, count);
+        activate(values, c->act, (int64_t)tn_align_up((size_t)count, lanes));
+        narrow(element_at(&c->y, r, i), c->y.dtype, values, count);
+    }
+}
+
+static void element_task(void *argument, int64_t index, int worker)
+{
+    (void)worker;
+    const element_call *c = argument;
+    const int64_t first = index / c->blocks.column_tasks * c->blocks.rows;
+    const int64_t from = index % c->blocks.column_tasks * c->blocks.columns;
+    const int64_t last = tn_min_i64(first + c->blocks.rows, c->rows);
+    const int64_t to = tn_min_i64(from + c->blocks.columns, c->width);
+    for (int64_t r = first; r < last; r++)
+        element_span(c, r, from, to);
+}
+
+static void activation(const tn_context *context, tn_rows y, tn_rows x, tn_act act, int64_t rows, int64_t width)
+{
+    element_call c = {y, x, act, rows, width, block_elements(rows, width)};
+    tn_parallel_for(context->parallel, c.blocks.row_tasks * c.blocks.column_tasks, element_task, &c);
+}
+
+static void copy(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t width)
+{
+    activation(context, y, x, TN_ACT_NONE, rows, width);
+}
+
+#endif

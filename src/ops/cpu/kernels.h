@@ -1,0 +1,26 @@
+/* All kernels, compiled for the level whose primitives were included before, and TN_LEVEL_TABLE(name) for its table. */
+#include "core/memory.h"
+#include "core/size.h"
+#include "ops/cpu/levels.h"
+
+#include "ops/cpu/rows.h"
+
+#include "ops/cpu/activation.h"
+#include "ops/cpu/fold.h"
+#include "ops/cpu/pack.h"
+
+#include "ops/cpu/linear.h"
+
+#include "ops/cpu/window_attend.h"
+#include "ops/cpu/window_mean.h"
+
+/* Rows whose hidden activation of a few thousand columns stays in a last-level cache; whole row blocks. */
+enum { block_rows = 7 * most_rows };
+
+#define TN_LEVEL_TABLE(level)                                                                                          \
+    {                                                                                                                  \
+        .name = level, .compute = TN_F32, .block_rows = block_rows, .packed_size = packed_size, .pack = pack,          \
+        .linear_scratch = linear_scratch, .linear = linear, .activation = activation,                                  \
+        .window_mean_scratch = window_mean_scratch, .window_mean = window_mean,                                        \
+        .window_attend_scratch = window_attend_scratch, .window_attend = window_attend, .copy = copy, .fold = fold,    \
+    }

@@ -1,0 +1,171 @@
+/* Packing of weights: for each group, panels of panel_columns outputs, [n / panel_columns][k][panel_columns], in their
+ * storage dtype; outputs past n are zeros. The product then reads one panel from front to back.
+ *
+ * Only bits move, so there is one code for 4-byte and one for 2-byte elements.
+ */
+#ifndef TN_OPS_CPU_PACK_H
+#define TN_OPS_CPU_PACK_H
+
+/* One tile of the product: tile_rows rows of x times one panel of w. 12 sums, 2 weights and 1 broadcast fill 15 of the
+ * 16 registers. */
+enum { tile_rows = 6, panel_vectors = 2, panel_columns = panel_vectors * lanes };
+
+typedef struct pack_call {
+    char *packed;
+    const char *w;
+    const tn_map *map;
+    int64_t group_stride, n_stride, k_stride;
+    int64_t panels, pieces; /* panels of a group; pieces that a panel's k is cut into */
+} pack_call;
+
+enum { pack_depth = 2048 };
+
+typedef uint32_t quad __attribute__((vector_size(16)));
+typedef uint16_t octet __attribute__((vector_size(16)));
+
+/* to[k * panel_columns + j] = from[j * n_stride + k] for j < 4, k < 16: whole cache lines of four rows. */
+static ALWAYS_INLINE void transpose_quads(uint32_t *to, const uint32_t *from, int64_t n_stride)
+{
+    UNROLL
+    for (int k = 0; k < 16; k += 4) {
+        quad a, b, c, d;
+        memcpy(&a, from + k, sizeof a);
+        memcpy(&b, from + n_stride + k, sizeof b);
+        memcpy(&c, from + 2 * n_stride + k, sizeof c);
+        memcpy(&d, from + 3 * n_stride + k, sizeof d);
+        const quad ac_low = __builtin_shufflevector(a, c, 0, 4, 1, 5),
+                   ac_high = __builtin_shufflevector(a, c, 2, 6, 3, 7);
+        const quad bd_low = __builtin_shufflevector(b, d, 0, 4, 1, 5),
+                   bd_high = __builtin_shufflevector(b, d, 2, 6, 3, 7);
+        const quad out[4] = {__builtin_shufflevector(ac_low, bd_low, 0, 4, 1, 5),
+                             __builtin_shufflevector(ac_low, bd_low, 2, 6, 3, 7),
+                             __builtin_shufflevector(ac_high, bd_high, 0, 4, 1, 5),
+                             __builtin_shufflevector(ac_high, bd_high, 2, 6, 3, 7)};
+        UNROLL
+        for (int i = 0; i < 4; i++)
+            memcpy(to + (k + i) * panel_columns, &out[i], sizeof out[i]);
+    }
+}
+
+static ALWAYS_INLINE octet zip_low(octet a, octet b)
+{
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+
+static ALWAYS_INLINE octet zip_high(octet a, octet b)
+{
+    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+
+/* to[k * panel_columns + j] = from[j * n_stride + k] for j < 8, k < 8: three rounds of zipping row j with row j + 4. */
+static ALWAYS_INLINE void transpose_octets(uint16_t *to, const uint16_t *from, int64_t n_stride)
+{
+    octet rows[8], zipped[8];
+    UNROLL
+    for (int j = 0; j < 8; j++)
+        memcpy(&rows[j], from + j * n_stride, sizeof rows[j]);
+    UNROLL
+    for (int round = 0; round < 3; round++) {
+        UNROLL
+        for (int j = 0; j < 4; j++) {
+            zipped[2 * j] = zip_low(rows[j], rows[j + 4]);
+            zipped[2 * j + 1] = zip_high(rows[j], rows[j + 4]);
+        }
+        UNROLL
+        for (int j = 0; j < 8; j++)
+            rows[j] = zipped[j];
+    }
+    UNROLL
+    for (int j = 0; j < 8; j++)
+        memcpy(to + j * panel_columns, &rows[j], sizeof rows[j]);
+}
+
+/* to[k, j] = from[j * n_stride + k * k_stride] for j in [from_column, columns), k in [first, depth). */
+static void pack_loop(char *to, const char *from, size_t size, int64_t n_stride, int64_t k_stride, int64_t from_column,
+                      int64_t columns, int64_t first, int64_t depth)
+{
+    for (int64_t k = first; k < depth; k++) {
+        for (int64_t j = from_column; j < columns; j++) {
+            const char *element = from + (j * n_stride + k * k_stride) * (int64_t)size;
+            char *place = to + (k * panel_columns + j) * (int64_t)size;
+            if (size == 4) {
+                memcpy(place, element, 4);
+            } else {
+                memcpy(place, element, 2);
+            }
+        }
+    }
+}
+
+/* The k-contiguous case: whole blocks by transposition, edges one by one. */
+static void pack_transposed(char *to, const char *from, size_t size, int64_t n_stride, int64_t columns, int64_t depth)
+{
+    const int64_t wide = size == 4 ? 4 : 8, deep = size == 4 ? 16 : 8;
+    const int64_t whole_columns = columns - columns % wide, whole_depth = depth - depth % deep;
+    for (int64_t k = 0; k < whole_depth; k += deep) {
+        for (int64_t j = 0; j < whole_columns; j += wide) {
+            const int64_t source = j * n_stride + k, target = k * panel_columns + j;
+            if (size == 4) {
+                transpose_quads((uint32_t *)(void *)to + target, (const uint32_t *)(const void *)from + source,
+                                n_stride);
+            } else {
+                transpose_octets((uint16_t *)(void *)to + target, (const uint16_t *)(const void *)from + source,
+                                 n_stride);
+            }
+        }
+    }
+    pack_loop(to, from, size, n_stride, 1, whole_columns, columns, 0, whole_depth);
+    pack_loop(to, from, size, n_stride, 1, 0, columns, whole_depth, depth);
+}
+
+static void pack_rows(char *to, const char *from, size_t size, int64_t k_stride, int64_t columns, int64_t depth)
+{
+    for (int64_t k = 0; k < depth; k++) {
+        char *row = to + k * panel_columns * (int64_t)size;
+        memcpy(row, from + k * k_stride * (int64_t)size, (size_t)columns * size);
+    }
+}
+
+static void pack_task(void *argument, int64_t index, int worker)
+{
+    (void)worker;
+    const pack_call *c = argument;
+    const tn_map *map = c->map;
+    const int64_t panel = index / c->pieces % c->panels, group = index / c->pieces / c->panels;
+    const int64_t first = index % c->pieces * pack_depth, depth = tn_min_i64(pack_depth, map->k - first);
+    const int64_t column = panel * panel_columns, columns = tn_min_i64(panel_columns, map->n - column);
+    const int64_t size = element_size(map->dtype);
+    char *to = c->packed + ((group * c->panels + panel) * map->k + first) * panel_columns * size;
+    const char *from = c->w + (group * c->group_stride + column * c->n_stride + first * c->k_stride) * size;
+    if (columns < panel_columns) memset(to, 0, (size_t)(depth * panel_columns * size));
+    if (c->k_stride == 1) {
+        pack_transposed(to, from, (size_t)size, c->n_stride, columns, depth);
+    } else if (c->n_stride == 1) {
+        pack_rows(to, from, (size_t)size, c->k_stride, columns, depth);
+    } else {
+        pack_loop(to, from, (size_t)size, c->n_stride, c->k_stride, 0, columns, 0, depth);
+    }
+}
+
+static bool packed_size(const tn_map *map, size_t *bytes)
+{
+    int64_t columns;
+    if (map->n < 0 || !tn_mul_i64(tn_ceil_div(map->n, panel_columns), panel_columns, &columns)) return false;
+    return tn_shape_bytes(3, (int64_t[]){map->groups, columns, map->k}, (size_t)element_size(map->dtype), bytes);
+}
+
+static void pack(const tn_context *context, void *packed, const void *w, const tn_map *map, int64_t group_stride,
+                 int64_t n_stride, int64_t k_stride)
+{
+    pack_call c = {packed,
+                   w,
+                   map,
+                   group_stride,
+                   n_stride,
+                   k_stride,
+                   tn_ceil_div(map->n, panel_columns),
+                   tn_ceil_div(map->k, pack_depth)};
+    tn_parallel_for(context->parallel, map->groups * c.panels * c.pieces, pack_task, &c);
+}
+
+#endif

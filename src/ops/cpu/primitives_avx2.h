@@ -1,0 +1,61 @@
+/* Primitives of the avx2 level: AVX2, FMA and F16C. */
+#ifndef TN_OPS_CPU_PRIMITIVES_AVX2_H
+#define TN_OPS_CPU_PRIMITIVES_AVX2_H
+
+#include <immintrin.h>
+
+enum { lanes = 8 };
+#include "ops/cpu/vector.h"
+
+static ALWAYS_INLINE vf vf_set(float value)
+{
+    return _mm256_set1_ps(value);
+}
+
+static ALWAYS_INLINE vd vd_set(double value)
+{
+    return _mm256_set1_pd(value);
+}
+
+/* a * b + c, rounded once. */
+static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+static ALWAYS_INLINE vd vd_fma(vd a, vd b, vd c)
+{
+    return _mm256_fmadd_pd(a, b, c);
+}
+
+/* Pins v to a register: gcc would fold its load into each FMA that uses it, and then runs out of load ports. */
+static ALWAYS_INLINE vf vf_keep(vf v)
+{
+    __asm__("" : "+x"(v));
+    return v;
+}
+
+static ALWAYS_INLINE vd vd_keep(vd v)
+{
+    __asm__("" : "+x"(v));
+    return v;
+}
+
+static ALWAYS_INLINE vf vf_load_f16(const uint16_t *from)
+{
+    return _mm256_cvtph_ps((__m128i)vh_load(from));
+}
+
+static ALWAYS_INLINE void vf_store_f16(uint16_t *to, vf v)
+{
+    const vh half = (vh)_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+    memcpy(to, &half, sizeof half);
+}
+
+/* The instruction is a no-op where a processor lacks it, and compilers want a flag of its own for the builtin. */
+static ALWAYS_INLINE void prefetch_for_write(const void *address)
+{
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)address));
+}
+
+#endif

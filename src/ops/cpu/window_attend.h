@@ -1,0 +1,297 @@
+/* Attention of one query per window and head, over the window's own patches:
+ *
+ *   s_j = scale * dot(q[r, h], x_j),  a = softmax(s),  y[r, h] = sum_j a_j x_j
+ *
+ * The present patches are listed first and everything runs over that list, so absent slots decide nothing. A dot is one
+ * chain per lane over the columns and then a fixed tree over the lanes. The sum over j is a chain in blocks of
+ * attend_block from zero, the blocks added in order. A window comes from memory for its dots and is still in the cache
+ * for the sum.
+ */
+#ifndef TN_OPS_CPU_WINDOW_ATTEND_H
+#define TN_OPS_CPU_WINDOW_ATTEND_H
+
+enum { attend_block = 128, dot_heads = 4, dot_patches = 3, mix_heads = 6, mix_vectors = 2 };
+
+typedef struct attend_call {
+    tn_rows y, weights, x, q;
+    float scale;
+    int64_t rows, slots, heads, width;
+    int64_t part, parts; /* heads of a task, tasks of a row */
+    char *scratch;
+    size_t scratch_stride; /* of a worker */
+} attend_call;
+
+/* One row's window: its present patches, and scores that become weights. */
+typedef struct attend_window {
+    const attend_call *call;
+    int64_t row;
+    int64_t present, padded; /* patches; padded to a multiple of `lanes` */
+    int64_t *offset;         /* [present] element offsets in x */
+    int64_t *slot;           /* [present] */
+    float *score;            /* [heads, padded] */
+} attend_window;
+
+static ALWAYS_INLINE const char *patch_at(const attend_window *w, int64_t j, tn_dtype dtype)
+{
+    return (const char *)w->call->x.data + w->offset[j] * element_size(dtype);
+}
+
+/* The sum of the lanes: halves are added until one is left. */
+static float sum_lanes(vf v)
+{
+    float a[lanes];
+    vf_store(a, v);
+    for (int half = lanes / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++)
+            a[i] = a[i] + a[i + half];
+    }
+    return a[0];
+}
+
+static float max_lanes(vf v)
+{
+    float most = v[0];
+    for (int i = 1; i < lanes; i++)
+        most = v[i] > most ? v[i] : most;
+    return most;
+}
+
+/* score[h, j] for a tile of heads and patches. */
+static ALWAYS_INLINE void dot_tile(const attend_window *w, int64_t head, int64_t patch, int heads, int patches,
+                                   tn_dtype dtype)
+{
+    const attend_call *c = w->call;
+    const char *x[dot_patches], *q[dot_heads];
+    vf sum[dot_heads][dot_patches];
+    for (int j = 0; j < patches; j++)
+        x[j] = patch_at(w, patch + j, dtype);
+    for (int h = 0; h < heads; h++)
+        q[h] = element_at(&c->q, w->row, (head + h) * c->width);
+    UNROLL
+    for (int h = 0; h < heads; h++) {
+        UNROLL
+        for (int j = 0; j < patches; j++)
+            sum[h][j] = vf_set(0.0f);
+    }
+    for (int64_t i = 0; i < c->width; i += lanes) {
+        const int64_t count = c->width - i;
+        vf patch_values[dot_patches];
+        UNROLL
+        for (int j = 0; j < patches; j++)
+            patch_values[j] = vf_keep(load_columns(dtype, x[j], c->x.step, i, count));
+        UNROLL
+        for (int h = 0; h < heads; h++) {
+            const vf query = vf_keep(load_columns(c->q.dtype, q[h], c->q.step, i, count));
+            UNROLL
+            for (int j = 0; j < patches; j++)
+                sum[h][j] = vf_fma(query, patch_values[j], sum[h][j]);
+        }
+    }
+    for (int h = 0; h < heads; h++) {
+        for (int j = 0; j < patches; j++)
+            w->score[(head + h) * w->padded + patch + j] = c->scale * sum_lanes(sum[h][j]);
+    }
+}
+
+static ALWAYS_INLINE void dot_window(const attend_window *w, int64_t from, int64_t to, tn_dtype dtype)
+{
+    int64_t j = 0;
+    for (; j + dot_patches <= w->present; j += dot_patches) {
+        int64_t h = from;
+        for (; h + dot_heads <= to; h += dot_heads)
+            dot_tile(w, h, j, dot_heads, dot_patches, dtype);
+        for (; h < to; h++)
+            dot_tile(w, h, j, 1, dot_patches, dtype);
+    }
+    for (; j < w->present; j++) {
+        int64_t h = from;
+        for (; h + dot_heads <= to; h += dot_heads)
+            dot_tile(w, h, j, dot_heads, 1, dtype);
+        for (; h < to; h++)
+            dot_tile(w, h, j, 1, 1, dtype);
+    }
+}
+
+/* score[padded] becomes exp(score - max) / sum; the padding becomes zeros. */
+static void soften(float *score, int64_t present, int64_t padded)
+{
+    for (int64_t j = present; j < padded; j++)
+        score[j] = -__builtin_inff();
+    vf most = vf_load(score);
+    for (int64_t j = lanes; j < padded; j += lanes) {
+        const vf s = vf_load(score + j);
+        most = vf_select(s > most, s, most);
+    }
+    most = vf_set(max_lanes(most));
+    vf sum = vf_set(0.0f);
+    for (int64_t j = 0; j < padded; j += lanes) {
+        const vf e = exp_negative(vf_load(score + j) - most);
+        vf_store(score + j, e);
+        sum = sum + e;
+    }
+    const vf divisor = vf_set(sum_lanes(sum));
+    for (int64_t j = 0; j < padded; j += lanes)
+        vf_store(score + j, vf_load(score + j) / divisor);
+}
+
+/* y[row, head : head + heads, column : column + count]; whole: all columns exist and are adjacent in x. */
+static ALWAYS_INLINE void mix_tile(const attend_window *w, int64_t head, int64_t column, int64_t count, int heads,
+                                   tn_dtype dtype, bool whole)
+{
+    const attend_call *c = w->call;
+    float total[mix_heads * mix_vectors * lanes];
+    const float *score = w->score + head * w->padded;
+    for (int64_t first = 0; first == 0 || first < w->present; first += attend_block) {
+        const int64_t last = tn_min_i64(first + attend_block, w->present);
+        vf sum[mix_heads][mix_vectors];
+        UNROLL
+        for (int h = 0; h < heads; h++) {
+            UNROLL
+            for (int v = 0; v < mix_vectors; v++)
+                sum[h][v] = vf_set(0.0f);
+        }
+        for (int64_t j = first; j < last; j++) {
+            const char *from = patch_at(w, j, dtype) + column * c->x.step * element_size(dtype);
+            vf x[mix_vectors];
+            UNROLL
+            for (int v = 0; v < mix_vectors; v++) {
+                const int64_t left = tn_max_i64(count - v * lanes, 0);
+                x[v] = vf_keep(whole ? load_as(dtype, from, v * lanes)
+                                     : load_columns(dtype, from, c->x.step, v * lanes, left));
+            }
+            UNROLL
+            for (int h = 0; h < heads; h++) {
+                const vf a = vf_set(score[h * w->padded + j]);
+                UNROLL
+                for (int v = 0; v < mix_vectors; v++)
+                    sum[h][v] = vf_fma(a, x[v], sum[h][v]);
+            }
+        }
+        UNROLL
+        for (int h = 0; h < heads; h++) {
+            UNROLL
+            for (int v = 0; v < mix_vectors; v++) {
+                float *to = total + (h * mix_vectors + v) * lanes;
+                vf_store(to, first == 0 ? sum[h][v] : vf_load(to) + sum[h][v]);
+            }
+        }
+    }
+    for (int h = 0; h < heads; h++) {
+        char *y = element_at(&c->y, w->row, (head + h) * c->width + column);
+        for (int v = 0; v < mix_vectors && v * lanes < count; v++) {
+            const vf out = plain_nan(vf_load(total + (h * mix_vectors + v) * lanes));
+            store_columns(c->y.dtype, y, v * lanes, out, count - v * lanes);
+        }
+    }
+}
+
+static ALWAYS_INLINE void mix_columns(const attend_window *w, int64_t from, int64_t to, int64_t column, int64_t count,
+                                      tn_dtype dtype, bool whole)
+{
+    int64_t h = from;
+    for (; h + mix_heads <= to; h += mix_heads)
+        mix_tile(w, h, column, count, mix_heads, dtype, whole);
+    for (; h + 2 <= to; h += 2)
+        mix_tile(w, h, column, count, 2, dtype, whole);
+    for (; h < to; h++)
+        mix_tile(w, h, column, count, 1, dtype, whole);
+}
+
+static ALWAYS_INLINE void mix_window(const attend_window *w, int64_t from, int64_t to, tn_dtype dtype)
+{
+    enum { columns = mix_vectors * lanes };
+    const int64_t width = w->call->width;
+    int64_t i = 0;
+    if (w->call->x.step == 1) {
+        for (; i + columns <= width; i += columns)
+            mix_columns(w, from, to, i, columns, dtype, true);
+    }
+    for (; i < width; i += columns)
+        mix_columns(w, from, to, i, tn_min_i64(columns, width - i), dtype, false);
+}
+
+static ALWAYS_INLINE void attend_heads(const attend_window *w, int64_t from, int64_t to, tn_dtype dtype)
+{
+    dot_window(w, from, to, dtype);
+    if (w->present > 0) {
+        for (int64_t h = from; h < to; h++)
+            soften(w->score + h * w->padded, w->present, w->padded);
+    }
+    mix_window(w, from, to, dtype);
+}
+
+static void write_weights(const attend_window *w, int64_t from, int64_t to)
+{
+    const attend_call *c = w->call;
+    for (int64_t h = from; h < to; h++) {
+        char *row = element_at(&c->weights, w->row, h * c->slots);
+        const int64_t size = element_size(c->weights.dtype);
+        memset(row, 0, (size_t)(c->slots * size));
+        for (int64_t j = 0; j < w->present; j++) {
+            const vf a = plain_nan(vf_set(w->score[h * w->padded + j]));
+            store_some(c->weights.dtype, row + w->slot[j] * size, a, 1);
+        }
+    }
+}
+
+static attend_window list_patches(const attend_call *c, int64_t row, char *scratch)
+{
+    attend_window w = {.call = c, .row = row, .offset = (int64_t *)(void *)scratch};
+    w.slot = w.offset + c->slots;
+    w.score = (float *)(void *)(w.slot + c->slots);
+    for (int64_t j = 0; j < c->slots; j++) {
+        const int64_t offset = row_offset(&c->x, row * c->slots + j);
+        if (offset < 0) continue;
+        w.offset[w.present] = offset;
+        w.slot[w.present++] = j;
+    }
+    w.padded = tn_ceil_div(w.present, lanes) * lanes;
+    return w;
+}
+
+static void attend_task(void *argument, int64_t index, int worker)
+{
+    const attend_call *c = argument;
+    const attend_window w = list_patches(c, index / c->parts, c->scratch + (size_t)worker * c->scratch_stride);
+    const int64_t from = index % c->parts * c->part, to = tn_min_i64(from + c->part, c->heads);
+    if (c->x.dtype == TN_F32) {
+        attend_heads(&w, from, to, TN_F32);
+    } else if (c->x.dtype == TN_BF16) {
+        attend_heads(&w, from, to, TN_BF16);
+    } else {
+        attend_heads(&w, from, to, TN_F16);
+    }
+    if (c->weights.data != NULL) write_weights(&w, from, to);
+}
+
+/* Of one worker; SIZE_MAX when it does not fit. */
+static size_t attend_scratch(int64_t slots, int64_t heads)
+{
+    size_t bytes = 0;
+    if (slots > INT64_MAX / 32 || !add_product(&bytes, slots, 2, sizeof(int64_t)) ||
+        !add_product(&bytes, heads, tn_ceil_div(slots, lanes) * lanes, sizeof(float)))
+        return SIZE_MAX;
+    return bytes;
+}
+
+static size_t window_attend_scratch(int64_t slots, int64_t heads, int64_t width, int workers)
+{
+    (void)width;
+    size_t bytes;
+    return tn_mul_size(attend_scratch(slots, heads), (size_t)workers, &bytes) ? bytes : SIZE_MAX;
+}
+
+static void window_attend(const tn_context *context, tn_rows y, tn_rows weights, tn_rows x, tn_rows q, double scale,
+                          int64_t rows, int64_t slots, int64_t heads, int64_t width)
+{
+    if (heads <= 0) return;
+    attend_call c = {y, weights, x, q, (float)scale, rows, slots, heads, width, heads, 1, context->scratch, 0};
+    c.scratch_stride = attend_scratch(slots, heads);
+    if (rows < 4 * (int64_t)context->parallel->workers) {
+        c.part = tn_min_i64(dot_heads, heads);
+        c.parts = tn_ceil_div(heads, c.part);
+    }
+    tn_parallel_for(context->parallel, rows * c.parts, attend_task, &c);
+}
+
+#endif

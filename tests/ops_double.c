@@ -1,0 +1,209 @@
+/* The ops table in float64. Packed weights are doubles, [groups, n, k]. */
+#include "ops_double.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static double get(tn_rows rows, int64_t row, int64_t column)
+{
+    const int64_t start = rows.offset != NULL ? rows.offset[row] : row * rows.stride;
+    return tn_load(rows.data, rows.dtype, start + column * rows.step);
+}
+
+static void put(tn_rows rows, int64_t row, int64_t column, double value)
+{
+    const int64_t start = rows.offset != NULL ? rows.offset[row] : row * rows.stride;
+    tn_store(rows.data, rows.dtype, start + column * rows.step, value);
+}
+
+static bool is_absent(tn_rows rows, int64_t row)
+{
+    return rows.offset != NULL && rows.offset[row] < 0;
+}
+
+double act_double(tn_act act, double x)
+{
+    switch (act) {
+    case TN_ACT_GELU:
+        return isinf(x) && x < 0 ? 0 : 0.5 * x * erfc(-x * sqrt(0.5));
+    case TN_ACT_GELU_TANH:
+        return isinf(x) && x < 0 ? 0 : 0.5 * x * (1 + tanh(sqrt(2 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
+    case TN_ACT_QUICK_GELU:
+        return isinf(x) && x < 0 ? 0 : x / (1 + exp(-1.702 * x));
+    case TN_ACT_SILU:
+        return isinf(x) && x < 0 ? 0 : x / (1 + exp(-x));
+    case TN_ACT_RELU:
+        return x > 0 || isnan(x) ? x : 0;
+    default:
+        return x;
+    }
+}
+
+static bool packed_size(const tn_map *map, size_t *bytes)
+{
+    *bytes = (size_t)(map->groups * map->n * map->k) * sizeof(double);
+    return true;
+}
+
+static void pack(const tn_context *context, void *packed, const void *w, const tn_map *map, int64_t group_stride,
+                 int64_t n_stride, int64_t k_stride)
+{
+    (void)context;
+    double *to = packed;
+    for (int64_t g = 0; g < map->groups; g++) {
+        for (int64_t i = 0; i < map->n; i++) {
+            for (int64_t j = 0; j < map->k; j++) {
+                *to++ = tn_load(w, map->dtype, g * group_stride + i * n_stride + j * k_stride);
+            }
+        }
+    }
+}
+
+static size_t linear_scratch(const tn_map *map, int64_t rows, int workers)
+{
+    (void)map;
+    (void)rows;
+    (void)workers;
+    return 0;
+}
+
+static void linear(const tn_context *context, tn_rows y, tn_rows x, const void *packed, const void *bias, tn_act act,
+                   const tn_map *map, int64_t rows)
+{
+    (void)context;
+    const double *b = bias;
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = 0; i < map->groups * map->n; i++) {
+            const double *w = (const double *)packed + i * map->k;
+            double sum = b != NULL ? b[i] : 0;
+            for (int64_t j = 0; j < map->k; j++)
+                sum += w[j] * get(x, r, i / map->n * map->k + j);
+            put(y, r, i, act_double(act, sum));
+        }
+    }
+}
+
+static void activation(const tn_context *context, tn_rows y, tn_rows x, tn_act act, int64_t rows, int64_t width)
+{
+    (void)context;
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = 0; i < width; i++)
+            put(y, r, i, act_double(act, get(x, r, i)));
+    }
+}
+
+static size_t window_mean_scratch(int64_t slots, int64_t width, int workers)
+{
+    (void)slots;
+    (void)width;
+    (void)workers;
+    return 0;
+}
+
+static void window_mean(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t slots, int64_t width)
+{
+    (void)context;
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = 0; i < width; i++) {
+            double sum = 0;
+            int64_t count = 0;
+            for (int64_t s = r * slots; s < (r + 1) * slots; s++) {
+                if (is_absent(x, s)) continue;
+                sum += get(x, s, i);
+                count++;
+            }
+            put(y, r, i, count > 0 ? sum / (double)count : 0);
+        }
+    }
+}
+
+static size_t window_attend_scratch(int64_t slots, int64_t heads, int64_t width, int workers)
+{
+    (void)heads;
+    (void)width;
+    (void)workers;
+    return (size_t)slots * sizeof(double);
+}
+
+/* a[s] = softmax over the present slots of row r, 0 where absent. */
+static void soften(double *a, tn_rows x, tn_rows q, double scale, int64_t r, int64_t head, int64_t slots, int64_t width)
+{
+    double most = -INFINITY, sum = 0;
+    for (int64_t s = 0; s < slots; s++) {
+        a[s] = -INFINITY;
+        if (is_absent(x, r * slots + s)) continue;
+        a[s] = 0;
+        for (int64_t i = 0; i < width; i++)
+            a[s] += get(q, r, head * width + i) * get(x, r * slots + s, i);
+        a[s] *= scale;
+        most = a[s] > most || isnan(a[s]) ? a[s] : most;
+    }
+    for (int64_t s = 0; s < slots; s++) {
+        a[s] = is_absent(x, r * slots + s) ? 0 : exp(a[s] - most);
+        sum += a[s];
+    }
+    for (int64_t s = 0; s < slots; s++)
+        a[s] = is_absent(x, r * slots + s) ? 0 : a[s] / sum;
+}
+
+static void window_attend(const tn_context *context, tn_rows y, tn_rows weights, tn_rows x, tn_rows q, double scale,
+                          int64_t rows, int64_t slots, int64_t heads, int64_t width)
+{
+    double *a = context->scratch;
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t h = 0; h < heads; h++) {
+            soften(a, x, q, scale, r, h, slots, width);
+            for (int64_t s = 0; s < slots && weights.data != NULL; s++)
+                put(weights, r, h * slots + s, a[s]);
+            for (int64_t i = 0; i < width; i++) {
+                double sum = 0;
+                for (int64_t s = 0; s < slots; s++) {
+                    if (!is_absent(x, r * slots + s)) sum += a[s] * get(x, r * slots + s, i);
+                }
+                put(y, r, h * width + i, sum);
+            }
+        }
+    }
+}
+
+static void copy(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t width)
+{
+    (void)context;
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = 0; i < width; i++)
+            put(y, r, i, x.data != NULL ? get(x, r, i) : 0);
+    }
+}
+
+static void fold(const tn_context *context, void *w, const void *outer, tn_dtype outer_dtype, const void *inner,
+                 tn_dtype inner_dtype, const void *add, tn_dtype add_dtype, int64_t n, int64_t k, int64_t inner_n)
+{
+    (void)context;
+    double *to = w;
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t j = 0; j < k; j++) {
+            double sum = add != NULL ? tn_load(add, add_dtype, i * k + j) : 0;
+            for (int64_t m = 0; m < inner_n; m++) {
+                sum += tn_load(outer, outer_dtype, i * inner_n + m) * tn_load(inner, inner_dtype, m * k + j);
+            }
+            to[i * k + j] = sum;
+        }
+    }
+}
+
+const tn_ops ops_double = {
+    .name = "double",
+    .compute = TN_F64,
+    .block_rows = 7, /* small, so that blocks are crossed */
+    .packed_size = packed_size,
+    .pack = pack,
+    .linear_scratch = linear_scratch,
+    .linear = linear,
+    .activation = activation,
+    .window_mean_scratch = window_mean_scratch,
+    .window_mean = window_mean,
+    .window_attend_scratch = window_attend_scratch,
+    .window_attend = window_attend,
+    .copy = copy,
+    .fold = fold,
+};

@@ -1,0 +1,508 @@
+/* The adapter: parameters, prepare, the checks of a call, blocks and levels of windows, workspace, threads. Values are
+ * judged elsewhere (test_properties, test_golden); here the layers run on the table in double. */
+#include "adapter/adapter.h"
+#include "ops_double.h"
+#include "tenon/tenon.h"
+#include "tests.h"
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static tenon_error error;
+
+static void assert_ok(tenon_status status)
+{
+    if (status != TENON_OK) fail_msg("%s", error.message);
+}
+
+static void assert_says(tenon_status status, tenon_status expected, const char *part)
+{
+    assert_int_equal(status, expected);
+    if (strstr(error.message, part) == NULL) fail_msg("'%s' is not in '%s'", part, error.message);
+}
+
+/* An adapter with parameters but no pack. */
+static tenon_adapter *adapter_of(const char *json, int64_t in_dim, int64_t out_dim)
+{
+    tenon_config *config;
+    tenon_adapter *adapter;
+    assert_ok(tenon_config_from_json(json, strlen(json), &config, &error));
+    assert_ok(tenon_adapter_new(config, in_dim, out_dim, NULL, &adapter, &error));
+    assert_ok(tenon_adapter_reset_parameters(adapter, TENON_F32, 1, &error));
+    tenon_config_free(config);
+    return adapter;
+}
+
+static void prepare_double(tenon_adapter *adapter)
+{
+    const tn_parallel serial = {1, NULL};
+    assert_ok(tn_adapter_prepare_for(adapter, &ops_double, &serial, &error));
+}
+
+/* A dense float32 tensor of three axes over `data`. */
+typedef struct tensor3 {
+    int64_t shape[3];
+    int64_t strides[3];
+    DLTensor tensor;
+} tensor3;
+
+static void tensor3_init(tensor3 *t, float *data, int64_t a, int64_t b, int64_t c)
+{
+    *t = (tensor3){.shape = {a, b, c}, .strides = {b * c, c, 1}};
+    t->tensor = (DLTensor){data, {kDLCPU, 0}, 3, {kDLFloat, 32, 1}, t->shape, t->strides, 0};
+}
+
+static float *random_floats(int64_t count)
+{
+    static uint32_t state = 12345;
+    float *values = malloc((size_t)count * sizeof *values);
+    for (int64_t i = 0; i < count; i++) {
+        state = state * 1664525u + 1013904223u;
+        values[i] = (float)(int32_t)state * 0x1p-31f;
+    }
+    return values;
+}
+
+/* linear -> window mean -> relu -> window mean -> linear: rows before, between and after two levels of windows. */
+static void pyramid(tenon_builder *b)
+{
+    const int64_t first = tenon_option_int(b, "first_window", 2);
+    tenon_linear(b, "stem", 3, TENON_BIAS);
+    tenon_window_mean(b, first, "partial");
+    tenon_activation(b, "relu");
+    tenon_window_mean(b, 2, "partial");
+    tenon_linear(b, "head", tenon_builder_out_dim(b), TENON_BIAS);
+}
+
+/* Mean over the present cells of each window of a grid [h, w, c]; presence is NaN-free cells. Returns the new grid. */
+static double *pool_grid(const double *grid, int64_t h, int64_t w, int64_t c, int64_t window)
+{
+    const int64_t oh = (h + window - 1) / window, ow = (w + window - 1) / window;
+    double *out = malloc((size_t)(oh * ow * c) * sizeof *out);
+    for (int64_t o = 0; o < oh * ow * c; o++) {
+        const int64_t channel = o % c, column = o / c % ow, row = o / c / ow;
+        double sum = 0;
+        int count = 0;
+        for (int64_t y = row * window; y < h && y < (row + 1) * window; y++) {
+            for (int64_t x = column * window; x < w && x < (column + 1) * window; x++) {
+                const double v = grid[(y * w + x) * c + channel];
+                if (isnan(v)) continue;
+                sum += v;
+                count++;
+            }
+        }
+        out[o] = count > 0 ? sum / count : NAN;
+    }
+    return out;
+}
+
+static const float *parameter_data(const tenon_adapter *adapter, const char *name)
+{
+    int64_t index;
+    tenon_parameter p;
+    tenon_parameter_init(&p);
+    assert_ok(tenon_adapter_find_parameter(adapter, name, &index, &error));
+    assert_ok(tenon_adapter_parameter(adapter, index, &p, &error));
+    return p.data;
+}
+
+static double *dense(const tenon_adapter *adapter, const char *name, const double *x, int64_t rows, int64_t k,
+                     int64_t n)
+{
+    char full[64];
+    double *y = malloc((size_t)(rows * n) * sizeof *y);
+    snprintf(full, sizeof full, "%s.weight", name);
+    const float *w = parameter_data(adapter, full);
+    snprintf(full, sizeof full, "%s.bias", name);
+    const float *b = parameter_data(adapter, full);
+    for (int64_t i = 0; i < rows * n; i++) {
+        y[i] = (double)b[i % n];
+        for (int64_t j = 0; j < k; j++)
+            y[i] += (double)w[i % n * k + j] * x[i / n * k + j];
+    }
+    return y;
+}
+
+/* The pyramid of one image [h * w, 4], masked cells NaN; result [*count, 5], dead tokens NaN. */
+static double *reference_pyramid(const tenon_adapter *adapter, const float *x, const uint8_t *mask, int64_t h,
+                                 int64_t w, int64_t window, int64_t *count)
+{
+    double *image = malloc((size_t)(h * w * 4) * sizeof *image);
+    for (int64_t i = 0; i < h * w * 4; i++)
+        image[i] = mask[i / 4] ? (double)x[i] : NAN;
+    double *stem = dense(adapter, "stem", image, h * w, 4, 3);
+    double *first = pool_grid(stem, h, w, 3, window);
+    const int64_t fh = (h + window - 1) / window, fw = (w + window - 1) / window;
+    for (int64_t i = 0; i < fh * fw * 3; i++)
+        first[i] = isnan(first[i]) ? NAN : fmax(first[i], 0);
+    double *second = pool_grid(first, fh, fw, 3, 2);
+    *count = (fh + 1) / 2 * ((fw + 1) / 2);
+    double *head = dense(adapter, "head", second, *count, 3, 5);
+    free(image), free(stem), free(first), free(second);
+    return head;
+}
+
+static void rows_and_windows_mix(void **state)
+{
+    (void)state;
+    (void)!tenon_register_adapter("pyramid", pyramid, NULL);
+    tenon_adapter *adapter = adapter_of("{\"type\": \"pyramid\"}", 4, 5);
+    prepare_double(adapter);
+    for (int64_t trial = 0; trial < 40; trial++) {
+        const int64_t h = 1 + trial % 7, w = 1 + trial % 5, batch = 1 + trial % 3, n = h * w, window = 1 + trial % 3;
+        float *x = random_floats(batch * n * 4);
+        uint8_t *mask = malloc((size_t)(batch * n));
+        for (int64_t i = 0; i < batch * n; i++)
+            mask[i] = trial < 10 || x[i * 4] > -0.3f;
+        tenon_call call;
+        tenon_call_init(&call);
+        call.grid_height = h, call.grid_width = w;
+        if (trial % 2 == 1) call.pool_window = window; /* overrides both pools */
+        DLTensor mask_tensor = {mask, {kDLCPU, 0}, 2, {kDLUInt, 8, 1}, (int64_t[]){batch, n}, NULL, 0};
+        call.patch_mask = &mask_tensor;
+        int64_t m;
+        assert_ok(tenon_adapter_output_num_tokens(adapter, &call, n, &m, &error));
+        float *y = malloc((size_t)(batch * m * 5) * sizeof *y);
+        tensor3 tx, ty;
+        tensor3_init(&tx, x, batch, n, 4);
+        tensor3_init(&ty, y, batch, m, 5);
+        assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, &call, NULL, &error));
+        for (int64_t b = 0; b < batch && trial % 2 == 0; b++) {
+            int64_t count;
+            double *expected = reference_pyramid(adapter, x + b * n * 4, mask + b * n, h, w, 2, &count);
+            assert_int_equal(count, m);
+            for (int64_t i = 0; i < m * 5; i++) {
+                const float found = y[b * m * 5 + i];
+                if (isnan(expected[i])) {
+                    assert_true(found == 0);
+                } else {
+                    assert_true(fabs((double)found - expected[i]) < 1e-6);
+                }
+            }
+            free(expected);
+        }
+        free(x), free(y), free(mask);
+    }
+    tenon_adapter_free(adapter);
+}
+
+static void parameters_are_set_and_borrowed(void **state)
+{
+    (void)state;
+    tenon_adapter *adapter = adapter_of("{\"type\": \"linear\"}", 2, 2);
+    float weight[] = {1, 2, 3, 4}, bias[] = {10, 20}, x[] = {1, 1}, y[2];
+    DLTensor t = {weight, {kDLCPU, 0}, 2, {kDLFloat, 32, 1}, (int64_t[]){2, 2}, NULL, 0};
+    assert_ok(tenon_adapter_set_parameter(adapter, "proj.weight", &t, &error));
+    t.ndim = 1, t.data = bias;
+    assert_ok(tenon_adapter_set_parameter(adapter, "proj.bias", &t, &error));
+    assert_ptr_equal(parameter_data(adapter, "proj.weight"), weight);
+    t.shape = (int64_t[]){3};
+    assert_says(tenon_adapter_set_parameter(adapter, "proj.bias", &t, &error), TENON_MISMATCH,
+                "'proj.bias' has shape [3]; expected [2]");
+    assert_says(tenon_adapter_set_parameter(adapter, "proj.bia", &t, &error), TENON_NOT_FOUND,
+                "proj.weight, proj.bias");
+    t.shape = (int64_t[]){2}, t.strides = (int64_t[]){2};
+    assert_says(tenon_adapter_set_parameter(adapter, "proj.bias", &t, &error), TENON_UNSUPPORTED, "strided");
+    prepare_double(adapter);
+    bias[0] = 0; /* the pack has its own copy */
+    tensor3 tx, ty;
+    tensor3_init(&tx, x, 1, 1, 2);
+    tensor3_init(&ty, y, 1, 1, 2);
+    assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, NULL, &error));
+    assert_true(y[0] == 13 && y[1] == 27);
+    tenon_adapter_free(adapter);
+}
+
+static void changes_unpublish_the_pack(void **state)
+{
+    (void)state;
+    float x[4] = {0}, y[4];
+    tensor3 tx, ty;
+    tensor3_init(&tx, x, 1, 1, 4);
+    tensor3_init(&ty, y, 1, 1, 4);
+    tenon_config *config;
+    tenon_adapter *adapter;
+    assert_ok(tenon_config_new("linear", &config, &error));
+    assert_ok(tenon_adapter_new(config, 4, 4, NULL, &adapter, &error));
+    tenon_config_free(config);
+    size_t bytes;
+    assert_says(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, NULL, &error), TENON_NOT_PREPARED,
+                "tenon_adapter_prepare");
+    assert_says(tenon_adapter_workspace_size(adapter, 1, NULL, &bytes, &error), TENON_NOT_PREPARED, "not prepared");
+    assert_says(tenon_adapter_prepare(adapter, NULL, &error), TENON_NOT_PREPARED, "'proj.weight' has no storage");
+    assert_says(tenon_adapter_reset_parameters(adapter, (tenon_dtype)9, 0, &error), TENON_INVALID, "f32, bf16 or f16");
+    assert_ok(tenon_adapter_reset_parameters(adapter, TENON_F32, 0, &error));
+    assert_null(tenon_adapter_cpu(adapter));
+    prepare_double(adapter);
+    assert_string_equal(tenon_adapter_cpu(adapter), "double");
+    assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, NULL, &error));
+    assert_ok(tenon_adapter_reset_parameters(adapter, TENON_BF16, 0, &error));
+    assert_int_equal(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, NULL, NULL), TENON_NOT_PREPARED);
+    tenon_prepare_options options;
+    tenon_prepare_options_init(&options);
+    options.cpu = "z80";
+    assert_says(tenon_adapter_prepare(adapter, &options, &error), TENON_INVALID, "unknown CPU level 'z80'");
+    tenon_adapter_free(adapter);
+}
+
+static void calls_are_checked(void **state)
+{
+    (void)state;
+    tenon_adapter *adapter = adapter_of("{\"type\": \"attentional_pool\", \"pool_heads\": 2}", 4, 6);
+    prepare_double(adapter);
+    float x[2 * 16 * 4] = {0}, y[2 * 4 * 6 + 8], a[2 * 4 * 2 * 4];
+    tensor3 tx, ty;
+    tenon_call call;
+    tenon_call_init(&call);
+#define FORWARD tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, &call, NULL, &error)
+#define FRESH (tensor3_init(&tx, x, 2, 16, 4), tensor3_init(&ty, y, 2, 4, 6), tenon_call_init(&call))
+    FRESH;
+    assert_ok(FORWARD);
+    tx.shape[2] = 3; /* B22, B108 */
+    assert_says(FORWARD, TENON_MISMATCH, "x has width 3; the adapter's in_dim is 4");
+    FRESH, tx.tensor.ndim = 2; /* B17 */
+    assert_says(FORWARD, TENON_MISMATCH, "x has 2 dimensions");
+    FRESH, ty.shape[1] = 5;
+    assert_says(FORWARD, TENON_MISMATCH, "y has shape [2, 5, 6]; expected [2, 4, 6]");
+    FRESH, ty.tensor.dtype = (DLDataType){kDLFloat, 64, 1};
+    assert_says(FORWARD, TENON_UNSUPPORTED, "y is float64; expected float32, bfloat16 or float16");
+    FRESH, tx.tensor.device.device_type = kDLCUDA; /* B110 */
+    assert_says(FORWARD, TENON_UNSUPPORTED, "computes on the CPU");
+    FRESH, ty.strides[2] = 2;
+    assert_says(FORWARD, TENON_UNSUPPORTED, "last axis");
+    FRESH, ty.strides[1] = 5;
+    assert_says(FORWARD, TENON_INVALID, "share memory");
+    FRESH, ty.tensor.data = x + 60;
+    assert_says(FORWARD, TENON_INVALID, "x and y overlap");
+    FRESH, call.threads = -2;
+    assert_says(FORWARD, TENON_INVALID, "threads is -2");
+    FRESH, call.pool_window = 3;
+    assert_says(FORWARD, TENON_INVALID, "(4x4) be divisible by the pool window (3)");
+    uint8_t bits[32] = {1};
+    DLTensor mask = {bits, {kDLCPU, 0}, 2, {kDLUInt, 8, 1}, (int64_t[]){2, 15}, NULL, 0};
+    FRESH, call.patch_mask = &mask;
+    assert_says(FORWARD, TENON_MISMATCH, "patch_mask has shape [2, 15]; expected [2, 16]");
+    mask.dtype.bits = 32;
+    assert_says(FORWARD, TENON_UNSUPPORTED, "patch_mask is uint32");
+    mask = (DLTensor){bits, {kDLCPU, 0}, 1, {kDLUInt, 8, 1}, (int64_t[]){3}, NULL, 0};
+    FRESH, call.frame_mask = &mask;
+    assert_says(FORWARD, TENON_MISMATCH, "frame_mask has shape [3]; expected [2]");
+    DLTensor attention = {a, {kDLCPU, 0}, 4, {kDLFloat, 32, 1}, (int64_t[]){2, 4, 2, 9}, NULL, 0};
+    FRESH, call.attention = &attention;
+    assert_says(FORWARD, TENON_MISMATCH, "attention has shape [2, 4, 2, 9]; expected [2, 4, 2, 4]");
+    attention.shape = (int64_t[]){2, 4, 2, 4};
+    assert_ok(FORWARD);
+    attention.data = y;
+    assert_says(FORWARD, TENON_INVALID, "attention overlaps");
+    tenon_adapter_free(adapter);
+    adapter = adapter_of("{\"type\": \"avgpool\"}", 4, 6);
+    prepare_double(adapter);
+    assert_says(FORWARD, TENON_UNSUPPORTED, "'avgpool' has no pooling weights");
+    tenon_adapter_free(adapter);
+}
+
+static void workspaces_are_enough(void **state)
+{
+    (void)state;
+    static const char *const configs[] = {"{}", "{\"type\": \"linear\"}", "{\"type\": \"avgpool\"}",
+                                          "{\"type\": \"attentional_pool\", \"pool_heads\": 2}",
+                                          "{\"type\": \"pyramid\"}"};
+    (void)!tenon_register_adapter("pyramid", pyramid, NULL);
+    for (size_t c = 0; c < sizeof configs / sizeof configs[0]; c++) {
+        tenon_adapter *adapter = adapter_of(configs[c], 4, 6);
+        prepare_double(adapter);
+        float *x = random_floats(5 * 16 * 4), y[5 * 16 * 6], z[5 * 16 * 6];
+        int64_t m;
+        size_t bytes;
+        assert_ok(tenon_adapter_output_num_tokens(adapter, NULL, 16, &m, &error));
+        assert_ok(tenon_adapter_workspace_size(adapter, 16, NULL, &bytes, &error));
+        char *memory = malloc(bytes + 64);
+        memset(memory, 0x5a, bytes + 64);
+        tensor3 tx, ty, tz;
+        tensor3_init(&tx, x, 5, 16, 4);
+        tensor3_init(&ty, y, 5, m, 6);
+        tensor3_init(&tz, z, 5, m, 6);
+        const tenon_workspace small = {memory + 1, bytes - 1}, exact = {memory + 1, bytes};
+        assert_says(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, &small, &error), TENON_INVALID,
+                    "this call needs");
+        assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, &exact, &error));
+        assert_int_equal(memory[0], 0x5a);
+        for (size_t i = bytes + 1; i < bytes + 64; i++)
+            assert_int_equal(memory[i], 0x5a);
+        assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &tz.tensor, NULL, NULL, &error));
+        assert_memory_equal(y, z, (size_t)(5 * m * 6) * sizeof(float));
+        free(memory);
+        free(x);
+        tenon_adapter_free(adapter);
+    }
+}
+
+/* An allocator that counts, and fails on demand. */
+typedef struct counting {
+    int64_t live, calls, fail_at;
+} counting;
+
+static void *counting_alloc(void *context, size_t size, size_t align)
+{
+    counting *c = context;
+    if (++c->calls == c->fail_at) return NULL;
+    c->live++;
+    return aligned_alloc(align, (size + align - 1) / align * align);
+}
+
+static void counting_free(void *context, void *data, size_t size)
+{
+    (void)size;
+    ((counting *)context)->live--;
+    free(data);
+}
+
+static tenon_status whole_life(counting *c)
+{
+    const tenon_allocator allocator = {sizeof allocator, counting_alloc, counting_free, c};
+    const tn_parallel serial = {1, NULL};
+    float x[16 * 4] = {0}, y[4 * 6];
+    tensor3 tx, ty;
+    tensor3_init(&tx, x, 1, 16, 4);
+    tensor3_init(&ty, y, 1, 4, 6);
+    tenon_config *config;
+    tenon_adapter *adapter;
+    assert_ok(tenon_config_new("attentional_pool", &config, &error));
+    assert_ok(tenon_config_set_int(config, "pool_heads", 2, &error));
+    assert_ok(tenon_adapter_new(config, 4, 6, &allocator, &adapter, &error));
+    tenon_config_free(config);
+    assert_int_equal(c->calls, 0); /* the "meta" build has no storage */
+    tenon_status status = tenon_adapter_reset_parameters(adapter, TENON_F16, 0, &error);
+    if (status == TENON_OK) status = tn_adapter_prepare_for(adapter, &ops_double, &serial, &error);
+    if (status == TENON_OK) {
+        size_t bytes;
+        assert_ok(tenon_adapter_workspace_size(adapter, 16, NULL, &bytes, &error));
+        const tenon_workspace workspace = {malloc(bytes), bytes};
+        const int64_t before = c->calls;
+        assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, &workspace, &error));
+        assert_int_equal(c->calls, before); /* a workspace is all that forward needs */
+        free(workspace.data);
+        status = tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, NULL, &error);
+    }
+    tenon_adapter_free(adapter);
+    return status;
+}
+
+static void every_allocation_may_fail(void **state)
+{
+    (void)state;
+    counting c = {0};
+    assert_int_equal(whole_life(&c), TENON_OK);
+    assert_int_equal(c.live, 0);
+    const int64_t calls = c.calls;
+    for (int64_t n = 1; n <= calls; n++) {
+        c = (counting){.fail_at = n};
+        assert_says(whole_life(&c), TENON_NO_MEMORY, "out of memory");
+        assert_int_equal(c.live, 0);
+    }
+}
+
+static void wrong_allocators_are_refused(void **state)
+{
+    (void)state;
+    tenon_config *config;
+    tenon_adapter *adapter;
+    assert_ok(tenon_config_new("linear", &config, &error));
+    const tenon_allocator empty = {sizeof empty, NULL, NULL, NULL};
+    assert_says(tenon_adapter_new(config, 1, 1, &empty, &adapter, &error), TENON_INVALID, "allocator");
+    tenon_config_free(config);
+}
+
+typedef struct runner {
+    tenon_adapter *adapter;
+    const float *expected;
+    int wrong;
+} runner;
+
+static void *run_often(void *argument)
+{
+    runner *r = argument;
+    float x[16 * 4], y[4 * 6];
+    for (int i = 0; i < 64; i++)
+        x[i] = (float)(i % 7) * 0.25f;
+    for (int i = 0; i < 200; i++) {
+        tensor3 tx, ty;
+        tensor3_init(&tx, x, 1, 16, 4);
+        tensor3_init(&ty, y, 1, 4, 6);
+        tenon_call call;
+        tenon_call_init(&call);
+        call.threads = 1;
+        if (tenon_adapter_forward(r->adapter, &tx.tensor, &ty.tensor, &call, NULL, NULL) != TENON_OK) r->wrong++;
+        if (r->expected != NULL && memcmp(y, r->expected, sizeof y) != 0) r->wrong++;
+    }
+    return NULL;
+}
+
+/* Forwards run while the pack is replaced under them. */
+static void one_adapter_serves_many_threads(void **state)
+{
+    (void)state;
+    tenon_adapter *adapter = adapter_of("{\"type\": \"avgpool\"}", 4, 6);
+    prepare_double(adapter);
+    float x[16 * 4], y[4 * 6];
+    for (int i = 0; i < 64; i++)
+        x[i] = (float)(i % 7) * 0.25f;
+    tensor3 tx, ty;
+    tensor3_init(&tx, x, 1, 16, 4);
+    tensor3_init(&ty, y, 1, 4, 6);
+    assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, NULL, &error));
+    pthread_t threads[4];
+    runner runners[4];
+    for (int i = 0; i < 4; i++) {
+        runners[i] = (runner){adapter, y, 0};
+        pthread_create(&threads[i], NULL, run_often, &runners[i]);
+    }
+    for (int i = 0; i < 50; i++)
+        prepare_double(adapter);
+    for (int i = 0; i < 4; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(runners[i].wrong, 0);
+    }
+    tenon_adapter_free(adapter);
+}
+
+static void forked_children_compute(void **state)
+{
+    (void)state;
+    tenon_adapter *adapter = adapter_of("{}", 4, 6);
+    assert_ok(tenon_adapter_prepare(adapter, NULL, &error));
+    float x[16 * 4] = {1}, y[16 * 6], z[16 * 6];
+    tensor3 tx, ty;
+    tensor3_init(&tx, x, 1, 16, 4);
+    tensor3_init(&ty, y, 1, 16, 6);
+    tenon_call call;
+    tenon_call_init(&call);
+    call.threads = 2;
+    assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, &call, NULL, &error));
+    const pid_t child = fork();
+    if (child == 0) {
+        ty.tensor.data = z;
+        alarm(20);
+        const bool ok = tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, &call, NULL, NULL) == TENON_OK;
+        _exit(ok && memcmp(y, z, sizeof y) == 0 ? 0 : 1);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    assert_int_equal(status, 0);
+    tenon_adapter_free(adapter);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_and_windows_mix),         cmocka_unit_test(parameters_are_set_and_borrowed),
+        cmocka_unit_test(changes_unpublish_the_pack),   cmocka_unit_test(calls_are_checked),
+        cmocka_unit_test(workspaces_are_enough),        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(wrong_allocators_are_refused), cmocka_unit_test(one_adapter_serves_many_threads),
+        cmocka_unit_test(forked_children_compute),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

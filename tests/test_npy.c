@@ -1,0 +1,303 @@
+/* npy: the three versions, every element type, the header's grammar, hostile headers, and the writer. */
+#include "scratch.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static const DLDataType f32 = {kDLFloat, 32, 1}, f16 = {kDLFloat, 16, 1}, bf16 = {kDLBfloat, 16, 1},
+                        u8 = {kDLUInt, 8, 1}, u16 = {kDLUInt, 16, 1}, i64 = {kDLInt, 64, 1}, boolean = {6, 8, 1};
+
+static const char plain[] = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }     \n";
+static const float six[6] = {1, -2, 3.5f, 0, 1e-30f, 6};
+
+/* B107: versions 1, 2 and 3. */
+static void b107_reads_each_version(void **state)
+{
+    (void)state;
+    for (int version = 1; version <= 3; version++) {
+        tenon_file *file = open_file(scratch_npy("x.npy", version, plain, six, sizeof six), NULL);
+        assert_string_equal(tenon_file_kind(file), "npy");
+        assert_int_equal(tenon_file_num_tensors(file), 1);
+        assert_null(tenon_file_metadata(file, "a"));
+        expect_tensor(file, "", f32, 2, (int64_t[]){2, 3}, six, sizeof six);
+        tenon_file_close(file);
+    }
+    expect_refused(scratch_npy("x.npy", 4, plain, six, sizeof six), TENON_UNSUPPORTED, "version 4.0", NULL);
+    expect_refused(scratch_npy("x.npy", 0, plain, six, sizeof six), TENON_UNSUPPORTED, "version 0.0", NULL);
+}
+
+/* B107: a header of 60000 bytes. */
+static void b107_long_header(void **state)
+{
+    (void)state;
+    static char header[60001];
+    memset(header, ' ', sizeof header - 1);
+    memcpy(header, plain, strlen(plain) - 1);
+    for (int version = 1; version <= 2; version++) {
+        tenon_file *file = open_file(scratch_npy("long.npy", version, header, six, sizeof six), NULL);
+        expect_tensor(file, "", f32, 2, (int64_t[]){2, 3}, six, sizeof six);
+        tenon_file_close(file);
+    }
+}
+
+/* B107: column-major data is refused unless it is the same bytes. */
+static void b107_fortran_order(void **state)
+{
+    (void)state;
+    expect_refused(
+        scratch_npy("f.npy", 1, "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }", six, sizeof six),
+        TENON_UNSUPPORTED, "[2, 3]", "fortran_order", "ascontiguousarray", NULL);
+    static const struct {
+        const char *shape;
+        int ndim;
+        int64_t dims[3];
+    } same[] = {{"(6,)", 1, {6}}, {"(1, 6, 1)", 3, {1, 6, 1}}, {"()", 0, {0}}, {"(5, 0, 7)", 3, {5, 0, 7}}};
+    for (int i = 0; i < 4; i++) {
+        char header[128];
+        const size_t size = i < 2 ? sizeof six : i == 2 ? 4 : 0;
+        snprintf(header, sizeof header, "{'descr': '<f4', 'fortran_order': True, 'shape': %s}", same[i].shape);
+        tenon_file *file = open_file(scratch_npy("f.npy", 1, header, six, size), NULL);
+        expect_tensor(file, "", f32, same[i].ndim, same[i].dims, six, size);
+        tenon_file_close(file);
+    }
+}
+
+static void expect_array(const char *descr, const void *stored, size_t stored_size, bool npy_bfloat16, DLDataType dtype,
+                         int64_t count, const void *data, size_t size)
+{
+    char header[160];
+    snprintf(header, sizeof header, "{'descr': '%s', 'fortran_order': False, 'shape': (%lld,), }\n", descr,
+             (long long)count);
+    tenon_file_options options;
+    tenon_file_options_init(&options);
+    options.npy_bfloat16 = npy_bfloat16;
+    tenon_file *file = open_file(scratch_npy("t.npy", 1, header, stored, stored_size), &options);
+    expect_tensor(file, "", dtype, 1, &count, data, size);
+    tenon_file_close(file);
+}
+
+/* B107: big-endian; B41: 2-byte floats. */
+static void reads_each_type(void **state)
+{
+    (void)state;
+    expect_array("<f4", "\0\0\x80\x3f", 4, false, f32, 1, (float[]){1}, 4);
+    expect_array(">f4", "\x3f\x80\0\0", 4, false, f32, 1, (float[]){1}, 4);
+    expect_array(">f8", "\x3f\xf0\0\0\0\0\0\0", 8, false, f32, 1, (float[]){1}, 4);
+    expect_array("<f8", (double[]){1e300, 0.1}, 16, false, f32, 2, (float[]){INFINITY, 0.1f}, 8);
+    expect_array("<f2", "\x00\x3c", 2, false, f16, 1, (uint16_t[]){0x3c00}, 2);
+    expect_array(">f2", "\x3c\x00", 2, false, f16, 1, (uint16_t[]){0x3c00}, 2);
+    expect_array("<u2", "\x80\x3f", 2, false, u16, 1, (uint16_t[]){0x3f80}, 2);
+    expect_array("<u2", "\x80\x3f", 2, true, bf16, 1, (uint16_t[]){0x3f80}, 2);
+    expect_array(">u2", "\x3f\x80", 2, true, bf16, 1, (uint16_t[]){0x3f80}, 2);
+    expect_array("<V2", "\x80\x3f", 2, true, bf16, 1, (uint16_t[]){0x3f80}, 2);
+    expect_array("|V2", "\x80\x3f", 2, true, bf16, 1, (uint16_t[]){0x3f80}, 2);
+    expect_array(">i8", "\xff\xff\xff\xff\xff\xff\xff\xfe", 8, false, i64, 1, (int64_t[]){-2}, 8);
+    expect_array("|u1", "\x07\xff", 2, false, u8, 2, "\x07\xff", 2);
+    expect_array("|b1", "\0\1\2", 3, false, boolean, 3, "\0\1\1", 3);
+    static const char *const others[] = {"<c8", "<c16", "|O", "<U5", "<M8[ns]", "<V2",
+                                         "|f4", "f4",   "<",  "",    "<f16",    "<f4 "};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        char header[160];
+        snprintf(header, sizeof header, "{'descr': '%s', 'fortran_order': False, 'shape': (1,), }", others[i]);
+        expect_refused(scratch_npy("t.npy", 1, header, six, 8), TENON_UNSUPPORTED, "type '", others[i], NULL);
+    }
+    expect_refused(
+        scratch_npy("t.npy", 1, "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", six, 4),
+        TENON_UNSUPPORTED, "structured", NULL);
+}
+
+static void reads_slices_of_converted_types(void **state)
+{
+    (void)state;
+    enum { rows = 5000, columns = 3 };
+    static double data[rows * columns];
+    static float expected[rows * columns], read[rows * columns + 1];
+    for (int i = 0; i < rows * columns; i++) {
+        data[i] = i * 0.37 - 1000;
+        expected[i] = (float)data[i];
+    }
+    tenon_file *file = open_file(
+        scratch_npy("d.npy", 1, "{'descr':'<f8','fortran_order':False,'shape':(5000,3)}", data, sizeof data), NULL);
+    tenon_error error;
+    read[(rows - 7) * columns] = 77;
+    assert_int_equal(tenon_file_read(file, 0, 7, rows - 7, read, sizeof read, &error), TENON_OK);
+    assert_memory_equal(read, expected + 7 * columns, (rows - 7) * columns * sizeof(float));
+    assert_true(read[(rows - 7) * columns] == 77);
+    tenon_file_close(file);
+}
+
+static void accepts_what_python_writes(void **state)
+{
+    (void)state;
+    static const char *const headers[] = {
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n",
+        "{\"shape\":(2,3,),\"fortran_order\":False,\"descr\":\"<f4\"}",
+        "\t{ 'shape' : ( 2L , 3L ) , 'descr' : '<f4' ,\r\n 'fortran_order' : False } \n\n",
+    };
+    for (size_t i = 0; i < sizeof headers / sizeof headers[0]; i++) {
+        tenon_file *file = open_file(scratch_npy("p.npy", 1, headers[i], six, sizeof six), NULL);
+        expect_tensor(file, "", f32, 2, (int64_t[]){2, 3}, six, sizeof six);
+        tenon_file_close(file);
+    }
+}
+
+static void refuses_bad_literals(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *header, *message;
+    } cases[] = {
+        {"", "byte 10: expected '{', found its end"},
+        {"[]", "expected '{', found '['"},
+        {"{}", "lacks 'descr' 'fortran_order' 'shape'"},
+        {"{'descr': '<f4', 'shape': (2, 3)}", "lacks 'fortran_order'"},
+        {"{'descr': '<f4', 'descr': '<f4'", "duplicate key 'descr'"},
+        {"{'descr': '<f4', 'x\xff': 1", "unknown key 'x\\xff'"},
+        {"{'descr' '<f4'", "expected ':'"},
+        {"{'descr': <f4", "expected a quoted string, found '<'"},
+        {"{'descr': '<f4", "expected the closing quote, found its end"},
+        {"{'descr': '<f\\x344", "expected a plain character"},
+        {"{'descr': '<f4' 'shape'", "expected ',' or '}'"},
+        {"{'fortran_order': 0", "expected True or False"},
+        {"{'shape': [2, 3]", "expected the tuple"},
+        {"{'shape': (2 3)", "expected ',' or ')'"},
+        {"{'shape': (-2, 3)", "not negative"},
+        {"{'shape': (2.0, 3)", "expected ',' or ')'"},
+        {"{'shape': (,)", "expected a dimension"},
+        {"{'shape': (6)", "',' before ')'"},
+        {"{'shape': (6", "its end"},
+        {"{'shape': (9223372036854775808,)", "at most 63 bits"},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)} x", "nothing but spaces"},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)", "',' or '}'"},
+        {"{,}", "expected a quoted string"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        expect_refused(scratch_npy("bad.npy", 1, cases[i].header, six, sizeof six), TENON_BAD_FILE, cases[i].message,
+                       NULL);
+    }
+    char many[512] = "{'shape': (1";
+    for (int i = 0; i < 64; i++)
+        strcat(many, ",1");
+    expect_refused(scratch_npy("bad.npy", 1, many, six, sizeof six), TENON_BAD_FILE, "at most 64 dimensions", NULL);
+}
+
+/* B106 */
+static void b106_hostile_sizes(void **state)
+{
+    (void)state;
+    expect_refused(scratch_write("h.npy", "\x93NUMPY\2\0\xf0\xff\xff\xff", 12), TENON_BAD_FILE, "4294967280",
+                   "0 follow", NULL);
+    char bytes[80] = "\x93NUMPY\1\0\xff\xff";
+    expect_refused(scratch_write("h.npy", bytes, sizeof bytes), TENON_BAD_FILE, "65535", "70 follow", NULL);
+    for (size_t size = 6; size < 12; size++)
+        expect_refused(scratch_write("h.npy", "\x93NUMPY\2\0\1\0\0\0", size), TENON_BAD_FILE, "truncated", NULL);
+    expect_refused(scratch_npy("h.npy", 1,
+                               "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 1099511627776), }",
+                               six, 4),
+                   TENON_BAD_FILE, "[1099511627776, 1099511627776] of <f4, which is past what 64 bits", NULL);
+    expect_refused(
+        scratch_npy("h.npy", 1, "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 5), }", bytes, 52),
+        TENON_BAD_FILE,
+        "h.npy: header says shape [3, 5] of <f4 = 60 bytes but 52 bytes of data follow; the file is truncated", NULL);
+    expect_refused(scratch_npy("h.npy", 1, "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }", bytes, 52),
+                   TENON_BAD_FILE, "= 48 bytes but 52", "too long", NULL);
+    static char long_header[(1 << 20) + 2];
+    memset(long_header, ' ', sizeof long_header - 1);
+    expect_refused(scratch_npy("h.npy", 2, long_header, NULL, 0), TENON_BAD_FILE, "1048577 bytes long", NULL);
+}
+
+/* ---- writing ---- */
+
+static void write_array(const char *path, DLDataType dtype, int ndim, const int64_t *shape, const void *data,
+                        size_t size)
+{
+    tenon_error error;
+    tenon_writer *w = NULL;
+    if (tenon_writer_new(path, &w, &error) != TENON_OK) fail_msg("%s", error.message);
+    assert_int_equal(tenon_writer_add(w, "ignored", dtype, ndim, shape, NULL, &error), TENON_OK);
+    assert_int_equal(tenon_writer_write(w, 0, data, size, &error), TENON_OK);
+    assert_int_equal(tenon_writer_commit(w, &error), TENON_OK);
+    tenon_writer_free(w);
+}
+
+static void writes_what_it_reads(void **state)
+{
+    (void)state;
+    const char *path = scratch_path("w.npy");
+    static const struct {
+        int ndim;
+        int64_t shape[3];
+        size_t size;
+    } cases[] = {{2, {2, 3}, 24}, {1, {6}, 24}, {0, {0}, 4}, {3, {2, 0, 3}, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        write_array(path, f32, cases[i].ndim, cases[i].shape, six, cases[i].size);
+        tenon_file *file = open_file(path, NULL);
+        expect_tensor(file, "", f32, cases[i].ndim, cases[i].shape, six, cases[i].size);
+        tenon_file_close(file);
+    }
+    char head[128];
+    FILE *in = fopen(path, "rb");
+    assert_int_equal(fread(head, 1, 128, in), 128);
+    assert_int_equal(fread(head, 1, 1, in), 0);
+    fclose(in);
+    assert_int_equal(head[127], '\n'); /* the data begins at a multiple of 64 */
+    write_array(path, boolean, 1, (int64_t[]){2}, "\0\1", 2);
+    tenon_file *file = open_file(path, NULL);
+    expect_tensor(file, "", boolean, 1, (int64_t[]){2}, "\0\1", 2);
+    tenon_file_close(file);
+    write_array(path, bf16, 1, (int64_t[]){1}, (uint16_t[]){0x3f80}, 2);
+    file = open_file(path, NULL);
+    expect_tensor(file, "", u16, 1, (int64_t[]){1}, (uint16_t[]){0x3f80}, 2);
+    tenon_file_close(file);
+}
+
+static void writes_many_dimensions(void **state)
+{
+    (void)state;
+    int64_t shape[64];
+    for (int i = 0; i < 63; i++)
+        shape[i] = INT64_MAX;
+    shape[63] = 0;
+    const char *path = scratch_path("dims.npy");
+    write_array(path, u8, 64, shape, NULL, 0);
+    tenon_file *file = open_file(path, NULL);
+    tenon_file_tensor tensor;
+    tenon_file_tensor_init(&tensor);
+    assert_int_equal(tenon_file_get_tensor(file, 0, &tensor, NULL), TENON_OK);
+    assert_int_equal(tensor.ndim, 64);
+    assert_memory_equal(tensor.shape, shape, sizeof shape);
+    tenon_file_close(file);
+}
+
+static void npy_writer_refuses(void **state)
+{
+    (void)state;
+    tenon_error error;
+    tenon_writer *w = NULL;
+    assert_int_equal(tenon_writer_new(scratch_path("r.npy"), &w, &error), TENON_OK);
+    assert_int_equal(tenon_writer_commit(w, &error), TENON_INVALID);
+    expect_message(&error, "no tensor", NULL);
+    assert_int_equal(tenon_writer_set_metadata(w, "a", "b", &error), TENON_UNSUPPORTED);
+    assert_int_equal(tenon_writer_add(w, NULL, u8, 1, (int64_t[]){3}, NULL, &error), TENON_OK);
+    assert_int_equal(tenon_writer_add(w, "b", u8, 1, (int64_t[]){3}, NULL, &error), TENON_INVALID);
+    expect_message(&error, "one tensor", NULL);
+    tenon_writer_free(w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(b107_reads_each_version),
+        cmocka_unit_test(b107_long_header),
+        cmocka_unit_test(b107_fortran_order),
+        cmocka_unit_test(reads_each_type),
+        cmocka_unit_test(reads_slices_of_converted_types),
+        cmocka_unit_test(accepts_what_python_writes),
+        cmocka_unit_test(refuses_bad_literals),
+        cmocka_unit_test(b106_hostile_sizes),
+        cmocka_unit_test(writes_what_it_reads),
+        cmocka_unit_test(writes_many_dimensions),
+        cmocka_unit_test(npy_writer_refuses),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
