@@ -309,7 +309,7 @@ static tenon_status load_from(tenon_adapter *adapter, const tenon_file *file, co
     candidate chosen;
     TN_TRY(choose_prefix(&m, settings.prefix, &chosen, error));
     TN_TRY(check_tensors(&m, tenon_config_type(adapter->config), &chosen, error));
-    tn_parameter *fresh;
+    tn_parameter *fresh = NULL;
     TN_TRY(tn_parameters_new(adapter, &fresh, error));
     const tenon_status status = read_parameters(adapter, file, chosen.prefix, settings.describe_only, fresh, error);
     if (status != TENON_OK) {
@@ -349,7 +349,7 @@ static tenon_status make_adapter(const tenon_file *file, const char *path, const
                        "{\"type\": \"mlp_2layer\", \"in_dim\": 1152, \"out_dim\": 4096}",
                        path, TN_METADATA_CONFIG);
     }
-    tenon_config *config;
+    tenon_config *config = NULL;
     int64_t in_dim, out_dim;
     tenon_error reason = {""};
     tenon_status status = tn_config_from_adapter_json(json, strlen(json), &config, &in_dim, &out_dim, &reason);

@@ -137,7 +137,7 @@ tenon_status tenon_adapter_reset_parameters(tenon_adapter *adapter, tenon_dtype 
     if (tenon_dtype_size(dtype) == 0) {
         return tn_fail(error, TENON_INVALID, "parameters need a dtype of f32, bf16 or f16 (got %d)", (int)dtype);
     }
-    tn_parameter *fresh;
+    tn_parameter *fresh = NULL;
     TN_TRY(tn_parameters_new(adapter, &fresh, error));
     for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
         const tenon_status status = tn_parameter_allocate(adapter, fresh, i, (tn_dtype)dtype, error);

@@ -201,7 +201,7 @@ tenon_status tenon_config_output_num_tokens(const tenon_config *config, const te
         *count = num_input_tokens;
         return TENON_OK;
     }
-    tn_list *list;
+    tn_list *list = NULL;
     tn_geometry geometry;
     const tenon_call settings = tn_call_read(call);
     TN_TRY(tn_config_list(config, 0, 0, NULL, &list, error));
@@ -215,8 +215,8 @@ tenon_status tenon_config_output_num_tokens(const tenon_config *config, const te
 /* Does a layer of the type, with its default options, satisfy the question? */
 static bool any_layer(const char *name, bool (*question)(const tn_layer *layer))
 {
-    tenon_config *config;
-    tn_list *list;
+    tenon_config *config = NULL;
+    tn_list *list = NULL;
     bool answer = false;
     if (name == NULL || tenon_config_new(name, &config, NULL) != TENON_OK) return false;
     if (tn_config_list(config, 0, 0, NULL, &list, NULL) == TENON_OK) {

@@ -23,7 +23,8 @@ static void fail(tenon_builder *builder, tenon_status status, const char *messag
 {
     if (tn_builder_failed(builder)) return;
     builder->status = status;
-    snprintf(builder->message, sizeof builder->message, "%s", message);
+    tn_text text = {builder->message, sizeof builder->message, 0};
+    tn_text_add(&text, "%s", message); /* cut to fit */
 }
 
 void tenon_builder_fail(tenon_builder *builder, const char *format, ...)
@@ -77,9 +78,7 @@ double tenon_option_real(tenon_builder *builder, const char *name, double fallba
 
 const char *tenon_option_string(tenon_builder *builder, const char *name, const char *fallback)
 {
-    char copy[64]; /* tn_option.string is not const; tn_options_set copies it */
-    snprintf(copy, sizeof copy, "%s", fallback);
-    const tn_option value = {.kind = TN_OPTION_STRING, .string = copy};
+    const tn_option value = {.kind = TN_OPTION_STRING, .string = (char *)(uintptr_t)fallback}; /* only read, copied */
     const tn_option *option = read_option(builder, name, &value);
     return option != NULL ? option->string : fallback;
 }

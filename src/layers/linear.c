@@ -6,7 +6,7 @@ int tenon_linear(tenon_builder *builder, const char *name, int64_t out_dim, unsi
 {
     tn_layer *layer = tn_builder_append(builder, &tn_linear_type, name);
     if (layer == NULL) return -1;
-    if (out_dim < 0 || (out_dim == 0 && layer->in_dim > 0)) {
+    if (out_dim < 0 || (out_dim == 0 && tenon_builder_out_dim(builder) > 0)) {
         tenon_builder_fail(builder, "linear layer '%s' has width %lld; it must be positive", name, (long long)out_dim);
         return -1;
     }

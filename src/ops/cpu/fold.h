@@ -17,8 +17,8 @@ enum {
 
 typedef struct fold_call {
     float *w;
-    const void *outer, *inner;
-    tn_dtype outer_dtype, inner_dtype;
+    const void *outer, *inner, *add;
+    tn_dtype outer_dtype, inner_dtype, add_dtype;
     int64_t n, k, inner_n;
     int64_t column_tasks;
 } fold_call;
@@ -72,6 +72,19 @@ static void widen_double(double *to, tn_dtype dtype, const void *from, int64_t f
         to[i] = i < count ? (double)source[i] : 0.0;
 }
 
+/* sums = add, or zeros. */
+static void fold_start(const fold_call *c, double *sums, int64_t row, int64_t rows, int64_t column, int64_t columns)
+{
+    memset(sums, 0, sizeof(double) * fold_rows * fold_columns);
+    for (int64_t i = 0; i < rows && c->add != NULL; i++) {
+        for (int64_t j = 0; j < columns; j += fold_panel) {
+            double *to = sums + (j / fold_panel * fold_rows + i) * fold_panel;
+            const int64_t count = tn_min_i64(fold_panel, columns - j);
+            widen_double(to, c->add_dtype, c->add, (row + i) * c->k + column + j, count, fold_panel);
+        }
+    }
+}
+
 static void fold_store(const fold_call *c, const double *sums, int64_t row, int64_t rows, int64_t column,
                        int64_t columns)
 {
@@ -87,9 +100,9 @@ static void fold_task(void *argument, int64_t index, int worker)
     (void)worker;
     const fold_call *c = argument;
     fold_buffers b;
-    memset(b.sums, 0, sizeof b.sums);
     const int64_t row = index / c->column_tasks * fold_rows, column = index % c->column_tasks * fold_columns;
     const int64_t rows = tn_min_i64(fold_rows, c->n - row), columns = tn_min_i64(fold_columns, c->k - column);
+    fold_start(c, b.sums, row, rows, column, columns);
     for (int64_t m = 0; m < c->inner_n; m += fold_depth) {
         const int64_t depth = tn_min_i64(fold_depth, c->inner_n - m);
         for (int64_t i = 0; i < fold_rows; i++) {
@@ -109,9 +122,10 @@ static void fold_task(void *argument, int64_t index, int worker)
 }
 
 static void fold(const tn_context *context, void *w, const void *outer, tn_dtype outer_dtype, const void *inner,
-                 tn_dtype inner_dtype, int64_t n, int64_t k, int64_t inner_n)
+                 tn_dtype inner_dtype, const void *add, tn_dtype add_dtype, int64_t n, int64_t k, int64_t inner_n)
 {
-    fold_call c = {w, outer, inner, outer_dtype, inner_dtype, n, k, inner_n, tn_ceil_div(k, fold_columns)};
+    fold_call c = {w, outer, inner, add, outer_dtype, inner_dtype, add_dtype, n, k, inner_n,
+                   tn_ceil_div(k, fold_columns)};
     tn_parallel_for(context->parallel, tn_ceil_div(n, fold_rows) * c.column_tasks, fold_task, &c);
 }
 
