@@ -22,7 +22,7 @@ typedef struct settings {
 static const tn_argument arguments[] = {
     {"A", false, "@file", "an .npy file, a .safetensors file, an index of shards or its folder"},
     {"B", false, "@file", "the reference: differences are relative to it"},
-    {NULL}};
+    {.name = NULL}};
 
 static const tn_option options[] = {
     {"tol", 0, TN_REAL, "X", NULL, 0, offsetof(settings, tolerance),
@@ -33,12 +33,12 @@ static const tn_option options[] = {
     {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, npy_bfloat16), "uint16 npy arrays are bfloat16 bits",
      "--npy-bf16"},
     TN_OPTION_JSON(settings),
-    {NULL}};
+    {.name = NULL}};
 
 static const tn_example examples[] = {
     {"tenon compare tokens.npy reference.npy --tol 1e-3", "tokens against those of another program"},
     {"tenon compare before.safetensors after.safetensors --tol 0", "which parameters did training change?"},
-    {NULL}};
+    {.line = NULL}};
 
 typedef struct side {
     const char *path;

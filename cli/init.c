@@ -17,7 +17,7 @@ typedef struct settings {
     bool json;
 } settings;
 
-static const tn_argument arguments[] = {{NULL}};
+static const tn_argument arguments[] = {{.name = NULL}};
 
 static const tn_option options[] = {
     TN_CONFIG_OPTION_TYPE(settings),
@@ -40,14 +40,14 @@ static const tn_option options[] = {
     {"output", 'o', TN_STRING, "FILE", "@file", 0, offsetof(settings, output), "the .safetensors file to write",
      "-o adapter.safetensors"},
     TN_OPTION_JSON(settings),
-    {NULL}};
+    {.name = NULL}};
 
 static const tn_example examples[] = {
     {"tenon init --type mlp_2layer --in-dim 1024 --out-dim 4096 -o adapter.safetensors", "LLaVA's connector"},
     {"tenon init --type attentional_pool --in-dim 1152 --out-dim 4096 --window 3 --heads 12 --seed 7 --dtype bf16 -o "
      "pool.safetensors",
      "81 tokens from 27x27 patches"},
-    {NULL}};
+    {.line = NULL}};
 
 static int64_t count_parameters(const tenon_adapter *adapter, size_t *bytes)
 {

@@ -21,7 +21,7 @@ typedef struct settings {
 
 static const tn_argument arguments[] = {
     {"MODEL", false, "@file", "a safetensors file, an index of shards (model.safetensors.index.json) or its folder"},
-    {NULL}};
+    {.name = NULL}};
 
 static const tn_option options[] = {
     {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "count with this window instead of the config's",
@@ -37,13 +37,13 @@ static const tn_option options[] = {
     TN_MODEL_OPTION_PREFIX(settings),
     TN_MODEL_OPTION_CONFIG(settings),
     TN_OPTION_JSON(settings),
-    {NULL}};
+    {.name = NULL}};
 
 static const tn_example examples[] = {
     {"tenon inspect adapter.safetensors", "type, widths, layers, parameters, cost and tokens"},
     {"tenon inspect adapter.safetensors --in-dim 1152 --out-dim 4096", "does it fit between these two models?"},
     {"tenon inspect llava/ --config adapter.json --no-workspace", "the connector inside a sharded checkpoint"},
-    {NULL}};
+    {.line = NULL}};
 
 /* Encoders in use: 224/16, 256/16, 336/14, 384/14, 512/16, 518/14. */
 static const tn_pair common_grids[] = {{14, 14}, {16, 16}, {24, 24}, {27, 27}, {32, 32}, {37, 37}};

@@ -35,7 +35,7 @@ static const tn_argument arguments[] = {
     {"FEATURES", false, "@file",
      "features (images, tokens, width), or (tokens, width) for one image, in f32, bf16 or f16: an .npy file, a "
      ".safetensors file, or a folder of them"},
-    {NULL}};
+    {.name = NULL}};
 
 static const tn_option options[] = {
     {"output", 'o', TN_STRING, "TOKENS", "@file", 0, offsetof(settings, output),
@@ -73,13 +73,13 @@ static const tn_option options[] = {
     {"force", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, force),
      "in a folder, do every shard again whatever its manifest says", "--force"},
     TN_OPTION_JSON(settings),
-    {NULL}};
+    {.name = NULL}};
 
 static const tn_example examples[] = {
     {"tenon run adapter.safetensors features.npy -o tokens.npy", "one file"},
     {"tenon run pool.safetensors clip.npy -o clip.safetensors --window 3 --dtype bf16", "frames of a video"},
     {"tenon run pool.safetensors features/ -o tokens/", "a folder of shards; run it again to go on after a stop"},
-    {NULL}};
+    {.line = NULL}};
 
 /* What one run did, for the closing line. */
 typedef struct outcome {

@@ -22,7 +22,7 @@ typedef struct settings {
 static const tn_argument arguments[] = {
     {"N", true, NULL,
      "tokens per image that the vision encoder gives, before stripping; with --grid it may be left out"},
-    {NULL}};
+    {.name = NULL}};
 
 static const tn_option options[] = {
     TN_CONFIG_OPTION_TYPE(settings),
@@ -44,7 +44,7 @@ static const tn_option options[] = {
     {"max-seq", 0, TN_INT, "L", NULL, 1, offsetof(settings, max_seq),
      "the longest sequence; exit code 1 when it does not fit", "--max-seq 2048: 16 x 81 + 512 = 1808 fits"},
     TN_OPTION_JSON(settings),
-    {NULL}};
+    {.name = NULL}};
 
 static const tn_example examples[] = {
     {"tenon tokens --type avgpool --window 3 729", "a 27x27 grid in windows of 3x3"},
@@ -52,7 +52,7 @@ static const tn_example examples[] = {
      "the same grid, ragged at the edge"},
     {"tenon tokens --type avgpool --window 3 729 --frames 16 --text 512 --max-seq 2048",
      "a clip of 16 frames and its text"},
-    {NULL}};
+    {.line = NULL}};
 
 /* What one count is made of and comes to. */
 typedef struct counts {
