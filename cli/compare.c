@@ -212,11 +212,12 @@ static double mean_cosine_difference(const pair *p)
     return p->result.tokens ? p->result.cosine_sum / (double)p->result.tokens : 0;
 }
 
-/* The indices of a token along the axes before the last, into index[MAX_AXES]; returns how many. */
+/* The indices of a token along the axes before the last, into index[MAX_AXES]; returns how many. An empty tensor has no
+ * token to point at. */
 static int token_index(const pair *p, int64_t token, int64_t index[MAX_AXES])
 {
     const tenon_file_tensor *tensor = &p->tensors[0];
-    int axes = tensor->ndim > 1 ? tensor->ndim - 1 : 0;
+    int axes = tensor->ndim > 1 && p->result.tokens ? tensor->ndim - 1 : 0;
     for (int i = axes - 1; i >= 0; i--) {
         index[i] = token % tensor->shape[i];
         token /= tensor->shape[i];

@@ -33,6 +33,17 @@ static char *read_text(const char *path, tenon_error *error)
     return NULL;
 }
 
+/* The library asks for a config; here is how the command takes one. */
+static void add_hint(const char *path, tenon_error *error)
+{
+    tenon_file *file;
+    if (tenon_file_open(path, NULL, &file, NULL) != TENON_OK) return;
+    size_t used = strlen(error->message);
+    if (!tenon_file_metadata(file, "tenon.config"))
+        snprintf(error->message + used, sizeof error->message - used, "; --config FILE takes it");
+    tenon_file_close(file);
+}
+
 tenon_status tn_model_open(const char *path, const tn_model_settings *settings, bool describe_only,
                            tenon_adapter **adapter, tenon_load_options *found, tenon_error *error)
 {
@@ -46,6 +57,7 @@ tenon_status tn_model_open(const char *path, const tn_model_settings *settings, 
     tenon_status status = tenon_adapter_open(path, &load, adapter, error);
     load.config_json = NULL;
     free(config);
+    if (status != TENON_OK && !settings->config) add_hint(path, error);
     if (found) *found = load;
     return status;
 }

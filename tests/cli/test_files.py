@@ -85,7 +85,6 @@ def test_B140_parameters_and_bytes_before_loading(tenon):
     got = tenon("inspect", "a.safetensors", "--json", "--no-workspace").json
     assert got["parameters"] == 20979712 and got["bytes"] == 41959424
     assert "20,979,712" in tenon("inspect", "a.safetensors", "--no-workspace").out
-    # Headers only: a file cut short to its header plus a hole still describes itself.
     assert all(row["workspace"] is None for row in got["grids"])
     full = tenon("inspect", "a.safetensors", "--json").json
     assert all(row["workspace"] > 0 for row in full["grids"])
@@ -115,7 +114,8 @@ def test_B34_does_it_fit_between_two_models(make, tenon):
 def test_a_file_without_config_is_listed(tenon):
     save_file({"mm.0.weight": numpy.zeros((6, 4), numpy.float32), "mm.0.bias": numpy.zeros(6, numpy.float32)}, "x.safetensors")
     result = tenon("inspect", "x.safetensors", code=1)
-    assert "mm.0.weight" in result.out and "(6, 4)" in result.out and "config" in result.err
+    assert "mm.0.weight" in result.out and "(6, 4)" in result.out and "--config" in result.err
+    assert "--config" in tenon("run", "x.safetensors", "x.npy", "-o", "y.npy", code=1).err
     got = tenon("inspect", "x.safetensors", "--json", code=1).json
     assert sorted(t["name"] for t in got["tensors"]) == ["mm.0.bias", "mm.0.weight"]
     numpy.save("x.npy", numpy.zeros((3, 2), numpy.float32))
