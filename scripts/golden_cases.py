@@ -89,7 +89,9 @@ def small():
     yield from _pools("attentional_pool", "attention", 4)
     for heads in (1, 2, 3, 8, 24):
         yield case(f"attention-h{heads}", "attentional_pool", (24, 20), (4, 4), pool_heads=heads, scale=8.0)
-    yield case("attention-sharp", "attentional_pool", (24, 20), (4, 4), pool_heads=4, scale=32.0, inputs="outlier")
+    # Nearly one-hot, and no near tie among its scores: where two scores of thousands differ by about one, float32 leaves
+    # every form of the attention an error past 1e-6, and whether ours or PyTorch's is larger is luck.
+    yield case("attention-sharp", "attentional_pool", (24, 20), (4, 6), pool_heads=4, scale=32.0, inputs="outlier")
     yield case("attention-odd", "attentional_pool", (35, 11), (6, 9), pool_heads=5, pool_window=3)
 
 

@@ -187,31 +187,31 @@ static float parameter_value(const tenon_parameter *p, int64_t index)
     return half_value(p->dtype, ((const uint16_t *)p->data)[index]);
 }
 
-/* The parameters in declaration order are weight and bias of one linear layer after another. */
-static void widen_parameters(scene *s)
+/* Points module->linear at the parameters, widened to double; they are weight and bias of one linear layer after
+ * another in declaration order. The caller frees what is returned. */
+static double *widen_parameters(ref_module *module, const tenon_adapter *adapter)
 {
-    const int64_t count = tenon_adapter_num_parameters(s->adapter);
+    const int64_t count = tenon_adapter_num_parameters(adapter);
+    double *widened = NULL, *at = NULL;
     int64_t total = 0;
     tenon_parameter p;
     tenon_error error;
-    for (int pass = 0; pass < 2; pass++) {
-        if (pass == 1) s->widened = grab((size_t)total * sizeof(double));
-        double *at = s->widened;
-        for (int64_t i = 0; i < count; i++) {
-            tenon_parameter_init(&p);
-            expect_ok(tenon_adapter_parameter(s->adapter, i, &p, &error), &error);
-            const int64_t size = p.shape[0] * (p.ndim == 2 ? p.shape[1] : 1);
-            total += pass == 0 ? size : 0;
-            if (pass == 0) continue;
-            ref_linear *layer = &s->module.linear[i / 2];
-            if (p.ndim == 2)
-                *layer = (ref_linear){p.shape[0], p.shape[1], at, NULL};
-            else
-                layer->bias = at;
-            for (int64_t j = 0; j < size; j++)
-                *at++ = (double)parameter_value(&p, j);
-        }
+    for (int64_t i = 0; i < 2 * count; i++) {
+        if (i == count) at = widened = grab((size_t)total * sizeof(double));
+        tenon_parameter_init(&p);
+        expect_ok(tenon_adapter_parameter(adapter, i % count, &p, &error), &error);
+        const int64_t size = p.shape[0] * (p.ndim == 2 ? p.shape[1] : 1);
+        total += size;
+        if (i < count) continue;
+        ref_linear *layer = &module->linear[i % count / 2];
+        if (p.ndim == 2)
+            *layer = (ref_linear){p.shape[0], p.shape[1], at, NULL};
+        else
+            layer->bias = at;
+        for (int64_t j = 0; j < size; j++)
+            *at++ = (double)parameter_value(&p, j);
     }
+    return widened;
 }
 
 static int64_t config_int(const tenon_config *config, const char *name, int64_t fallback)
@@ -239,7 +239,6 @@ void scene_finish(scene *s)
     s->call.patch_mask = s->patch_mask;
     s->call.frame_mask = s->frame_mask;
     s->out_tokens = ref_out_tokens(&s->module, &s->call);
-    widen_parameters(s);
 
     tenon_call call;
     DLTensor masks[2];
@@ -256,7 +255,7 @@ void scene_finish(scene *s)
 void scene_free(scene *s)
 {
     tenon_adapter_free(s->adapter);
-    free(s->x), free(s->patch_mask), free(s->frame_mask), free(s->widened);
+    free(s->x), free(s->patch_mask), free(s->frame_mask);
 }
 
 bool scene_reads(const scene *s, int64_t token, int64_t patch)
@@ -383,8 +382,10 @@ double *scene_reference(const scene *s, double *attention)
     double *y = grab((size_t)(s->call.batch * s->out_tokens * s->out) * sizeof(double));
     for (int64_t i = 0; i < in; i++)
         x[i] = (double)s->x[i];
-    ref_forward(y, attention, x, &s->module, &s->call);
-    free(x);
+    ref_module module = s->module;
+    double *widened = widen_parameters(&module, s->adapter);
+    ref_forward(y, attention, x, &module, &s->call);
+    free(widened), free(x);
     return y;
 }
 

@@ -23,11 +23,10 @@ typedef struct scene {
     tenon_dtype features;
     bool give_grid;      /* pass height and width with the call */
     int64_t call_window; /* or TENON_UNSET */
-    ref_module module;
+    ref_module module;   /* without its weights: the adapter has them */
     ref_call call;
     float *x; /* [batch, tokens, in], values that `features` holds exactly */
     unsigned char *patch_mask, *frame_mask;
-    double *widened; /* the parameters that module.linear points at */
 } scene;
 
 typedef struct run_options {
@@ -48,9 +47,9 @@ void expect_ok(tenon_status status, const tenon_error *error);
 /* The adapter that a config in JSON describes, without parameters. */
 tenon_adapter *adapter_from_json(const char *json, int64_t in, int64_t out, const tenon_allocator *allocator);
 
-/* Fills the fields of s->module and s->call that follow from the adapter's config, window override and grid, widens the
- * parameters, and counts the tokens, by the reference and by the library. in, out, tokens, call_window, give_grid and
- * call's fields are set. */
+/* Fills the fields of s->module and s->call that follow from the adapter's config, window override and grid, and counts
+ * the tokens, by the reference and by the library. in, out, tokens, call_window, give_grid, call's sizes and the masks
+ * are set. */
 void scene_finish(scene *s);
 
 /* A scene that depends on the seed alone: type, widths, grid, window, ragged, strip, masks, dtypes. What the connector

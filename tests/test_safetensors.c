@@ -555,6 +555,13 @@ static void writer_refuses(void **state)
     assert_int_equal(tenon_writer_add(w, "__metadata__", u8, 1, (int64_t[]){3}, NULL, &error), TENON_INVALID);
     assert_int_equal(tenon_writer_add(w, "\xff", u8, 1, (int64_t[]){3}, NULL, &error), TENON_INVALID);
     expect_message(&error, "\\xff", NULL);
+    static const char *const bad[] = {
+        "\x80",         "\xc1\xbf", "\xc3",     "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80",
+        "\xf1\x80\x80", "\xe1\x80", "\xe1\x80z"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        assert_int_equal(tenon_writer_add(w, bad[i], u8, 1, (int64_t[]){3}, NULL, &error), TENON_INVALID);
+    assert_int_equal(tenon_writer_set_metadata(w, "\xf0\x9f\x98\x80\xed\x9f\xbf\xe2\x82\xac\xdf\xbf", "\x7f", NULL),
+                     TENON_OK);
     assert_int_equal(tenon_writer_add(w, "b", u8, 1, (int64_t[]){-3}, NULL, &error), TENON_INVALID);
     assert_int_equal(tenon_writer_add(w, "b", f32, 2, (int64_t[]){INT64_MAX, 4}, NULL, &error), TENON_INVALID);
     assert_int_equal(tenon_writer_add(w, "b", u8, 65, (int64_t[65]){0}, NULL, &error), TENON_INVALID);

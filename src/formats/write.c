@@ -96,11 +96,36 @@ static tenon_status grow_parts(tenon_writer *writer, tenon_error *error)
     return TENON_OK;
 }
 
+/* Bytes of the UTF-8 character at `text`, 0 when there is none (RFC 3629: no overlong forms, no surrogates). */
+static int utf8_length(const unsigned char *text)
+{
+    static const struct {
+        unsigned char first, last, low, high; /* of the first byte; of the second */
+        int length;
+    } forms[] = {{0x01, 0x7f, 0, 0xff, 1},    {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
+                 {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
+                 {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4}};
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+        if (text[0] < forms[i].first || text[0] > forms[i].last) continue;
+        if (forms[i].length > 1 && (text[1] < forms[i].low || text[1] > forms[i].high)) return 0;
+        for (int j = 2; j < forms[i].length; j++) {
+            if ((text[j] & 0xc0) != 0x80) return 0;
+        }
+        return forms[i].length;
+    }
+    return 0;
+}
+
+/* Asked before Jansson is, which does not tell bad text from a lack of memory. */
 static bool is_utf8(const char *text)
 {
-    json_t *json = json_string(text);
-    json_decref(json);
-    return json != NULL;
+    const unsigned char *at = (const unsigned char *)text;
+    while (*at != 0) {
+        const int length = utf8_length(at);
+        if (length == 0) return false;
+        at += length;
+    }
+    return true;
 }
 
 static tenon_status check_part(const tenon_writer *writer, const char *name, DLDataType dtype, int ndim,
