@@ -27,7 +27,7 @@ typedef struct parser {
     size_t descr_length;
     bool fortran;
     int ndim;
-    int64_t shape[TN_MAX_DIMS];
+    int64_t shape[TN_MAX_FILE_DIMS];
 } parser;
 
 /* ---- the literal ---- */
@@ -101,7 +101,7 @@ static tenon_status take_dimension(parser *p, tenon_error *error)
         p->at++;
     }
     if (peek(p) == 'L') p->at++; /* Python 2 wrote long integers so */
-    if (p->ndim == TN_MAX_DIMS) return fail_at(p, "at most 64 dimensions", error);
+    if (p->ndim == TN_MAX_FILE_DIMS) return fail_at(p, "at most 64 dimensions", error);
     p->shape[p->ndim++] = value;
     return TENON_OK;
 }

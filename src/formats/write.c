@@ -140,9 +140,9 @@ static tenon_status check_part(const tenon_writer *writer, const char *name, DLD
         return tn_fail(error, TENON_INVALID, "%s: an npy file holds one tensor; use .safetensors for several",
                        path.text);
     }
-    if (ndim < 0 || ndim > TN_MAX_DIMS || (ndim > 0 && shape == NULL)) {
+    if (ndim < 0 || ndim > TN_MAX_FILE_DIMS || (ndim > 0 && shape == NULL)) {
         return tn_fail(error, TENON_INVALID, "%s: tensor '%s' has %d dimensions; 0 to %d are written", path.text,
-                       shown.text, ndim, TN_MAX_DIMS);
+                       shown.text, ndim, TN_MAX_FILE_DIMS);
     }
     part->encoding = tn_encoding_to_write(dtype);
     if (part->encoding == NULL) {
