@@ -521,10 +521,15 @@ static void forked_children_compute(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows_and_windows_mix),         cmocka_unit_test(parameters_are_set_and_borrowed),
-        cmocka_unit_test(changes_unpublish_the_pack),   cmocka_unit_test(calls_are_checked),
-        cmocka_unit_test(workspaces_are_enough),        cmocka_unit_test(every_allocation_may_fail),
-        cmocka_unit_test(wrong_allocators_are_refused), cmocka_unit_test(one_adapter_serves_many_threads),
+        cmocka_unit_test(rows_and_windows_mix),
+        cmocka_unit_test(parameters_are_set_and_borrowed),
+        cmocka_unit_test(changes_unpublish_the_pack),
+        cmocka_unit_test(calls_are_checked),
+        cmocka_unit_test(workspaces_are_enough),
+        cmocka_unit_test(b111_workspaces_are_bounded),
+        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(wrong_allocators_are_refused),
+        cmocka_unit_test(one_adapter_serves_many_threads),
         cmocka_unit_test(forked_children_compute),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
