@@ -6,7 +6,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-NUMBER = re.compile(r"(?:\bB|\bb|_b)(\d+)(?=_|\b)")
+NUMBER = re.compile(r"(?:\b|_)[Bb](\d+)(?=_|\b)")
 
 
 def listed_reports() -> set[int]:
