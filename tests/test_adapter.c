@@ -13,6 +13,41 @@
 
 static tenon_error error;
 
+/* The linker sends the library's allocations here (see CMakeLists.txt), so that they can be counted. */
+static int system_allocations;
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *data, size_t size);
+void *__real_aligned_alloc(size_t align, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_realloc(void *data, size_t size);
+void *__wrap_aligned_alloc(size_t align, size_t size);
+
+void *__wrap_malloc(size_t size)
+{
+    system_allocations++;
+    return __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t count, size_t size)
+{
+    system_allocations++;
+    return __real_calloc(count, size);
+}
+
+void *__wrap_realloc(void *data, size_t size)
+{
+    system_allocations++;
+    return __real_realloc(data, size);
+}
+
+void *__wrap_aligned_alloc(size_t align, size_t size)
+{
+    system_allocations++;
+    return __real_aligned_alloc(align, size);
+}
+
 static void assert_ok(tenon_status status)
 {
     if (status != TENON_OK) fail_msg("%s", error.message);
@@ -405,8 +440,10 @@ static tenon_status whole_life(counting *c)
         assert_ok(tenon_adapter_workspace_size(adapter, 16, NULL, &bytes, &error));
         const tenon_workspace workspace = {malloc(bytes), bytes};
         const int64_t before = c->calls;
+        const int system_before = system_allocations;
         assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, &workspace, &error));
         assert_int_equal(c->calls, before); /* a workspace is all that forward needs */
+        assert_int_equal(system_allocations, system_before);
         free(workspace.data);
         status = tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, NULL, &error);
     }
