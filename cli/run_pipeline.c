@@ -369,7 +369,7 @@ static bool begin_output(pipeline *p, const tn_run_job *job, tn_role role, tenon
     if (tenon_writer_new(path, &p->writers[role], error) != TENON_OK ||
         tenon_writer_add(p->writers[role], tn_role_name(role), dtype, ndim, shape, NULL, error) != TENON_OK)
         return false;
-    if (tn_path_has_suffix(path, ".safetensors") && !add_metadata(setup, p->writers[role], error)) return false;
+    if (tn_paths_has_suffix(path, ".safetensors") && !add_metadata(setup, p->writers[role], error)) return false;
     if (setup->hashes && !(p->hashers[role] = tn_hasher_new(ndim, shape)))
         return tn_error(error, "out of memory while hashing %s", path);
     return true;
@@ -382,7 +382,7 @@ static bool commit_output(pipeline *p, tn_run_job *job, tn_role role, tenon_erro
     if (tenon_writer_commit(p->writers[role], error) != TENON_OK) return false;
     tenon_writer_free(p->writers[role]);
     p->writers[role] = NULL;
-    tn_path_stamp(job->paths[role], job->stamps[role]);
+    tn_paths_stamp(job->paths[role], job->stamps[role]);
     return true;
 }
 
