@@ -231,7 +231,9 @@ static void changes_unpublish_the_pack(void **state)
     size_t bytes;
     assert_says(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, NULL, &error), TENON_NOT_PREPARED,
                 "tenon_adapter_prepare");
-    assert_says(tenon_adapter_workspace_size(adapter, 1, NULL, &bytes, &error), TENON_NOT_PREPARED, "not prepared");
+    assert_ok(
+        tenon_adapter_workspace_size(adapter, 1, NULL, &bytes, &error)); /* B140: known before anything is loaded */
+    assert_true(bytes > 0);
     assert_says(tenon_adapter_prepare(adapter, NULL, &error), TENON_NOT_PREPARED, "'proj.weight' has no storage");
     assert_says(tenon_adapter_reset_parameters(adapter, (tenon_dtype)9, 0, &error), TENON_INVALID, "f32, bf16 or f16");
     assert_ok(tenon_adapter_reset_parameters(adapter, TENON_F32, 0, &error));
@@ -336,6 +338,27 @@ static void workspaces_are_enough(void **state)
         assert_memory_equal(y, z, (size_t)(5 * m * 6) * sizeof(float));
         free(memory);
         free(x);
+        tenon_adapter_free(adapter);
+    }
+}
+
+/* B111: the size is known before, does not depend on the batch, and does not explode with the image. */
+static void b111_workspaces_are_bounded(void **state)
+{
+    (void)state;
+    static const char *const configs[] = {"{}", "{\"type\": \"avgpool\"}",
+                                          "{\"type\": \"attentional_pool\", \"ragged\": \"partial\"}"};
+    for (int c = 0; c < 3; c++) {
+        tenon_adapter *adapter = adapter_of(configs[c], 1152, 1024);
+        tenon_call call;
+        tenon_call_init(&call);
+        size_t small, large;
+        assert_ok(tenon_adapter_workspace_size(adapter, 729, NULL, &small, &error));
+        assert_ok(tenon_adapter_workspace_size(adapter, 729 * 729, NULL, &large, &error));
+        assert_true(small < 64u << 20 && large <= 2 * small);
+        call.pool_window = 1 << 20; /* one window over all patches */
+        assert_ok(tenon_adapter_workspace_size(adapter, 729 * 729, &call, &large, &error));
+        assert_true(large < 256u << 20);
         tenon_adapter_free(adapter);
     }
 }
@@ -498,10 +521,15 @@ static void forked_children_compute(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows_and_windows_mix),         cmocka_unit_test(parameters_are_set_and_borrowed),
-        cmocka_unit_test(changes_unpublish_the_pack),   cmocka_unit_test(calls_are_checked),
-        cmocka_unit_test(workspaces_are_enough),        cmocka_unit_test(every_allocation_may_fail),
-        cmocka_unit_test(wrong_allocators_are_refused), cmocka_unit_test(one_adapter_serves_many_threads),
+        cmocka_unit_test(rows_and_windows_mix),
+        cmocka_unit_test(parameters_are_set_and_borrowed),
+        cmocka_unit_test(changes_unpublish_the_pack),
+        cmocka_unit_test(calls_are_checked),
+        cmocka_unit_test(workspaces_are_enough),
+        cmocka_unit_test(b111_workspaces_are_bounded),
+        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(wrong_allocators_are_refused),
+        cmocka_unit_test(one_adapter_serves_many_threads),
         cmocka_unit_test(forked_children_compute),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

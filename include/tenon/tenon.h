@@ -367,7 +367,8 @@ typedef struct tenon_workspace {
 } tenon_workspace;
 
 /* Bytes of workspace that forwards of any batch of images with num_input_tokens tokens each need under this call
- * (NULL: the defaults). It does not depend on the batch. The adapter must be prepared. */
+ * (NULL: the defaults). It does not depend on the batch. Before tenon_adapter_prepare: for the CPU level it would
+ * choose unasked. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_workspace_size(const tenon_adapter *adapter,
                                                                      int64_t num_input_tokens, const tenon_call *call,
                                                                      size_t *bytes, tenon_error *error);
@@ -403,11 +404,11 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_flops(const tenon_adapter 
 
 /* ---- 9. tensor files -------------------------------------------------------------------------------------------- */
 
-/* A file of tensors open for reading: safetensors, an index of safetensors shards (or the folder that holds it, or holds
- * model.safetensors or one .safetensors file alone), npy. The kind is told by the content, never by the name. An index
- * names its shards inside its own folder, "sub/x.safetensors" included; links that lead out of it are refused, save
- * those of a Hugging Face cache from snapshots/ to blobs/. A safetensors header takes at most 100 MB, an npy header at
- * most 1 MiB, a tensor at most 64 dimensions. */
+/* A file of tensors open for reading: safetensors, an index of safetensors shards (or the folder that holds it, or
+ * holds model.safetensors or one .safetensors file alone), npy. The kind is told by the content, never by the name. An
+ * index names its shards inside its own folder, "sub/x.safetensors" included; links that lead out of it are refused,
+ * save those of a Hugging Face cache from snapshots/ to blobs/. A safetensors header takes at most 100 MB, an npy
+ * header at most 1 MiB, a tensor at most 64 dimensions. */
 typedef struct tenon_file tenon_file;
 
 typedef struct tenon_file_options {
