@@ -13,6 +13,12 @@ write_basic_package_version_file(tenon-config-version.cmake COMPATIBILITY SameMi
 install(FILES ${PROJECT_BINARY_DIR}/tenon-config.cmake ${PROJECT_BINARY_DIR}/tenon-config-version.cmake
         DESTINATION ${package_dir})
 
+# The command finds its library wherever the two are moved together.
+if(NOT IS_ABSOLUTE ${CMAKE_INSTALL_LIBDIR} AND NOT IS_ABSOLUTE ${CMAKE_INSTALL_BINDIR})
+  file(RELATIVE_PATH to_libraries /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})
+  set_target_properties(tenon_command PROPERTIES INSTALL_RPATH "\$ORIGIN/${to_libraries}")
+endif()
+
 # An absolute GNUInstallDirs path stands for itself in the .pc file, a relative one is under the prefix.
 foreach(kind INCLUDEDIR LIBDIR)
   if(IS_ABSOLUTE ${CMAKE_INSTALL_${kind}})
@@ -24,13 +30,8 @@ endforeach()
 if(NOT DLPACK_INCLUDE_DIR IN_LIST CMAKE_C_IMPLICIT_INCLUDE_DIRECTORIES)
   set(TENON_PC_CFLAGS " -I${DLPACK_INCLUDE_DIR}")
 endif()
-set(TENON_PC_LIBS_PRIVATE "-lm")
-if(TENON_OPENMP)
-  foreach(name IN LISTS OpenMP_C_LIB_NAMES)
-    string(PREPEND TENON_PC_LIBS_PRIVATE "-l${name} ")
-  endforeach()
-endif()
-string(PREPEND TENON_PC_LIBS_PRIVATE "${CMAKE_THREAD_LIBS_INIT} ")
+set(TENON_PC_LIBS_PRIVATE "${tenon_openmp_flags} ${CMAKE_THREAD_LIBS_INIT} -lm")
+string(REGEX REPLACE " +" " " TENON_PC_LIBS_PRIVATE "${TENON_PC_LIBS_PRIVATE}")
 string(STRIP "${TENON_PC_LIBS_PRIVATE}" TENON_PC_LIBS_PRIVATE)
 configure_file(cmake/tenon.pc.in tenon.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/tenon.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
