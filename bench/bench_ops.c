@@ -76,7 +76,7 @@ static void settle(void)
 /* --- probes --- */
 
 typedef struct probe_call {
-    const probe *probe;
+    const tn_probe *probe;
     int kind; /* 0: f32, 1: f64, 2: read */
     const float *data;
     int64_t count; /* steps, or floats of a task */
@@ -97,7 +97,7 @@ static void probe_task(void *argument, int64_t index, int worker)
 }
 
 /* Operations, or bytes, per second and 1e9, on all threads. */
-static double run_probe(const tn_context *context, const probe *p, int kind, const float *data)
+static double run_probe(const tn_context *context, const tn_probe *p, int kind, const float *data)
 {
     enum { steps = 200000, tasks = 64, floats = 1 << 18 };
     probe_call c = {p, kind, data, kind == 2 ? floats : steps};
@@ -186,6 +186,7 @@ static double time_product(tn_context *context, const product *p, int d, tn_act 
     return now() - start;
 }
 
+<<<<<<< HEAD
 /* Sorts the figures and prints one line. */
 static void print_product(shape s, double seconds[contenders][most_repetitions], double *peak, double *reads,
                           int repetitions)
@@ -208,6 +209,9 @@ static void print_product(shape s, double seconds[contenders][most_repetitions],
 }
 
 static void bench_product(tn_context *context, const probe *limits, shape s, int repetitions)
+=======
+static void bench_product(tn_context *context, const tn_probe *limits, shape s, int repetitions)
+>>>>>>> bench
 {
     product p;
     prepare(context, &p, s);
@@ -264,7 +268,7 @@ static void bench_pack(const tn_context *context, int repetitions)
     }
 }
 
-static void bench_fold(const tn_context *context, const probe *limits, int repetitions)
+static void bench_fold(const tn_context *context, const tn_probe *limits, int repetitions)
 {
     const int64_t n = 1536, k = 1152, inner = 1536;
     float *w = get((size_t)(n * k) * 4), *a = get((size_t)(n * inner) * 4), *b = get((size_t)(inner * k) * 4);
@@ -295,7 +299,9 @@ static void bench_windows(tn_context *context, int repetitions)
     float *y = get((size_t)(rows * heads * width) * 4);
     fill(x, TN_F32, rows * slots * width, 1.0);
     fill(q, TN_F32, rows * heads * width, 0.1);
-    context->scratch = get(context->ops->window_attend_scratch(slots, heads, width, context->parallel->workers));
+    const size_t mean_scratch = context->ops->window_mean_scratch(slots, width, context->parallel->workers);
+    const size_t scratch = context->ops->window_attend_scratch(slots, heads, width, context->parallel->workers);
+    context->scratch = get(scratch > mean_scratch ? scratch : mean_scratch);
     double seconds[3][most_repetitions];
     const tn_rows from = {x, TN_F32, width, 1, NULL}, none = {NULL, TN_F32, 0, 1, NULL};
     const tn_rows query = {q, TN_F32, heads * width, 1, NULL}, to = {y, TN_F32, heads * width, 1, NULL};
@@ -334,11 +340,15 @@ int main(int argc, char **argv)
         fputs("usage: bench_ops [threads [level [repetitions]]]\n", stderr);
         return 2;
     }
+<<<<<<< HEAD
     if (parallel.workers == 1) clock_used = CLOCK_PROCESS_CPUTIME_ID;
     const probe *limits = &probe_baseline;
 #ifdef TN_HAVE_AVX2
     if (strcmp(ops->name, probe_avx2.level) == 0) limits = &probe_avx2;
 #endif
+=======
+    const tn_probe *limits = tn_probe_find(ops->name);
+>>>>>>> bench
 #ifdef BENCH_BLAS
     openblas_set_num_threads(parallel.workers);
 #endif
