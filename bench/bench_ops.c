@@ -186,7 +186,6 @@ static double time_product(tn_context *context, const product *p, int d, tn_act 
     return now() - start;
 }
 
-<<<<<<< HEAD
 /* Sorts the figures and prints one line. */
 static void print_product(shape s, double seconds[contenders][most_repetitions], double *peak, double *reads,
                           int repetitions)
@@ -208,10 +207,7 @@ static void print_product(shape s, double seconds[contenders][most_repetitions],
     printf("\n");
 }
 
-static void bench_product(tn_context *context, const probe *limits, shape s, int repetitions)
-=======
 static void bench_product(tn_context *context, const tn_probe *limits, shape s, int repetitions)
->>>>>>> bench
 {
     product p;
     prepare(context, &p, s);
@@ -340,15 +336,8 @@ int main(int argc, char **argv)
         fputs("usage: bench_ops [threads [level [repetitions]]]\n", stderr);
         return 2;
     }
-<<<<<<< HEAD
     if (parallel.workers == 1) clock_used = CLOCK_PROCESS_CPUTIME_ID;
-    const probe *limits = &probe_baseline;
-#ifdef TN_HAVE_AVX2
-    if (strcmp(ops->name, probe_avx2.level) == 0) limits = &probe_avx2;
-#endif
-=======
     const tn_probe *limits = tn_probe_find(ops->name);
->>>>>>> bench
 #ifdef BENCH_BLAS
     openblas_set_num_threads(parallel.workers);
 #endif
