@@ -175,7 +175,7 @@ static bool check_identity(const tn_manifest *manifest, const char *weights, con
 static bool read_or_start(tn_manifest *manifest, const char *weights, const json_t *options, bool fresh,
                           tenon_error *error)
 {
-    if (!fresh && tn_path_exists(manifest->path)) {
+    if (!fresh && tn_paths_exists(manifest->path)) {
         json_error_t reason;
         manifest->root = json_load_file(manifest->path, JSON_REJECT_DUPLICATES, &reason);
         if (!manifest->root)
@@ -200,8 +200,8 @@ bool tn_manifest_open(const char *folder, const char *weights, const json_t *opt
     tn_manifest *made = calloc(1, sizeof *made);
     if (!made) return tn_error(error, "out of memory");
     made->folder = strdup(folder);
-    made->path = tn_path_join(folder, "manifest.json");
-    made->beside = tn_path_join(folder, name);
+    made->path = tn_paths_join(folder, "manifest.json");
+    made->beside = tn_paths_join(folder, name);
     bool good = made->folder && made->path && made->beside;
     if (!good) tn_error(error, "out of memory");
     good = good && read_or_start(made, weights, options, fresh, error);

@@ -10,26 +10,26 @@
 #include <string.h>
 #include <sys/stat.h>
 
-bool tn_path_is_folder(const char *path)
+bool tn_paths_is_folder(const char *path)
 {
     struct stat info;
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-bool tn_path_exists(const char *path)
+bool tn_paths_exists(const char *path)
 {
     struct stat info;
     return stat(path, &info) == 0;
 }
 
-bool tn_path_has_suffix(const char *path, const char *suffix)
+bool tn_paths_has_suffix(const char *path, const char *suffix)
 {
     size_t length = strlen(path);
     size_t tail = strlen(suffix);
     return length > tail && !strcmp(path + length - tail, suffix);
 }
 
-char *tn_path_join(const char *folder, const char *name)
+char *tn_paths_join(const char *folder, const char *name)
 {
     size_t size = strlen(folder) + strlen(name) + 2;
     char *path = malloc(size);
@@ -38,7 +38,7 @@ char *tn_path_join(const char *folder, const char *name)
     return path;
 }
 
-char *tn_path_with_suffix(const char *name, const char *suffix)
+char *tn_paths_with_suffix(const char *name, const char *suffix)
 {
     const char *dot = strrchr(name, '.');
     size_t stem = dot ? (size_t)(dot - name) : strlen(name);
@@ -48,7 +48,7 @@ char *tn_path_with_suffix(const char *name, const char *suffix)
     return path;
 }
 
-const char *tn_path_base(const char *path)
+const char *tn_paths_base(const char *path)
 {
     const char *slash = strrchr(path, '/');
     return slash ? slash + 1 : path;
@@ -66,7 +66,7 @@ static char *resolved_folder(const char *path)
     return resolved;
 }
 
-bool tn_path_same(const char *a, const char *b)
+bool tn_paths_same(const char *a, const char *b)
 {
     struct stat of_a, of_b;
     int found_a = stat(a, &of_a);
@@ -75,24 +75,24 @@ bool tn_path_same(const char *a, const char *b)
     if (found_a == 0 || found_b == 0) return false;
     char *folder_a = resolved_folder(a);
     char *folder_b = resolved_folder(b);
-    bool same = folder_a && folder_b && !strcmp(folder_a, folder_b) && !strcmp(tn_path_base(a), tn_path_base(b));
+    bool same = folder_a && folder_b && !strcmp(folder_a, folder_b) && !strcmp(tn_paths_base(a), tn_paths_base(b));
     free(folder_a);
     free(folder_b);
     return same;
 }
 
-bool tn_path_in_model(const char *path, const char *model)
+bool tn_paths_in_model(const char *path, const char *model)
 {
-    if (tn_path_same(path, model)) return true;
-    bool is_folder = tn_path_is_folder(model);
-    if ((!is_folder && !tn_path_has_suffix(model, ".json")) || !tn_path_exists(path)) return false;
+    if (tn_paths_same(path, model)) return true;
+    bool is_folder = tn_paths_is_folder(model);
+    if ((!is_folder && !tn_paths_has_suffix(model, ".json")) || !tn_paths_exists(path)) return false;
     char *folder = is_folder ? strdup(model) : resolved_folder(model);
     DIR *listing = folder ? opendir(folder) : NULL;
     bool found = false;
     struct dirent *entry;
     while (listing && !found && (entry = readdir(listing))) {
-        char *file = tn_path_join(folder, entry->d_name);
-        found = file && tn_path_same(path, file);
+        char *file = tn_paths_join(folder, entry->d_name);
+        found = file && tn_paths_same(path, file);
         free(file);
     }
     if (listing) closedir(listing);
@@ -108,9 +108,9 @@ static int by_bytes(const void *a, const void *b)
 static bool is_shard(const char *folder, const char *name)
 {
     if (name[0] == '.') return false;
-    if (!tn_path_has_suffix(name, ".npy") && !tn_path_has_suffix(name, ".safetensors")) return false;
-    char *path = tn_path_join(folder, name);
-    bool file = path && !tn_path_is_folder(path);
+    if (!tn_paths_has_suffix(name, ".npy") && !tn_paths_has_suffix(name, ".safetensors")) return false;
+    char *path = tn_paths_join(folder, name);
+    bool file = path && !tn_paths_is_folder(path);
     free(path);
     return file;
 }
@@ -126,7 +126,7 @@ static bool append(char ***names, size_t *count, const char *name)
     return (*names)[*count] && ++*count;
 }
 
-bool tn_path_list_shards(const char *folder, char ***names, size_t *count, tenon_error *error)
+bool tn_paths_list_shards(const char *folder, char ***names, size_t *count, tenon_error *error)
 {
     DIR *listing = opendir(folder);
     if (!listing) return tn_error(error, "%s: cannot list the folder: %s", folder, strerror(errno));
@@ -143,7 +143,7 @@ bool tn_path_list_shards(const char *folder, char ***names, size_t *count, tenon
         good =
             tn_error(error, "%s: no .npy or .safetensors file in it; give the folder that holds the features", folder);
     if (!good) {
-        tn_path_free_list(list, found);
+        tn_paths_free_list(list, found);
         return false;
     }
     qsort(list, found, sizeof *list, by_bytes);
@@ -152,14 +152,14 @@ bool tn_path_list_shards(const char *folder, char ***names, size_t *count, tenon
     return true;
 }
 
-void tn_path_free_list(char **names, size_t count)
+void tn_paths_free_list(char **names, size_t count)
 {
     for (size_t i = 0; i < count; i++)
         free(names[i]);
     free(names);
 }
 
-void tn_path_stamp(const char *path, char stamp[TN_STAMP_SIZE])
+void tn_paths_stamp(const char *path, char stamp[TN_STAMP_SIZE])
 {
     struct stat info;
     stamp[0] = 0;

@@ -11,8 +11,7 @@
 static void print_line(const char *prefix, const char *text, const char *suffix)
 {
     char line[TENON_ERROR_SIZE + 512];
-    int length = snprintf(line, sizeof line, "tenon: %s%s%s", prefix, text, suffix);
-    (void)length;
+    snprintf(line, sizeof line, "tenon: %s%s%s", prefix, text, suffix);
     for (char *c = line; *c; c++)
         if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = ' ';
     fprintf(stderr, "%s\n", line);

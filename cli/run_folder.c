@@ -62,7 +62,7 @@ static bool record(void *context, const tn_run_job *job, tenon_error *error)
         if (job->paths[role])
             json_object_set_new(entry, entry_key(role),
                                 json_pack("{s:s, s:s}", "hash", job->hashes[role], "stamp", job->stamps[role]));
-    return tn_manifest_add(p->manifest, tn_path_base(job->paths[TN_FEATURES]), entry, error);
+    return tn_manifest_add(p->manifest, tn_paths_base(job->paths[TN_FEATURES]), entry, error);
 }
 
 /* Is the file what the entry says? An unchanged stamp is believed, anything else is read and hashed. */
@@ -76,7 +76,7 @@ static bool same_content(const plan *p, const tn_run_job *job, int role, json_t 
     char found[TN_HASH_SIZE];
     tenon_file *file;
     int64_t index;
-    tn_path_stamp(path, now);
+    tn_paths_stamp(path, now);
     *same = hash && stamp && !strcmp(stamp, now);
     if (*same) return true;
     if (!tn_job_open_file(p->setup, (tn_role)role, path, &file, error)) return false;
@@ -91,11 +91,11 @@ static bool same_content(const plan *p, const tn_run_job *job, int role, json_t 
  * someone changed it, and which of the two is right is not ours to say. */
 static bool check_finished(const plan *p, const tn_run_job *job, bool *finished, tenon_error *error)
 {
-    json_t *entry = tn_manifest_find(p->manifest, tn_path_base(job->paths[TN_FEATURES]));
+    json_t *entry = tn_manifest_find(p->manifest, tn_paths_base(job->paths[TN_FEATURES]));
     *finished = false;
     if (!entry) return true;
     for (int role = TN_TOKENS; role < TN_ROLES; role++)
-        if (job->paths[role] && !tn_path_exists(job->paths[role])) return true;
+        if (job->paths[role] && !tn_paths_exists(job->paths[role])) return true;
     for (int role = 0; role < TN_ROLES; role++) {
         bool same = true;
         if (job->paths[role] && !same_content(p, job, role, entry, &same, error)) return false;
@@ -113,14 +113,14 @@ static bool check_finished(const plan *p, const tn_run_job *job, bool *finished,
 /* The files of one shard: the same name in every folder, masks and attention as npy. */
 static bool make_paths(const plan *p, const char *shard, tn_run_job *job, tenon_error *error)
 {
-    char *npy = tn_path_with_suffix(shard, ".npy");
-    char *twin = npy ? tn_path_join(p->folders[TN_FEATURES], npy) : NULL;
+    char *npy = tn_paths_with_suffix(shard, ".npy");
+    char *twin = npy ? tn_paths_join(p->folders[TN_FEATURES], npy) : NULL;
     bool good = twin != NULL;
-    bool shares = good && p->folders[TN_ATTENTION] && strcmp(npy, shard) != 0 && tn_path_exists(twin);
+    bool shares = good && p->folders[TN_ATTENTION] && strcmp(npy, shard) != 0 && tn_paths_exists(twin);
     for (int role = 0; good && role < TN_ROLES; role++) {
         bool keeps_suffix = role == TN_FEATURES || role == TN_TOKENS;
         if (!p->folders[role]) continue;
-        job->paths[role] = tn_path_join(p->folders[role], keeps_suffix ? shard : npy);
+        job->paths[role] = tn_paths_join(p->folders[role], keeps_suffix ? shard : npy);
         good = job->paths[role] != NULL;
     }
     free(npy);
@@ -137,7 +137,7 @@ static bool check_not_foreign(const plan *p, const tn_run_job *job, bool had_man
 {
     if (had_manifest || p->force) return true;
     for (int role = TN_TOKENS; role < TN_ROLES; role++)
-        if (job->paths[role] && tn_path_exists(job->paths[role]))
+        if (job->paths[role] && tn_paths_exists(job->paths[role]))
             return tn_error(error,
                             "%s: exists, and %s has no manifest that says what made it; use another folder, or --force "
                             "to overwrite",
@@ -186,7 +186,7 @@ static bool make_folder(plan *p, int role, tenon_error *error)
 {
     const char *folder = p->folders[role];
     p->made[role] = mkdir(folder, 0777) == 0;
-    if (p->made[role] || (errno == EEXIST && tn_path_is_folder(folder))) return true;
+    if (p->made[role] || (errno == EEXIST && tn_paths_is_folder(folder))) return true;
     return tn_error(error, "%s: cannot make the folder: %s", folder, strerror(errno));
 }
 
@@ -200,13 +200,13 @@ static void remove_made_folders(const plan *p)
 static bool check_folders(plan *p, tenon_error *error)
 {
     for (int role = 0; role < TN_INPUT_ROLES; role++)
-        if (p->folders[role] && !tn_path_is_folder(p->folders[role]))
+        if (p->folders[role] && !tn_paths_is_folder(p->folders[role]))
             return tn_error(error,
                             "%s: is no folder; features in a folder take a folder of %s files with the same names",
                             p->folders[role], tn_role_name((tn_role)role));
     for (int role = TN_TOKENS; role < TN_ROLES; role++)
         for (int other = 0; p->folders[role] && other < role; other++)
-            if (p->folders[other] && tn_path_same(p->folders[role], p->folders[other]))
+            if (p->folders[other] && tn_paths_same(p->folders[role], p->folders[other]))
                 return tn_error(error, "%s: is the folder of the %s too; choose another output folder",
                                 p->folders[role], tn_role_name((tn_role)other));
     for (int role = TN_TOKENS; role < TN_ROLES; role++)
@@ -244,19 +244,19 @@ bool tn_run_folder(tn_run_setup *setup, char *const folders[TN_ROLES], bool forc
                    tenon_error *error)
 {
     plan p = {.setup = setup, .folders = folders, .force = force};
-    char *path = tn_path_join(folders[TN_TOKENS], "manifest.json");
-    bool had_manifest = path && tn_path_exists(path);
+    char *path = tn_paths_join(folders[TN_TOKENS], "manifest.json");
+    bool had_manifest = path && tn_paths_exists(path);
     free(path);
     *result = (tn_folder_result){.done = 0};
     bool good = check_folders(&p, error) &&
-                tn_path_list_shards(folders[TN_FEATURES], &p.shards, &p.num_shards, error) &&
+                tn_paths_list_shards(folders[TN_FEATURES], &p.shards, &p.num_shards, error) &&
                 check_shards(&p, had_manifest, error) && open_manifest(&p, error) &&
                 drop_finished(&p, &result->skipped, error) && run_jobs(&p, result, error);
     if (!good) remove_made_folders(&p);
     for (size_t i = 0; p.jobs && i < p.num_shards; i++)
         tn_job_free_paths(&p.jobs[i]);
     free(p.jobs);
-    tn_path_free_list(p.shards, p.num_shards);
+    tn_paths_free_list(p.shards, p.num_shards);
     tn_manifest_free(p.manifest);
     return good;
 }

@@ -157,10 +157,10 @@ static bool check_outputs(const tn_run_job *job, const tn_run_setup *setup, teno
     for (int output = TN_TOKENS; output < TN_ROLES; output++) {
         const char *path = job->paths[output];
         if (!path) continue;
-        if (tn_path_in_model(path, setup->model))
+        if (tn_paths_in_model(path, setup->model))
             return tn_error(error, "%s: is the model being read; choose another output", path);
         for (int other = 0; other < output; other++)
-            if (job->paths[other] && tn_path_same(path, job->paths[other]))
+            if (job->paths[other] && tn_paths_same(path, job->paths[other]))
                 return tn_error(error, "%s: is the %s of the same run; choose another output", path,
                                 tn_role_name((tn_role)other));
         tenon_writer *writer;
@@ -175,7 +175,7 @@ static bool open_inputs(tn_run_job *job, const tn_run_setup *setup, tenon_error 
     for (int role = 0; role < TN_INPUT_ROLES; role++) {
         const char *path = job->paths[role];
         if (!path) continue;
-        tn_path_stamp(path, job->stamps[role]);
+        tn_paths_stamp(path, job->stamps[role]);
         if (!tn_job_open_file(setup, (tn_role)role, path, &job->inputs[role], error)) return false;
         if (!tn_job_find_tensor(setup, (tn_role)role, path, job->inputs[role], &job->tensors[role], error))
             return false;

@@ -72,7 +72,8 @@ void tn_interrupt_install(void)
         struct sigaction old;
         /* nohup and background shells ignore some of these on purpose. */
         if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler == SIG_IGN) continue;
-        struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+        /* A second signal ends the process at once, should a read hang. */
+        struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)(SA_RESTART | SA_RESETHAND)};
         sigemptyset(&action.sa_mask);
         sigaction(signals[i], &action, NULL);
     }
@@ -156,7 +157,8 @@ static bool image_bytes(const tn_run_setup *setup, const tn_run_job *job, size_t
     past |= __builtin_mul_overflow((size_t)job->tokens_out, (size_t)setup->out_dim, &bytes[TN_TOKENS]);
     past |= __builtin_mul_overflow(bytes[TN_TOKENS], tenon_dtype_size(setup->dtype), &bytes[TN_TOKENS]);
     past |= __builtin_mul_overflow((size_t)job->tokens_out, (size_t)setup->heads, &attention);
-    past |= __builtin_mul_overflow(attention, (size_t)setup->window_area * sizeof(float), &attention);
+    past |= __builtin_mul_overflow(attention, (size_t)setup->window_area, &attention);
+    past |= __builtin_mul_overflow(attention, sizeof(float), &attention);
     if (job->paths[TN_ATTENTION]) bytes[TN_ATTENTION] = attention;
     if (job->paths[TN_FRAME_MASK]) bytes[TN_FRAME_MASK] = 1;
     if (job->paths[TN_PATCH_MASK]) bytes[TN_PATCH_MASK] = (size_t)(job->tokens_in - setup->strip);
@@ -167,8 +169,12 @@ static bool image_bytes(const tn_run_setup *setup, const tn_run_job *job, size_t
 
 static int64_t images_of_chunk(const size_t bytes[TN_ROLES])
 {
-    size_t sum = bytes[TN_FEATURES] / 2 + bytes[TN_TOKENS] / 2 + bytes[TN_ATTENTION] / 2 + 1;
-    return sum < chunk_bytes / 2 ? (int64_t)(chunk_bytes / 2 / sum) : 1;
+    size_t sum = 1;
+    for (int role = 0; role < TN_ROLES; role++) {
+        if (bytes[role] >= chunk_bytes) return 1;
+        sum += bytes[role];
+    }
+    return sum < chunk_bytes ? (int64_t)(chunk_bytes / sum) : 1;
 }
 
 /* ---- read ---- */
@@ -369,7 +375,7 @@ static bool begin_output(pipeline *p, const tn_run_job *job, tn_role role, tenon
     if (tenon_writer_new(path, &p->writers[role], error) != TENON_OK ||
         tenon_writer_add(p->writers[role], tn_role_name(role), dtype, ndim, shape, NULL, error) != TENON_OK)
         return false;
-    if (tn_path_has_suffix(path, ".safetensors") && !add_metadata(setup, p->writers[role], error)) return false;
+    if (tn_paths_has_suffix(path, ".safetensors") && !add_metadata(setup, p->writers[role], error)) return false;
     if (setup->hashes && !(p->hashers[role] = tn_hasher_new(ndim, shape)))
         return tn_error(error, "out of memory while hashing %s", path);
     return true;
@@ -382,7 +388,7 @@ static bool commit_output(pipeline *p, tn_run_job *job, tn_role role, tenon_erro
     if (tenon_writer_commit(p->writers[role], error) != TENON_OK) return false;
     tenon_writer_free(p->writers[role]);
     p->writers[role] = NULL;
-    tn_path_stamp(job->paths[role], job->stamps[role]);
+    tn_paths_stamp(job->paths[role], job->stamps[role]);
     return true;
 }
 

@@ -389,3 +389,12 @@ def test_nan_and_infinity_reach_their_tokens_and_no_others(tenon, make, rng):
     touched[1, 0] = touched[2, 0] = True
     assert numpy.isnan(got[1, 0]).all() and not numpy.isfinite(got[2, 0]).any()
     assert (got[~touched].view(numpy.uint32) == clean[~touched].view(numpy.uint32)).all()
+
+
+@pytest.mark.parametrize("window", [2**31, 2**32, 3 * 10**9, 2**62, 2**63 - 1])
+def test_attention_larger_than_any_memory(tenon, make, window):
+    make("attentional_pool", 8, 6, heads=2, ragged="partial")
+    numpy.save("x.npy", numpy.zeros((2, 16, 8), numpy.float32))
+    words = ["run", "adapter.safetensors", "x.npy", "-o", "y.npy", "--window", window]
+    tenon(*words, "--attention", "a.npy", code=1)
+    assert not os.path.exists("y.npy") and not os.path.exists("a.npy")

@@ -36,8 +36,8 @@ static void fold_add_tile(double *sums, const double *outer, const double *inner
     UNROLL
     for (int r = 0; r < fold_tile; r++)
         sum[r][0] = sum[r][1] = vd_set(0.0);
-    _Pragma("GCC unroll 4") for (int64_t m = 0; m < depth; m++)
-    {
+    UNROLL_STEPS
+    for (int64_t m = 0; m < depth; m++) {
         const vd b0 = vd_keep(vd_load(inner + m * fold_panel));
         const vd b1 = vd_keep(vd_load(inner + m * fold_panel + double_lanes));
         UNROLL

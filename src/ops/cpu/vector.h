@@ -12,8 +12,15 @@
 #include <string.h>
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
-/* Before a loop over an array of vectors: without it gcc keeps the array in memory. */
+/* UNROLL stands before a loop over an array of vectors: without it compilers keep the array in memory. UNROLL_STEPS
+ * stands before the long loop around it. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL_STEPS _Pragma("clang loop unroll_count(4)")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL_STEPS _Pragma("GCC unroll 4")
+#endif
 
 typedef float vf __attribute__((vector_size(4 * lanes)));
 typedef int32_t vi __attribute__((vector_size(4 * lanes)));
