@@ -2,9 +2,9 @@
  *
  *   bench_ops [threads [level [repetitions]]]
  *
- * Contenders alternate and medians are shown, because machines change speed within a minute: compare figures of one
- * line. GFLOP/s and share of the multiply-add probe; GB/s and share of the read probe for one to four rows, where
- * memory is the limit and weights are rotated so that no cache holds them.
+ * Contenders alternate, because machines change speed within a minute: compare figures of one line. Shown are the best
+ * repetition, its share of the best multiply-add probe, and the median, all in GFLOP/s; for one to four rows, where
+ * memory is the limit and weights are rotated so that no cache holds them, also GB/s and the share of the read probe.
  */
 #include "core/dtype.h"
 #include "core/memory.h"
@@ -21,13 +21,17 @@ void openblas_set_num_threads(int threads);
 #endif
 
 enum { most_repetitions = 101, most_copies = 16, num_dtypes = 3 };
+enum { contenders = num_dtypes + 2 }; /* products of each dtype, BLAS, f32 with GELU */
 static const tn_dtype dtypes[num_dtypes] = {TN_F32, TN_BF16, TN_F16};
 static const char *const dtype_names[num_dtypes] = {"f32", "bf16", "f16"};
+
+/* On one thread processor time, which other processes disturb less. */
+static clockid_t clock_used = CLOCK_MONOTONIC;
 
 static double now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock_used, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -37,6 +41,7 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Sorts, and gives the middle. */
 static double median(double *values, int count)
 {
     qsort(values, (size_t)count, sizeof *values, ascending);
@@ -181,9 +186,29 @@ static double time_product(tn_context *context, const product *p, int d, tn_act 
     return now() - start;
 }
 
+/* Sorts the figures and prints one line. */
+static void print_product(shape s, double seconds[contenders][most_repetitions], double *peak, double *reads,
+                          int repetitions)
+{
+    const double flop = 2e-9 * (double)s.m * (double)s.n * (double)s.k;
+    const double fma_median = median(peak, repetitions), fma = peak[repetitions - 1];
+    printf("%4dx%dx%d\tprobe %.0f median %.0f", (int)s.m, (int)s.n, (int)s.k, fma, fma_median);
+    for (int j = 0; j < contenders; j++) {
+        const double middle = median(seconds[j], repetitions), best = seconds[j][0];
+        if (best > 1e9) continue;
+        const char *name = j < num_dtypes ? dtype_names[j] : j == num_dtypes ? "OpenBLAS" : "f32+gelu";
+        printf("\t%s %.0f (%.0f %%) median %.0f", name, flop / best, 100 * flop / best / fma, flop / middle);
+    }
+    if (s.m <= 4) {
+        const double bytes = 4e-9 * (double)s.n * (double)s.k / seconds[0][0];
+        median(reads, repetitions);
+        printf("\tf32 %.1f GB/s (%.0f %% of reads)", bytes, 100 * bytes / reads[repetitions - 1]);
+    }
+    printf("\n");
+}
+
 static void bench_product(tn_context *context, const tn_probe *limits, shape s, int repetitions)
 {
-    enum { contenders = num_dtypes + 2 }; /* the dtypes, BLAS, f32 with GELU */
     product p;
     prepare(context, &p, s);
     context->scratch =
@@ -204,25 +229,7 @@ static void bench_product(tn_context *context, const tn_probe *limits, shape s, 
         peak[i] = run_probe(context, limits, 0, NULL);
         reads[i] = run_probe(context, limits, 2, data);
     }
-    const double flop = 2e-9 * (double)s.m * (double)s.n * (double)s.k, fma = median(peak, repetitions);
-    printf("%4dx%dx%d\tprobe %.0f", (int)s.m, (int)s.n, (int)s.k, fma);
-    double f32 = 0;
-    for (int j = 0; j < contenders; j++) {
-        const double t = median(seconds[j], repetitions);
-        if (j == 0) f32 = t;
-        if (j == num_dtypes) {
-#ifdef BENCH_BLAS
-            printf("\tOpenBLAS %.0f (f32 is %.2f times faster)", flop / t, t / f32);
-#endif
-        } else {
-            printf("\t%s %.0f (%.0f %%)", j < num_dtypes ? dtype_names[j] : "f32+gelu", flop / t, 100 * flop / t / fma);
-        }
-    }
-    if (s.m <= 4) {
-        const double bytes = 4e-9 * (double)s.n * (double)s.k / f32, top = median(reads, repetitions);
-        printf("\tf32 %.1f GB/s (%.0f %% of reads)", bytes, 100 * bytes / top);
-    }
-    printf("\n");
+    print_product(s, seconds, peak, reads, repetitions);
     free(data);
     free(context->scratch);
     release(&p);
@@ -248,9 +255,10 @@ static void bench_pack(const tn_context *context, int repetitions)
             memcpy(packed, w, bytes);
             seconds[1][i] = now() - start;
         }
+        median(seconds[0], repetitions);
+        median(seconds[1], repetitions);
         printf("pack %s 4096x4096\t%.1f GB/s\tmemcpy on one thread %.1f GB/s\n", dtype_names[d],
-               1e-9 * (double)bytes / median(seconds[0], repetitions),
-               1e-9 * (double)bytes / median(seconds[1], repetitions));
+               1e-9 * (double)bytes / seconds[0][0], 1e-9 * (double)bytes / seconds[1][0]);
         free(w);
         free(packed);
     }
@@ -269,8 +277,9 @@ static void bench_fold(const tn_context *context, const tn_probe *limits, int re
         seconds[i] = now() - start;
         peak[i] = run_probe(context, limits, 1, NULL);
     }
-    const double gflops = 2e-9 * (double)n * (double)k * (double)inner / median(seconds, repetitions);
-    const double fma = median(peak, repetitions);
+    median(seconds, repetitions);
+    median(peak, repetitions);
+    const double gflops = 2e-9 * (double)n * (double)k * (double)inner / seconds[0], fma = peak[repetitions - 1];
     printf("fold %dx%dx%d\tprobe %.0f\tf64 %.0f (%.0f %%)\n", (int)n, (int)k, (int)inner, fma, gflops,
            100 * gflops / fma);
     free(w);
@@ -303,11 +312,13 @@ static void bench_windows(tn_context *context, int repetitions)
         context->ops->activation(context, to, query, TN_ACT_GELU, rows, heads * width);
         seconds[2][i] = now() - start;
     }
-    const double mean = median(seconds[0], repetitions), attend = median(seconds[1], repetitions);
+    for (int i = 0; i < 3; i++)
+        median(seconds[i], repetitions);
+    const double mean = seconds[0][0], attend = seconds[1][0];
     printf("window_mean 648x9x1152\t%.2f ms\t%.1f GB/s\n", 1e3 * mean, 4e-9 * (double)(rows * slots * width) / mean);
     printf("window_attend 648x9x16x1152\t%.2f ms\t%.0f GFLOP/s\n", 1e3 * attend,
            4e-9 * (double)(rows * slots * heads * width) / attend);
-    printf("gelu 648x18432\t%.2f ms\n", 1e3 * median(seconds[2], repetitions));
+    printf("gelu 648x18432\t%.2f ms\n", 1e3 * seconds[2][0]);
     free(context->scratch);
     free(x);
     free(q);
@@ -325,13 +336,14 @@ int main(int argc, char **argv)
         fputs("usage: bench_ops [threads [level [repetitions]]]\n", stderr);
         return 2;
     }
+    if (parallel.workers == 1) clock_used = CLOCK_PROCESS_CPUTIME_ID;
     const tn_probe *limits = tn_probe_find(ops->name);
 #ifdef BENCH_BLAS
     openblas_set_num_threads(parallel.workers);
 #endif
     tn_context context = {ops, &parallel, NULL};
-    printf("level %s, %d threads, medians of %d; GFLOP/s (share of the probe)\n", ops->name, parallel.workers,
-           repetitions);
+    printf("level %s, %d threads, %d repetitions; best (share of the best probe) and median, GFLOP/s\n", ops->name,
+           parallel.workers, repetitions);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         bench_product(&context, limits, shapes[i], repetitions);
     bench_windows(&context, repetitions);

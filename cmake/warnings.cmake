@@ -7,5 +7,6 @@ function(tenon_flags target)
   if(TENON_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()
-  target_compile_definitions(${target} PRIVATE _POSIX_C_SOURCE=200809L _XOPEN_SOURCE=700)
+  target_compile_definitions(${target} PRIVATE _POSIX_C_SOURCE=200809L _XOPEN_SOURCE=700
+                                               _FILE_OFFSET_BITS=64)
 endfunction()

@@ -1,7 +1,9 @@
 """The cases of tests/golden: what is run. make_golden.py runs them."""
 
 
-def case(name, kind, dims, grid, batch=1, *, features="f32", weights="f32", call=None, masked=None, frames=None, **more):
+def case(
+    name, kind, dims, grid, batch=1, *, features="f32", weights="f32", call=None, masked=None, frames=None, **more
+):
     """dims (in, out); grid (height, width), or a count of tokens for connectors without one. `masked` is the share of
     masked patches, or a set of (image, patch); `frames` a string of 0 and 1. What is left over: fields of the config,
     and `inputs` ("value" or "outlier") and `scale`."""
@@ -89,8 +91,8 @@ def small():
     yield from _pools("attentional_pool", "attention", 4)
     for heads in (1, 2, 3, 8, 24):
         yield case(f"attention-h{heads}", "attentional_pool", (24, 20), (4, 4), pool_heads=heads, scale=8.0)
-    # Nearly one-hot, and no near tie among its scores: where two scores of thousands differ by about one, float32 leaves
-    # every form of the attention an error past 1e-6, and whether ours or PyTorch's is larger is luck.
+    # Nearly one-hot, and no near tie among its scores: where two scores of thousands differ by about one, float32
+    # leaves every form of the attention an error past 1e-6, and whether ours or PyTorch's is larger is luck.
     yield case("attention-sharp", "attentional_pool", (24, 20), (4, 6), pool_heads=4, scale=32.0, inputs="outlier")
     yield case("attention-odd", "attentional_pool", (35, 11), (6, 9), pool_heads=5, pool_window=3)
 

@@ -4,20 +4,20 @@
     python scripts/make_golden.py            writes all
     python scripts/make_golden.py --check    compares the files with the manifest (needs neither)
 
-Nothing here is needed to run the tests. Each .json is a list of cases; numbers lie in the .bin beside it, raw and little
-endian, and a case names the byte offset where its array starts.
+Nothing here is needed to run the tests. Each .json is a list of cases; numbers lie in the .bin beside it, raw and
+little endian, and a case names the byte offset where its array starts.
 
     init.json     parameters after torch.manual_seed(seed): crc32 of their bytes in declaration order, first values
     small.json    every token of small cases: ref64 (float64), torch_f32 (float32), torch_bf16 (bfloat16)
     real.json     the tokens `rows` of real widths: ref_hi (float32) + ref_lo (bfloat16) is the reference, to 2^-33
     manifest.json versions, and the sha256 of each file
 
-Fields of a case: `config` as tenon_config_from_json takes it; in_dim, out_dim, batch, tokens (strip included); `weights`
-and `features`, their dtypes; `seed` of tenon_adapter_reset_parameters and `weights_crc32` of what it gives; the features
-are counter_rng's `inputs` times `scale` from `input_seed`, rounded to their dtype; `call` holds pool_window and grid
-where they are given, `patch_mask` and `frame_mask` are strings of 0 and 1. `error_f32` and `error_bf16`: relative error
-of PyTorch's worst token, ||y - ref|| / ||ref||, when the same (rounded) weights and features are computed in float32,
-and when everything is rounded to bfloat16.
+Fields of a case: `config` as tenon_config_from_json takes it; in_dim, out_dim, batch, tokens (strip included);
+`weights` and `features`, their dtypes; `seed` of tenon_adapter_reset_parameters and `weights_crc32` of what it gives;
+the features are counter_rng's `inputs` times `scale` from `input_seed`, rounded to their dtype; `call` holds
+pool_window and grid where they are given, `patch_mask` and `frame_mask` are strings of 0 and 1. `error_f32` and
+`error_bf16`: relative error of PyTorch's worst token, ||y - ref|| / ||ref||, when the same (rounded) weights and
+features are computed in float32, and when everything is rounded to bfloat16.
 """
 
 import argparse

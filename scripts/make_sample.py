@@ -4,9 +4,9 @@
     pip install numpy pillow
     python scripts/make_sample.py skimage/data/coffee.png
 
-The middle 378 x 378 pixels of the photograph (600 x 400), not resampled. 27 x 27 patches of 14 x 14 pixels, patches row
-by row; inside a patch the pixels row by row, and red, green, blue of each: feature (dy * 14 + dx) * 3 + channel. A pixel
-p becomes 2 p / 255 - 1, rounded to float16. Source and licence: examples/data/README.md.
+The middle 378 x 378 pixels of the photograph (600 x 400), not resampled. 27 x 27 patches of 14 x 14 pixels, patches
+row by row; inside a patch the pixels row by row, and red, green, blue of each: feature (dy * 14 + dx) * 3 + channel. A
+pixel p becomes 2 p / 255 - 1, rounded to float16. Source and licence: examples/data/README.md.
 """
 
 import argparse

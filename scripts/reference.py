@@ -3,8 +3,8 @@
     linear            y = x W^T + b
     mlp_2layer        y = act(x W1^T + b1) W2^T + b2
     avgpool           y = mean(window) W^T + b
-    attentional_pool  y = (o Wo^T + bo) Wout^T + bout;  per head o_h = sum_j a_j v_hj,  a = softmax_j(q_h . k_hj / sqrt(d)),
-                      q from the window's mean, k and v from its patches
+    attentional_pool  y = (o Wo^T + bo) Wout^T + bout;  per head o_h = sum_j a_j v_hj,
+                      a = softmax_j(q_h . k_hj / sqrt(d)), q from the window's mean, k and v from its patches
 
 Masked patches leave mean and softmax; a token that reads no patch, and every token of a masked frame, is zero.
 Weights are a list of (W, b) in declaration order, W (out, in).

@@ -18,15 +18,16 @@ void expect_ok(tenon_status status, const tenon_error *error)
 
 const char *cpu_level(int index)
 {
-    static char level[32];
+    static char levels[8][16];
     const char *at = tenon_cpu_levels();
-    for (; index > 0 && at != NULL; index--) {
+    for (int i = 0; i < index && at != NULL; i++) {
         at = strchr(at, ',');
         at = at == NULL ? NULL : at + 1;
     }
     if (at == NULL || *at == '\0') return NULL;
-    snprintf(level, sizeof level, "%.*s", (int)strcspn(at, ","), at);
-    return level;
+    assert_true(index < 8);
+    snprintf(levels[index], sizeof levels[index], "%.*s", (int)strcspn(at, ","), at);
+    return levels[index];
 }
 
 double worst_token(const float *y, const double *ref, int64_t tokens, int64_t width)

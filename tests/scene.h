@@ -79,7 +79,7 @@ double *scene_reference(const scene *s, double *attention);
 /* Whether token t of an image reads this patch, were nothing masked. */
 bool scene_reads(const scene *s, int64_t token, int64_t patch);
 
-/* The index-th level of tenon_cpu_levels(), or NULL; valid until the next call. */
+/* The index-th level of tenon_cpu_levels(), or NULL. */
 const char *cpu_level(int index);
 
 /* Largest ||y - ref|| / ||ref|| of a token; infinite for NaN and for a token that should be zero and is not. */

@@ -33,7 +33,7 @@ tenon_file *open_file(const char *path, const tenon_file_options *options);
 void expect_tensor(const tenon_file *file, const char *name, DLDataType dtype, int ndim, const int64_t *shape,
                    const void *data, size_t size);
 
-/* ftw-less recursive removal is not needed: tests make one level of folders. */
+/* A folder of that name among the scratch files. */
 const char *scratch_folder(const char *name);
 
 #endif

@@ -9,7 +9,6 @@
 
 #define DATA TESTS_DIR "/data/formats/"
 
-static bool in_jansson;  /* the call that failed was one of Jansson's */
 static int64_t calls;    /* since start_counting */
 static int64_t fail_at;  /* the call that fails, counted from 1; 0: none */
 static size_t requested; /* bytes asked for since start_counting */
@@ -57,16 +56,8 @@ char *__wrap_strndup(const char *text, size_t size)
     return may_allocate(size + 1) ? __real_strndup(text, size) : NULL;
 }
 
-static void *jansson_malloc(size_t size)
-{
-    void *data = __wrap_malloc(size);
-    in_jansson = in_jansson || data == NULL;
-    return data;
-}
-
 static void start_counting(int64_t fail)
 {
-    in_jansson = false;
     calls = 0;
     requested = 0;
     fail_at = fail;
@@ -143,6 +134,28 @@ static void reads_allocate_nothing(void **state)
     tenon_file_close(file);
 }
 
+/* B116: of a large unaligned file only what is asked for is read; nothing is copied on the way. */
+static void b116_large_file_small_tensor(void **state)
+{
+    (void)state;
+    char header[256];
+    snprintf(header, sizeof header,
+             "{\"s\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"large\":{\"dtype\":\"U8\","
+             "\"shape\":[67108864],\"data_offsets\":[8,67108872]}}");
+    while (strlen(header) % 8 != 1)
+        strcat(header, " ");
+    const char *path = scratch_safetensors("large", header, "\0\0\x80\x3f\0\0\0\x40", 8);
+    assert_int_equal(truncate(path, (off_t)(8 + strlen(header) + 67108872)), 0);
+    tenon_file *file = NULL;
+    start_counting(0);
+    assert_int_equal(tenon_file_open(path, NULL, &file, NULL), TENON_OK);
+    float data[2];
+    assert_int_equal(tenon_file_read(file, 0, 0, 2, data, sizeof data, NULL), TENON_OK);
+    assert_true(data[0] == 1 && data[1] == 2);
+    assert_true(requested < 65536);
+    tenon_file_close(file);
+}
+
 /* ---- allocations that fail ---- */
 
 typedef tenon_status (*action)(tenon_error *error);
@@ -161,14 +174,9 @@ static void fail_each_allocation(action run)
         error.message[0] = 0;
         start_counting(n);
         const tenon_status status = run(&error);
-        /* Jansson's lexer drops characters that it has no room for, so that its own failures come out as any other
-         * fault of the file. */
-        const bool misnamed = in_jansson;
         start_counting(0);
-        if (!misnamed) {
-            if (status != TENON_NO_MEMORY) fail_msg("allocation %d: %d %s", (int)n, status, error.message);
-            expect_message(&error, "out of memory", NULL);
-        }
+        if (status != TENON_NO_MEMORY) fail_msg("allocation %d: %d %s", (int)n, status, error.message);
+        expect_message(&error, "out of memory", NULL);
         assert_int_equal(count_descriptors(), descriptors);
         assert_int_equal(scratch_count(), files_after);
     }
@@ -251,10 +259,13 @@ static void each_failure_is_told(void **state)
     fail_each_allocation(open_safetensors);
     fail_each_allocation(open_folder);
     fail_each_allocation(open_npy);
+    /* Jansson's parser is left out: it asserts, or drops characters, where an allocation of its own fails. */
+    json_set_alloc_funcs(__wrap_malloc, free);
     fail_each_allocation(write_safetensors);
     fail_each_allocation(write_npy);
     assert_int_equal(symlink("memory-linked.npy", scratch_path("memory-link.npy")), 0);
     fail_each_allocation(write_through_link);
+    json_set_alloc_funcs(malloc, free);
 }
 
 /* B141: a thousand failures in a row leave no descriptor and no file. */
@@ -277,11 +288,9 @@ static void failures_do_not_add_up(void **state)
 
 int main(void)
 {
-    json_set_alloc_funcs(jansson_malloc, free);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hostile_headers_allocate_little),
-        cmocka_unit_test(reads_allocate_nothing),
-        cmocka_unit_test(each_failure_is_told),
+        cmocka_unit_test(hostile_headers_allocate_little), cmocka_unit_test(reads_allocate_nothing),
+        cmocka_unit_test(b116_large_file_small_tensor),    cmocka_unit_test(each_failure_is_told),
         cmocka_unit_test(failures_do_not_add_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

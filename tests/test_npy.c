@@ -106,6 +106,25 @@ static void reads_each_type(void **state)
         TENON_UNSUPPORTED, "structured", NULL);
 }
 
+static void asks_about_two_bytes_of_void(void **state)
+{
+    (void)state;
+    expect_refused(scratch_npy("v.npy", 1, "{'descr': '<V2', 'fortran_order': False, 'shape': (1,), }", six, 2),
+                   TENON_UNSUPPORTED, "npy_bfloat16", NULL);
+}
+
+/* B45 */
+static void b45_names_carry_no_meaning(void **state)
+{
+    (void)state;
+    tenon_file *file = open_file(scratch_npy("lora.safetensors", 1, plain, six, sizeof six), NULL);
+    assert_string_equal(tenon_file_kind(file), "npy");
+    tenon_file_close(file);
+    file = open_file(scratch_safetensors("really.npy", "{}", NULL, 0), NULL);
+    assert_string_equal(tenon_file_kind(file), "safetensors");
+    tenon_file_close(file);
+}
+
 static void reads_slices_of_converted_types(void **state)
 {
     (void)state;
@@ -291,6 +310,8 @@ int main(void)
         cmocka_unit_test(b107_long_header),
         cmocka_unit_test(b107_fortran_order),
         cmocka_unit_test(reads_each_type),
+        cmocka_unit_test(asks_about_two_bytes_of_void),
+        cmocka_unit_test(b45_names_carry_no_meaning),
         cmocka_unit_test(reads_slices_of_converted_types),
         cmocka_unit_test(accepts_what_python_writes),
         cmocka_unit_test(refuses_bad_literals),

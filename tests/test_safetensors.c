@@ -118,6 +118,19 @@ static void reads_metadata(void **state)
                    "__metadata__ is an array", NULL);
 }
 
+static void notices_a_change(void **state)
+{
+    (void)state;
+    const char *path = scratch_safetensors("changing.safetensors", one, six, sizeof six);
+    tenon_file *file = open_file(path, NULL);
+    float data[6] = {0};
+    assert_int_equal(truncate(path, 80), 0);
+    tenon_error error;
+    assert_int_equal(tenon_file_read(file, 0, 0, 2, data, sizeof data, &error), TENON_BAD_FILE);
+    expect_message(&error, "changing.safetensors", "while it was being read", NULL);
+    tenon_file_close(file);
+}
+
 /* ---- hostile headers ---- */
 
 /* B84: a header past the cap, and past the file. */
@@ -133,7 +146,7 @@ static void b84_header_cap(void **state)
     expect_refused(path, TENON_BAD_FILE, "132095296 bytes long", "at most 100000000", NULL);
 }
 
-/* B85: lengths that do not fit the file are refused before anything is allocated: with almost no address space left. */
+/* B85: lengths that do not fit the file; test_format_memory.c sees that nothing of the kind is allocated. */
 static void b85_header_length(void **state)
 {
     (void)state;
@@ -586,6 +599,26 @@ static void writer_refuses(void **state)
     expect_message(&error, "/dev/full", "a device", NULL);
 }
 
+/* B84: what the reader would refuse is not written. */
+static void b84_writer_keeps_to_the_cap(void **state)
+{
+    (void)state;
+    enum { size = 100000000 };
+    char *value = malloc(size + 1);
+    assert_non_null(value);
+    memset(value, 'x', size);
+    value[size] = 0;
+    tenon_error error;
+    const int before = scratch_count();
+    tenon_writer *w = new_writer(scratch_path("cap.safetensors"));
+    assert_int_equal(tenon_writer_set_metadata(w, "k", value, &error), TENON_OK);
+    free(value);
+    assert_int_equal(tenon_writer_commit(w, &error), TENON_INVALID);
+    expect_message(&error, "100000032 bytes", "at most 100000000", NULL);
+    tenon_writer_free(w);
+    assert_int_equal(scratch_count(), before);
+}
+
 static void writes_nothing_at_all(void **state)
 {
     (void)state;
@@ -605,6 +638,7 @@ int main(void)
         cmocka_unit_test(widens_and_narrows),
         cmocka_unit_test(lists_what_it_does_not_read),
         cmocka_unit_test(reads_metadata),
+        cmocka_unit_test(notices_a_change),
         cmocka_unit_test(b84_header_cap),
         cmocka_unit_test(b85_header_length),
         cmocka_unit_test(b86_tensor_faults),
@@ -622,6 +656,7 @@ int main(void)
         cmocka_unit_test(resolves_folders),
         cmocka_unit_test(writes_in_any_order),
         cmocka_unit_test(writer_refuses),
+        cmocka_unit_test(b84_writer_keeps_to_the_cap),
         cmocka_unit_test(writes_nothing_at_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

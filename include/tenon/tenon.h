@@ -367,7 +367,8 @@ typedef struct tenon_workspace {
 } tenon_workspace;
 
 /* Bytes of workspace that forwards of any batch of images with num_input_tokens tokens each need under this call
- * (NULL: the defaults). It does not depend on the batch. The adapter must be prepared. */
+ * (NULL: the defaults). It does not depend on the batch. Before tenon_adapter_prepare: for the CPU level it would
+ * choose unasked. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_workspace_size(const tenon_adapter *adapter,
                                                                      int64_t num_input_tokens, const tenon_call *call,
                                                                      size_t *bytes, tenon_error *error);
@@ -403,19 +404,23 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_flops(const tenon_adapter 
 
 /* ---- 9. tensor files -------------------------------------------------------------------------------------------- */
 
-/* A file of tensors open for reading: safetensors, an index of safetensors shards (or the folder that holds it), npy.
- * The kind is told by the content, never by the name. */
+/* A file of tensors open for reading: safetensors, an index of safetensors shards (or the folder that holds it, or
+ * holds model.safetensors or one .safetensors file alone), npy. The kind is told by the content, never by the name. An
+ * index names its shards inside its own folder, "sub/x.safetensors" included; links that lead out of it are refused,
+ * save those of a Hugging Face cache from snapshots/ to blobs/. A safetensors header takes at most 100 MB, an npy
+ * header at most 1 MiB, a tensor at most 64 dimensions. */
 typedef struct tenon_file tenon_file;
 
 typedef struct tenon_file_options {
     size_t size;
-    bool npy_bfloat16; /* read a uint16 npy array as bfloat16 */
+    bool npy_bfloat16; /* read an npy array of uint16, or of ml_dtypes' two bytes of void, as bfloat16 */
 } tenon_file_options;
 
 TENON_API void tenon_file_options_init(tenon_file_options *options);
 
 /* A tensor of the file. `dtype` is what tenon_file_read delivers: f32 for stored f64 (narrowed) and 8-bit floats
- * (widened), the stored dtype in the machine's byte order otherwise. */
+ * (widened), the stored dtype in the machine's byte order otherwise; kDLOpaqueHandle for what it does not read. The
+ * strings and the shape live as long as the file. */
 typedef struct tenon_file_tensor {
     size_t size;
     const char *name;   /* "" for npy */
@@ -441,7 +446,7 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_file_get_tensor(const tenon_file *
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_find_tensor(const tenon_file *file, const char *name, int64_t *index,
                                                                tenon_error *error);
 
-/* The value of a metadata key of a safetensors file; NULL when there is none. */
+/* The value of a metadata key of a safetensors file or of an index; NULL when there is none. */
 TENON_API const char *tenon_file_metadata(const tenon_file *file, const char *key);
 
 /* Reads `count` slices along the first axis, from `first` on, as dense row-major elements of the tensor's `dtype` into

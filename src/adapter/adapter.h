@@ -62,6 +62,12 @@ struct tenon_adapter {
     tn_pack *pack;            /* published, or NULL */
 };
 
+/* Sizes and offsets of a pack for pack->ops; its data is not touched. Parameters without a dtype count as f32. */
+tenon_status tn_pack_plan(const tenon_adapter *adapter, tn_pack *pack, tenon_error *error);
+
+/* The ops table of a level; NULL: what TENON_CPU says, or the best. */
+tenon_status tn_find_table(const char *level, const tn_ops **ops, tenon_error *error);
+
 /* Takes a reference to the published pack, or NULL; gives it back. */
 tn_pack *tn_pack_acquire(const tenon_adapter *adapter);
 void tn_pack_release(const tenon_adapter *adapter, tn_pack *pack);

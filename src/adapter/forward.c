@@ -324,18 +324,15 @@ static tenon_status run_call(run *r, const tenon_workspace *workspace, tenon_err
     return TENON_OK;
 }
 
-static tenon_status not_prepared(tenon_error *error)
-{
-    return tn_fail(error, TENON_NOT_PREPARED,
-                   "the adapter is not prepared; call tenon_adapter_prepare after its "
-                   "parameters were reset, loaded or set");
-}
-
 tenon_status tenon_adapter_forward(const tenon_adapter *adapter, const DLTensor *x, DLTensor *y, const tenon_call *call,
                                    const tenon_workspace *workspace, tenon_error *error)
 {
     tn_pack *pack = tn_pack_acquire(adapter);
-    if (pack == NULL) return not_prepared(error);
+    if (pack == NULL) {
+        return tn_fail(error, TENON_NOT_PREPARED,
+                       "the adapter is not prepared; call tenon_adapter_prepare after its "
+                       "parameters were reset, loaded or set");
+    }
     const tenon_call settings = tn_call_read(call);
     run r = {.adapter = adapter, .pack = pack};
     tenon_status status = check_call(&r, x, y, &settings, error);
@@ -357,11 +354,15 @@ static tenon_status measure(run *r, int64_t num_input_tokens, const tenon_call *
 tenon_status tenon_adapter_workspace_size(const tenon_adapter *adapter, int64_t num_input_tokens,
                                           const tenon_call *call, size_t *bytes, tenon_error *error)
 {
-    tn_pack *pack = tn_pack_acquire(adapter);
-    if (pack == NULL) return not_prepared(error);
+    tn_pack *pack = tn_pack_acquire(adapter), planned = {.size = 0};
     const tenon_call settings = tn_call_read(call);
-    run r = {.adapter = adapter, .pack = pack};
-    const tenon_status status = measure(&r, num_input_tokens, &settings, bytes, error);
+    run r = {.adapter = adapter, .pack = pack != NULL ? pack : &planned};
+    tenon_status status = TENON_OK;
+    if (pack == NULL) {
+        status = tn_find_table(NULL, &planned.ops, error);
+        if (status == TENON_OK) status = tn_pack_plan(adapter, &planned, error);
+    }
+    if (status == TENON_OK) status = measure(&r, num_input_tokens, &settings, bytes, error);
     tn_pack_release(adapter, pack);
     return status;
 }

@@ -83,7 +83,7 @@ tenon_status tenon_adapter_parameter(const tenon_adapter *adapter, int64_t index
 tenon_status tenon_adapter_find_parameter(const tenon_adapter *adapter, const char *name, int64_t *index,
                                           tenon_error *error)
 {
-    char names[1024];
+    char names[1024] = "";
     tn_text text = {names, sizeof names, 0};
     for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
         if (strcmp(adapter->list->parameters[i].name, name) == 0) {

@@ -63,6 +63,7 @@ static tn_weights weights_of(const tenon_adapter *adapter, const tn_layer *layer
     for (int64_t i = 0; i < layer->num_parameters; i++) {
         weights.data[i] = adapter->parameters[layer->first_parameter + i].data;
         weights.dtype[i] = adapter->parameters[layer->first_parameter + i].dtype;
+        if (weights.dtype[i] == 0) weights.dtype[i] = TN_F32; /* no storage yet: only sizes are asked for */
     }
     return weights;
 }
@@ -100,7 +101,7 @@ static tn_weights planned_weights(const tenon_adapter *adapter, const tn_step *s
     return weights_of(adapter, &step->layer);
 }
 
-static tenon_status plan_pack(const tenon_adapter *adapter, tn_pack *pack, tenon_error *error)
+tenon_status tn_pack_plan(const tenon_adapter *adapter, tn_pack *pack, tenon_error *error)
 {
     for (int i = 0; i < adapter->plan.num_steps; i++) {
         const tn_step *step = &adapter->plan.steps[i];
@@ -145,7 +146,7 @@ tenon_status tn_adapter_prepare_for(tenon_adapter *adapter, const tn_ops *ops, c
     const tn_context context = {.ops = ops, .parallel = parallel};
     tn_environment environment;
     tn_environment_enter(&environment);
-    tenon_status status = plan_pack(adapter, pack, error);
+    tenon_status status = tn_pack_plan(adapter, pack, error);
     if (status == TENON_OK) status = tn_alloc(&adapter->allocator, pack->size, "packed weights", &pack->data, error);
     if (status == TENON_OK) status = fill_pack(adapter, pack, &context, error);
     tn_environment_leave(&environment);
@@ -162,8 +163,7 @@ void tenon_prepare_options_init(tenon_prepare_options *options)
     *options = (tenon_prepare_options){.size = sizeof *options};
 }
 
-/* The table that the options, or TENON_CPU, ask for. */
-static tenon_status find_table(const char *level, const tn_ops **ops, tenon_error *error)
+tenon_status tn_find_table(const char *level, const tn_ops **ops, tenon_error *error)
 {
     const bool from_environment = level == NULL && getenv("TENON_CPU") != NULL;
     if (from_environment) level = getenv("TENON_CPU");
@@ -181,7 +181,7 @@ tenon_status tenon_adapter_prepare(tenon_adapter *adapter, const tenon_prepare_o
     if (options != NULL) memcpy(&settings, options, options->size < sizeof settings ? options->size : sizeof settings);
     const tn_ops *ops;
     tn_parallel parallel;
-    TN_TRY(find_table(settings.cpu, &ops, error));
+    TN_TRY(tn_find_table(settings.cpu, &ops, error));
     TN_TRY(tn_parallel_init(&parallel, settings.threads, settings.executor, error));
     return tn_adapter_prepare_for(adapter, ops, &parallel, error);
 }

@@ -11,6 +11,7 @@
 #include <omp.h>
 #endif
 
+#ifdef _OPENMP
 /* The process in which OpenMP first ran a region of ours: its pool does not exist in children. */
 static _Atomic(long) openmp_process;
 
@@ -23,14 +24,16 @@ static bool is_forked_child(void)
 
 static int openmp_threads(int threads)
 {
-#ifdef _OPENMP
     if (is_forked_child()) return 1;
     return threads > 0 ? threads : omp_get_max_threads();
+}
 #else
+static int openmp_threads(int threads)
+{
     (void)threads;
     return 1;
-#endif
 }
+#endif
 
 tenon_status tn_parallel_init(tn_parallel *parallel, int threads, const tenon_executor *executor, tenon_error *error)
 {

@@ -1,4 +1,4 @@
-/* Inside the formats: what a format tells the shared half (file.c, write.c) about a file.
+/* Inside the formats: what a format tells the shared half (open.c, file.c, write.c) about a file.
  *
  * A format is one row of a table: how its files are recognised and how the header becomes entries. Everything after
  * that - finding, slicing, reading, converting - is the same for all. A format checks that an entry's bytes lie inside
@@ -11,7 +11,7 @@
 #include <jansson.h>
 
 /* safetensors' reference implementation refuses longer headers; so do we, and our index files keep to it too. */
-enum { TN_MAX_HEADER = 100000000, TN_MAX_DIMS = 64 };
+enum { TN_MAX_HEADER = 100000000, TN_MAX_FILE_DIMS = 64 };
 
 /* DLPack's code of bool, which headers before its 0.9 do not name. */
 enum { TN_DL_BOOL = 6 };
@@ -54,7 +54,6 @@ typedef struct tn_entry {
     const tn_encoding *encoding;
     const tn_input *input;
     uint64_t offset; /* of the first byte in `input` */
-    size_t bytes;    /* in the file */
 } tn_entry;
 
 struct tenon_file {

@@ -27,7 +27,7 @@ typedef struct parser {
     size_t descr_length;
     bool fortran;
     int ndim;
-    int64_t shape[TN_MAX_DIMS];
+    int64_t shape[TN_MAX_FILE_DIMS];
 } parser;
 
 /* ---- the literal ---- */
@@ -101,7 +101,7 @@ static tenon_status take_dimension(parser *p, tenon_error *error)
         p->at++;
     }
     if (peek(p) == 'L') p->at++; /* Python 2 wrote long integers so */
-    if (p->ndim == TN_MAX_DIMS) return fail_at(p, "at most 64 dimensions", error);
+    if (p->ndim == TN_MAX_FILE_DIMS) return fail_at(p, "at most 64 dimensions", error);
     p->shape[p->ndim++] = value;
     return TENON_OK;
 }
@@ -207,9 +207,11 @@ static tenon_status find_encoding(const parser *p, bool npy_bfloat16, const tn_e
         if (found != NULL && order == '|' && found->stored_size > 1 && type[0] != 'V') found = NULL;
     }
     if (found == NULL) {
-        return tn_fail(error, TENON_UNSUPPORTED,
-                       "%s: holds elements of type '%s'; tenon reads f2, f4, f8, i1 to i8, u1 to u8 and b1",
-                       tn_quote(p->path).text, tn_quote_bytes(p->descr, p->descr_length).text);
+        const bool maybe = p->descr_length == 3 && is_word(p->descr + 1, 2, "V2");
+        return tn_fail(error, TENON_UNSUPPORTED, "%s: holds elements of type '%s'; %s", tn_quote(p->path).text,
+                       tn_quote_bytes(p->descr, p->descr_length).text,
+                       maybe ? "if that is bfloat16, ask for it with npy_bfloat16"
+                             : "tenon reads f2, f4, f8, i1 to i8, u1 to u8 and b1");
     }
     *encoding = found;
     *swapped = found->stored_size > 1 && ((order == '>') != tn_host_is_big_endian()) && order != '=' && order != '|';
@@ -265,7 +267,6 @@ static tenon_status add_array(tenon_file *file, const tn_input *input, const par
     entry->swapped = swapped;
     entry->input = input;
     entry->offset = start;
-    entry->bytes = bytes;
     return TENON_OK;
 }
 

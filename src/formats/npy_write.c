@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* Text of the header before it is padded: 64 dimensions of 19 digits and their commas, and the keys. */
-enum { max_text = TN_MAX_DIMS * 21 + 128, start_size = 10 };
+enum { max_text = TN_MAX_FILE_DIMS * 21 + 128, start_size = 10 };
 
 static void write_text(const tn_part *part, tn_text *text)
 {

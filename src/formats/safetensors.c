@@ -135,9 +135,9 @@ static tenon_status read_tensor(const reader *r, const char *name, const json_t 
     const json_t *dtype = json_object_get(info, "dtype"), *shape = json_object_get(info, "shape");
     if (!json_is_string(dtype)) return fail_tensor(r, name, error, "dtype is %s, not a string", json_kind(dtype));
     if (!json_is_array(shape)) return fail_tensor(r, name, error, "shape is %s, not an array", json_kind(shape));
-    if (json_array_size(shape) > TN_MAX_DIMS) {
+    if (json_array_size(shape) > TN_MAX_FILE_DIMS) {
         return fail_tensor(r, name, error, "has %zu dimensions; at most %d are read", json_array_size(shape),
-                           TN_MAX_DIMS);
+                           TN_MAX_FILE_DIMS);
     }
     TN_TRY(read_offsets(r, name, json_object_get(info, "data_offsets"), place, error));
     const char *stored = json_string_value(dtype);
@@ -150,7 +150,6 @@ static tenon_status read_tensor(const reader *r, const char *name, const json_t 
     entry->swapped = tn_host_is_big_endian();
     entry->input = r->input;
     entry->offset = r->data_start + place->begin;
-    entry->bytes = (size_t)(place->end - place->begin);
     TN_TRY(read_shape(r, shape, entry, error));
     return check_size(r, entry, place, error);
 }

@@ -4,7 +4,7 @@
 #include "formats/format.h"
 
 #include "core/error.h"
-#include "core/size.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,54 +26,123 @@ static tenon_status place_parts(tenon_writer *writer, tenon_error *error)
     return TENON_OK;
 }
 
-static json_t *describe_part(const tn_part *part)
+/* The header's text as it grows. It is written by hand, because Jansson's json_dumps leaves out keys for which it finds
+ * no memory, and says nothing. */
+typedef struct header_text {
+    char *data;
+    size_t length, capacity;
+    bool failed; /* no memory */
+} header_text;
+
+static void add_bytes(header_text *text, const char *bytes, size_t count)
 {
-    json_t *shape = json_array();
-    for (int i = 0; i < part->ndim && shape != NULL; i++) {
-        if (json_array_append_new(shape, json_integer(part->shape[i])) != 0) {
-            json_decref(shape);
-            shape = NULL;
-        }
+    if (text->failed) return;
+    if (count > text->capacity - text->length) {
+        const size_t capacity = 2 * (text->capacity + count);
+        char *grown = realloc(text->data, capacity);
+        text->failed = grown == NULL;
+        if (text->failed) return;
+        text->data = grown;
+        text->capacity = capacity;
     }
-    if (shape == NULL) return NULL;
-    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", part->encoding->safetensors, "shape", shape, "data_offsets",
-                     (json_int_t)part->offset, (json_int_t)(part->offset + part->bytes));
+    memcpy(text->data + text->length, bytes, count);
+    text->length += count;
 }
 
-/* NULL: no memory. */
-static char *make_json(const tenon_writer *writer)
+static void add_text(header_text *text, const char *more)
 {
-    json_t *header = json_object();
-    bool made = header != NULL;
-    if (made && writer->metadata != NULL) made = json_object_set(header, "__metadata__", writer->metadata) == 0;
-    for (int64_t i = 0; i < writer->num_parts && made; i++)
-        made = json_object_set_new(header, writer->parts[i].name, describe_part(&writer->parts[i])) == 0;
-    char *text = made ? json_dumps(header, JSON_COMPACT) : NULL;
-    json_decref(header);
-    return text;
+    add_bytes(text, more, strlen(more));
+}
+
+static void add_integer(header_text *text, uint64_t value)
+{
+    char digits[24];
+    add_bytes(text, digits, (size_t)snprintf(digits, sizeof digits, "%llu", (unsigned long long)value));
+}
+
+/* UTF-8 that was checked when it was declared; only quotes, backslashes and control characters need escapes. */
+static void add_string(header_text *text, const char *string)
+{
+    add_text(text, "\"");
+    while (*string != 0) {
+        const char *end = string;
+        while ((unsigned char)*end >= 0x20 && *end != '"' && *end != '\\')
+            end++;
+        add_bytes(text, string, (size_t)(end - string));
+        if (*end == 0) break;
+        char escape[8];
+        snprintf(escape, sizeof escape, (unsigned char)*end < 0x20 ? "\\u%04x" : "\\%c", (unsigned char)*end);
+        add_text(text, escape);
+        string = end + 1;
+    }
+    add_text(text, "\"");
+}
+
+static void add_metadata(header_text *text, json_t *metadata)
+{
+    const char *key, *before = "\"__metadata__\":{";
+    json_t *value;
+    json_object_foreach(metadata, key, value)
+    {
+        add_text(text, before);
+        add_string(text, key);
+        add_text(text, ":");
+        add_string(text, json_string_value(value));
+        before = ",";
+    }
+    add_text(text, "}");
+}
+
+static void add_part(header_text *text, const tn_part *part)
+{
+    add_string(text, part->name);
+    add_text(text, ":{\"dtype\":\"");
+    add_text(text, part->encoding->safetensors);
+    add_text(text, "\",\"shape\":[");
+    for (int i = 0; i < part->ndim; i++) {
+        if (i > 0) add_text(text, ",");
+        add_integer(text, (uint64_t)part->shape[i]);
+    }
+    add_text(text, "],\"data_offsets\":[");
+    add_integer(text, part->offset);
+    add_text(text, ",");
+    add_integer(text, part->offset + part->bytes);
+    add_text(text, "]}");
+}
+
+/* The length, still zero, then the JSON, padded to a multiple of 8. */
+static void write_header(const tenon_writer *writer, header_text *text)
+{
+    const bool metadata = json_object_size(writer->metadata) > 0;
+    add_bytes(text, "\0\0\0\0\0\0\0\0", 8);
+    add_text(text, "{");
+    if (metadata) add_metadata(text, writer->metadata);
+    for (int64_t i = 0; i < writer->num_parts; i++) {
+        if (i > 0 || metadata) add_text(text, ",");
+        add_part(text, &writer->parts[i]);
+    }
+    add_text(text, "}");
+    add_bytes(text, "       ", (8 - text->length % 8) % 8);
 }
 
 tenon_status tn_safetensors_layout(tenon_writer *writer, char **header, size_t *length, tenon_error *error)
 {
     TN_TRY(place_parts(writer, error));
-    char *json = make_json(writer);
-    const size_t used = json != NULL ? strlen(json) : 0, padded = tn_align_up(used, 8);
-    char *made = json != NULL ? malloc(8 + padded) : NULL;
-    if (made == NULL) {
-        free(json);
+    header_text text = {0};
+    write_header(writer, &text);
+    if (text.failed) {
+        free(text.data);
         return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory for the header", tn_quote(writer->path).text);
     }
-    for (int i = 0; i < 8; i++)
-        made[i] = (char)(unsigned char)((uint64_t)padded >> 8 * i);
-    memcpy(made + 8, json, used);
-    memset(made + 8 + used, ' ', padded - used);
-    free(json);
-    if (padded > TN_MAX_HEADER) {
-        free(made);
-        return tn_fail(error, TENON_INVALID, "%s: the header would take %zu bytes; readers take at most %d",
-                       tn_quote(writer->path).text, padded, TN_MAX_HEADER);
+    const uint64_t json = text.length - 8;
+    if (json > TN_MAX_HEADER) {
+        free(text.data);
+        return tn_fail(error, TENON_INVALID, "%s: the header would take %llu bytes; readers take at most %d",
+                       tn_quote(writer->path).text, (unsigned long long)json, TN_MAX_HEADER);
     }
-    *header = made;
-    *length = 8 + padded;
+    for (int i = 0; i < 8; i++)
+        text.data[i] = (char)(unsigned char)(json >> 8 * i);
+    *header = text.data;
+    *length = text.length;
     return TENON_OK;
 }

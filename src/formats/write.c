@@ -29,31 +29,34 @@ static const tn_write_format *find_format(const char *path)
     return NULL;
 }
 
+static tenon_status open_writer(tenon_writer *writer, tenon_error *error)
+{
+    if (writer->path == NULL || writer->names == NULL) {
+        return tn_fail(error, TENON_NO_MEMORY, "out of memory for a file to write");
+    }
+    /* What is there is looked at before the name is, so that /dev/full is called a device. */
+    if (writer->format != NULL || tn_path_exists(writer->path)) {
+        TN_TRY(tn_output_open(writer->path, &writer->output, error));
+    }
+    if (writer->format == NULL) {
+        return tn_fail(error, TENON_INVALID, "%s: the name of an output ends in .npy or .safetensors",
+                       tn_quote(writer->path).text);
+    }
+    return TENON_OK;
+}
+
 tenon_status tenon_writer_new(const char *path, tenon_writer **writer, tenon_error *error)
 {
     if (path == NULL || writer == NULL) return tn_fail(error, TENON_INVALID, "a writer needs a path and a place");
-    const tn_write_format *format = find_format(path);
-    /* The name is a guess at the format only; the target is looked at first, so that /dev/full is called a device. */
-    tn_output *output = NULL;
-    if (format == NULL && !tn_path_exists(path)) {
-        return tn_fail(error, TENON_INVALID, "%s: the name of an output ends in .npy or .safetensors",
-                       tn_quote(path).text);
-    }
-    TN_TRY(tn_output_open(path, &output, error));
-    if (format == NULL) {
-        tn_output_free(output);
-        return tn_fail(error, TENON_INVALID, "%s: the name of an output ends in .npy or .safetensors",
-                       tn_quote(path).text);
-    }
     tenon_writer *made = calloc(1, sizeof *made);
-    if (made == NULL) {
-        tn_output_free(output);
-        return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", tn_quote(path).text);
-    }
-    *made = (tenon_writer){.format = format, .output = output, .path = strdup(path), .names = json_object()};
-    if (made->path == NULL || made->names == NULL) {
+    if (made == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory for a file to write");
+    made->format = find_format(path);
+    made->path = strdup(path);
+    made->names = json_object();
+    const tenon_status status = open_writer(made, error);
+    if (status != TENON_OK) {
         tenon_writer_free(made);
-        return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", tn_quote(path).text);
+        return status;
     }
     *writer = made;
     return TENON_OK;
@@ -96,18 +99,19 @@ static tenon_status grow_parts(tenon_writer *writer, tenon_error *error)
     return TENON_OK;
 }
 
-/* Bytes of the UTF-8 character at `text`, 0 when there is none (RFC 3629: no overlong forms, no surrogates). */
+/* Bytes of the UTF-8 character at `text` that is not ASCII, 0 when there is none (RFC 3629: no overlong forms, no
+ * surrogates). */
 static int utf8_length(const unsigned char *text)
 {
     static const struct {
         unsigned char first, last, low, high; /* of the first byte; of the second */
         int length;
-    } forms[] = {{0x01, 0x7f, 0, 0xff, 1},    {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
-                 {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
-                 {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4}};
+    } forms[] = {{0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
+                 {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4},
+                 {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4}};
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         if (text[0] < forms[i].first || text[0] > forms[i].last) continue;
-        if (forms[i].length > 1 && (text[1] < forms[i].low || text[1] > forms[i].high)) return 0;
+        if (text[1] < forms[i].low || text[1] > forms[i].high) return 0;
         for (int j = 2; j < forms[i].length; j++) {
             if ((text[j] & 0xc0) != 0x80) return 0;
         }
@@ -121,7 +125,7 @@ static bool is_utf8(const char *text)
 {
     const unsigned char *at = (const unsigned char *)text;
     while (*at != 0) {
-        const int length = utf8_length(at);
+        const int length = *at < 0x80 ? 1 : utf8_length(at);
         if (length == 0) return false;
         at += length;
     }
@@ -136,9 +140,9 @@ static tenon_status check_part(const tenon_writer *writer, const char *name, DLD
         return tn_fail(error, TENON_INVALID, "%s: an npy file holds one tensor; use .safetensors for several",
                        path.text);
     }
-    if (ndim < 0 || ndim > TN_MAX_DIMS || (ndim > 0 && shape == NULL)) {
+    if (ndim < 0 || ndim > TN_MAX_FILE_DIMS || (ndim > 0 && shape == NULL)) {
         return tn_fail(error, TENON_INVALID, "%s: tensor '%s' has %d dimensions; 0 to %d are written", path.text,
-                       shown.text, ndim, TN_MAX_DIMS);
+                       shown.text, ndim, TN_MAX_FILE_DIMS);
     }
     part->encoding = tn_encoding_to_write(dtype);
     if (part->encoding == NULL) {

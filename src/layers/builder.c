@@ -174,7 +174,7 @@ static void check_options_were_read(tenon_builder *builder)
         for (size_t j = 0; j < sizeof carried / sizeof carried[0]; j++)
             known = known || strcmp(carried[j], name) == 0;
         if (known) continue;
-        char names[256];
+        char names[256] = "";
         tn_text text = {names, sizeof names, 0};
         for (size_t j = 0; j < builder->read.count; j++)
             tn_text_add(&text, "%s, ", builder->read.items[j].name);

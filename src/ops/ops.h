@@ -92,8 +92,8 @@ struct tn_ops {
     /* y[r, :] = x[r, :], widened or rounded. x.data NULL: zeros. */
     void (*copy)(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t width);
 
-    /* Folding of two linear maps: w[i, j] = sum_m outer[i, m] inner[m, j] + add[i, j] for i < n, j < k, m < inner_n; dense
-     * rows; `add` may be NULL; sums in float64, w in `compute`. */
+    /* Folding of two linear maps: w[i, j] = sum_m outer[i, m] inner[m, j] + add[i, j] for i < n, j < k, m < inner_n;
+     * dense rows; `add` may be NULL; sums in float64, w in `compute`. */
     void (*fold)(const tn_context *context, void *w, const void *outer, tn_dtype outer_dtype, const void *inner,
                  tn_dtype inner_dtype, const void *add, tn_dtype add_dtype, int64_t n, int64_t k, int64_t inner_n);
 };

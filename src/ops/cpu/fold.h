@@ -36,8 +36,8 @@ static void fold_add_tile(double *sums, const double *outer, const double *inner
     UNROLL
     for (int r = 0; r < fold_tile; r++)
         sum[r][0] = sum[r][1] = vd_set(0.0);
-    _Pragma("GCC unroll 4") for (int64_t m = 0; m < depth; m++)
-    {
+    UNROLL_STEPS
+    for (int64_t m = 0; m < depth; m++) {
         const vd b0 = vd_keep(vd_load(inner + m * fold_panel));
         const vd b1 = vd_keep(vd_load(inner + m * fold_panel + double_lanes));
         UNROLL
@@ -55,33 +55,52 @@ static void fold_add_tile(double *sums, const double *outer, const double *inner
     }
 }
 
-/* to[i] = from[first + i] for i < count, then zeros up to `padded`; count and padded are at most fold_depth. */
-static void widen_double(double *to, tn_dtype dtype, const void *from, int64_t first, int64_t count, int64_t padded)
+static ALWAYS_INLINE void store_doubles(double *to, vf v)
 {
-    float values[fold_depth];
-    if (dtype != TN_F32) {
-        widen(values, dtype, (const char *)from + first * element_size(dtype), 1, count);
-        from = values;
-        first = 0;
-    }
-    const float *source = (const float *)from + first;
-    int64_t i = 0;
-    for (; i + double_lanes <= count; i += double_lanes)
-        vd_store(to + i, vd_widen(source + i));
-    for (; i < padded; i++)
-        to[i] = i < count ? (double)source[i] : 0.0;
+    float values[lanes];
+    vf_store(values, v);
+    vd_store(to, vd_widen(values));
+    vd_store(to + double_lanes, vd_widen(values + double_lanes));
 }
 
-/* sums = add, or zeros. */
+/* to[r, 0 : columns] = from[r * stride + 0 : columns] for r < rows, to's rows to_stride apart, a multiple of `lanes`;
+ * what is left of a vector becomes zeros. */
+static ALWAYS_INLINE void widen_block(double *to, int64_t to_stride, tn_dtype dtype, const void *from, int64_t stride,
+                                      int64_t rows, int64_t columns)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        const char *row = (const char *)from + r * stride * element_size(dtype);
+        int64_t i = 0;
+        for (; i + lanes <= columns; i += lanes)
+            store_doubles(to + r * to_stride + i, load_as(dtype, row, i));
+        if (i < columns) store_doubles(to + r * to_stride + i, load_columns(dtype, row, 1, i, columns - i));
+    }
+}
+
+static void fold_widen(double *to, int64_t to_stride, tn_dtype dtype, const void *from, int64_t stride, int64_t rows,
+                       int64_t columns)
+{
+    if (dtype == TN_F32) {
+        widen_block(to, to_stride, TN_F32, from, stride, rows, columns);
+    } else if (dtype == TN_BF16) {
+        widen_block(to, to_stride, TN_BF16, from, stride, rows, columns);
+    } else {
+        widen_block(to, to_stride, TN_F16, from, stride, rows, columns);
+    }
+}
+
+static const char *matrix_at(const void *data, tn_dtype dtype, int64_t index)
+{
+    return (const char *)data + index * element_size(dtype);
+}
+
+/* sums += add, where there is one. */
 static void fold_start(const fold_call *c, double *sums, int64_t row, int64_t rows, int64_t column, int64_t columns)
 {
-    memset(sums, 0, sizeof(double) * fold_rows * fold_columns);
-    for (int64_t i = 0; i < rows && c->add != NULL; i++) {
-        for (int64_t j = 0; j < columns; j += fold_panel) {
-            double *to = sums + (j / fold_panel * fold_rows + i) * fold_panel;
-            const int64_t count = tn_min_i64(fold_panel, columns - j);
-            widen_double(to, c->add_dtype, c->add, (row + i) * c->k + column + j, count, fold_panel);
-        }
+    for (int64_t j = 0; j < columns && c->add != NULL; j += fold_panel) {
+        const char *add = matrix_at(c->add, c->add_dtype, row * c->k + column + j);
+        fold_widen(sums + j * fold_rows, fold_panel, c->add_dtype, add, c->k, rows,
+                   tn_min_i64(fold_panel, columns - j));
     }
 }
 
@@ -100,20 +119,18 @@ static void fold_task(void *argument, int64_t index, int worker)
     (void)worker;
     const fold_call *c = argument;
     fold_buffers b;
+    memset(&b, 0, sizeof b);
     const int64_t row = index / c->column_tasks * fold_rows, column = index % c->column_tasks * fold_columns;
     const int64_t rows = tn_min_i64(fold_rows, c->n - row), columns = tn_min_i64(fold_columns, c->k - column);
     fold_start(c, b.sums, row, rows, column, columns);
     for (int64_t m = 0; m < c->inner_n; m += fold_depth) {
         const int64_t depth = tn_min_i64(fold_depth, c->inner_n - m);
-        for (int64_t i = 0; i < fold_rows; i++) {
-            const int64_t from = i < rows ? (row + i) * c->inner_n + m : 0;
-            widen_double(b.outer + i * fold_depth, c->outer_dtype, c->outer, from, i < rows ? depth : 0, depth);
-        }
+        const char *outer = matrix_at(c->outer, c->outer_dtype, row * c->inner_n + m);
+        fold_widen(b.outer, fold_depth, c->outer_dtype, outer, c->inner_n, rows, depth);
         for (int64_t p = 0; p * fold_panel < columns; p++) {
             const int64_t first = column + p * fold_panel, count = tn_min_i64(fold_panel, c->k - first);
-            for (int64_t i = 0; i < depth; i++)
-                widen_double(b.inner + i * fold_panel, c->inner_dtype, c->inner, (m + i) * c->k + first, count,
-                             fold_panel);
+            const char *inner = matrix_at(c->inner, c->inner_dtype, m * c->k + first);
+            fold_widen(b.inner, fold_panel, c->inner_dtype, inner, c->k, depth, count);
             for (int64_t i = 0; i < rows; i += fold_tile)
                 fold_add_tile(b.sums + (p * fold_rows + i) * fold_panel, b.outer + i * fold_depth, b.inner, depth);
         }
@@ -124,8 +141,8 @@ static void fold_task(void *argument, int64_t index, int worker)
 static void fold(const tn_context *context, void *w, const void *outer, tn_dtype outer_dtype, const void *inner,
                  tn_dtype inner_dtype, const void *add, tn_dtype add_dtype, int64_t n, int64_t k, int64_t inner_n)
 {
-    fold_call c = {w, outer, inner, add, outer_dtype, inner_dtype, add_dtype, n, k, inner_n,
-                   tn_ceil_div(k, fold_columns)};
+    fold_call c = {
+        w, outer, inner, add, outer_dtype, inner_dtype, add_dtype, n, k, inner_n, tn_ceil_div(k, fold_columns)};
     tn_parallel_for(context->parallel, tn_ceil_div(n, fold_rows) * c.column_tasks, fold_task, &c);
 }
 

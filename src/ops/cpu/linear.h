@@ -23,8 +23,9 @@ typedef struct linear_call {
     const tn_map *map;
     int64_t rows, tiles, row_blocks, depths; /* depths: k blocks */
     int64_t panels, chunk, chunks;           /* panels of a group, panels and number of its chunks */
-    float *x_wide;                           /* all of x, or one k block per worker */
-    float *sums;                             /* [worker][chunk][rows of a block][panel_columns] */
+    int workers;
+    float *x_wide; /* all of x, or one k block per worker */
+    float *sums;   /* [worker][chunk][rows of a block][panel_columns] */
 } linear_call;
 
 /* --- one tile --- */
@@ -41,8 +42,8 @@ static ALWAYS_INLINE void tile(float *sums, const float *x, const void *w, int64
         for (int v = 0; v < panel_vectors; v++)
             sum[r][v] = vf_set(0.0f);
     }
-    _Pragma("GCC unroll 4") for (int64_t k = 0; k < depth; k++)
-    {
+    UNROLL_STEPS
+    for (int64_t k = 0; k < depth; k++) {
         if (stream) __builtin_prefetch(next + k * 64, 0, 2);
         vf b[panel_vectors];
         UNROLL
@@ -138,6 +139,16 @@ static void widen_task(void *argument, int64_t index, int worker)
     }
 }
 
+/* A small x is widened by the caller: waking the other threads twice would take longer, much longer on a busy machine.
+ */
+static void widen_all(const tn_context *context, linear_call *c)
+{
+    enum { small = 1 << 16 };
+    const tn_parallel caller = {1, NULL};
+    const bool alone = c->map->k <= small / c->rows;
+    tn_parallel_for(alone ? &caller : context->parallel, c->tiles, widen_task, c);
+}
+
 /* --- one task --- */
 
 typedef struct linear_task {
@@ -145,7 +156,7 @@ typedef struct linear_task {
     float *sums;
     int64_t group, first_panel, panels;
     int64_t first_tile, tiles, first_row, rows;
-    int64_t panel_bytes;
+    int64_t index;
 } linear_task;
 
 /* Columns [from, to) of y that a panel of this task makes. */
@@ -195,22 +206,32 @@ static void load_bias(float *bias, const linear_task *t, int64_t panel)
     memcpy(bias, c->bias + panel_column(t, panel), (size_t)columns * sizeof *bias);
 }
 
-static const char *weights_at(const linear_task *t, int64_t panel, int64_t d)
+static const char *weights_at(const linear_call *c, int64_t group, int64_t panel, int64_t d)
+{
+    const int64_t index = (group * c->panels + panel) * c->map->k + d * block_depth;
+    return c->w + index * panel_columns * element_size(c->map->dtype);
+}
+
+/* What is read after panel `panel` of k block d: the next panel, the first one of the next block, or the first one of
+ * the task that this worker will get if all take turns. */
+static const char *weights_after(const linear_task *t, int64_t panel, int64_t d)
 {
     const linear_call *c = t->call;
-    const int64_t size = element_size(c->map->dtype);
-    const int64_t index = (t->group * c->panels + t->first_panel + panel) * c->map->k + d * block_depth;
-    return c->w + index * panel_columns * size;
+    if (panel + 1 < t->panels) return weights_at(c, t->group, t->first_panel + panel + 1, d);
+    if (d + 1 < c->depths) return weights_at(c, t->group, t->first_panel, d + 1);
+    const int64_t index = t->index + c->workers, chunk = index % c->chunks;
+    return weights_at(c, index / c->chunks % c->map->groups, chunk * c->chunk, 0);
 }
 
 /* One panel times all tiles of the task, for k block d. Meanwhile the next panel comes from memory: in bursts between
  * the tiles when they are many, else line by line within them. */
-static void run_panel(const linear_task *t, const float *x, int64_t panel, int64_t d, const char *next)
+static void run_panel(const linear_task *t, const float *x, int64_t panel, int64_t d)
 {
     enum { many = 9, line = 64 };
     const linear_call *c = t->call;
     const int64_t depth = tn_min_i64(block_depth, c->map->k - d * block_depth);
-    const char *w = weights_at(t, panel, d);
+    const char *w = weights_at(c, t->group, t->first_panel + panel, d);
+    const char *next = weights_after(t, panel, d);
     const bool last = d + 1 >= c->depths, stream = t->tiles < many;
     const int64_t lines = depth * panel_columns * element_size(c->map->dtype) / line;
     float bias[panel_columns], *sums = t->sums + panel * t->rows * panel_columns;
@@ -235,7 +256,8 @@ static void linear_task_run(void *argument, int64_t index, int worker)
     const linear_call *c = argument;
     const int64_t chunk = index % c->chunks, group = index / c->chunks % c->map->groups;
     const int64_t b = index / c->chunks / c->map->groups;
-    linear_task t = {.call = c, .group = group, .first_panel = chunk * c->chunk, .first_tile = block_start(c, b)};
+    linear_task t = {
+        .call = c, .index = index, .group = group, .first_panel = chunk * c->chunk, .first_tile = block_start(c, b)};
     t.panels = tn_min_i64(c->chunk, c->panels - t.first_panel);
     t.tiles = block_start(c, b + 1) - t.first_tile;
     t.first_row = tile_start(c, t.first_tile);
@@ -249,11 +271,8 @@ static void linear_task_run(void *argument, int64_t index, int worker)
             widen_rows(own, &c->x, t.first_row, t.first_row + t.rows, group * c->map->k + d * block_depth, depth);
             x = own;
         }
-        for (int64_t p = 0; p < t.panels; p++) {
-            const bool wrap = p + 1 == t.panels;
-            const int64_t next_d = wrap ? tn_min_i64(d + 1, tn_max_i64(c->depths - 1, 0)) : d;
-            run_panel(&t, x, p, d, weights_at(&t, wrap ? 0 : p + 1, next_d));
-        }
+        for (int64_t p = 0; p < t.panels; p++)
+            run_panel(&t, x, p, d);
     }
 }
 
@@ -305,10 +324,11 @@ static void linear(const tn_context *context, tn_rows y, tn_rows x, const void *
     c.row_blocks = tn_ceil_div(c.tiles, most_tiles);
     c.depths = tn_ceil_div(map->k, block_depth);
     c.panels = tn_ceil_div(map->n, panel_columns);
+    c.workers = workers;
     choose_chunks(&c, workers);
     c.x_wide = context->scratch;
     c.sums = c.x_wide + wide_rows(map, rows, workers) * wide_columns(map);
-    if (map->groups == 1) tn_parallel_for(context->parallel, c.tiles, widen_task, &c);
+    if (map->groups == 1) widen_all(context, &c);
     tn_parallel_for(context->parallel, c.row_blocks * map->groups * c.chunks, linear_task_run, &c);
 }
 

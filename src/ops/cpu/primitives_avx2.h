@@ -17,6 +17,21 @@ static ALWAYS_INLINE vd vd_set(double value)
     return _mm256_set1_pd(value);
 }
 
+static ALWAYS_INLINE vf vf_select(vi mask, vf a, vf b)
+{
+    return _mm256_blendv_ps(b, a, (vf)mask);
+}
+
+static ALWAYS_INLINE vf vf_min(vf a, vf b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+static ALWAYS_INLINE vf vf_max(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+
 /* a * b + c, rounded once. */
 static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
 {
@@ -39,6 +54,11 @@ static ALWAYS_INLINE vd vd_keep(vd v)
 {
     __asm__("" : "+x"(v));
     return v;
+}
+
+static ALWAYS_INLINE vu vh_widen(vh v)
+{
+    return (vu)_mm256_cvtepu16_epi32((__m128i)v);
 }
 
 static ALWAYS_INLINE vf vf_load_f16(const uint16_t *from)

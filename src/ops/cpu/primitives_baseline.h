@@ -19,6 +19,21 @@ static ALWAYS_INLINE vd vd_set(double value)
     return (vd){value, value};
 }
 
+static ALWAYS_INLINE vf vf_select(vi mask, vf a, vf b)
+{
+    return (vf)(((vi)a & mask) | ((vi)b & ~mask));
+}
+
+static ALWAYS_INLINE vf vf_min(vf a, vf b)
+{
+    return vf_select(a < b, a, b);
+}
+
+static ALWAYS_INLINE vf vf_max(vf a, vf b)
+{
+    return vf_select(a > b, a, b);
+}
+
 static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
 {
     return a * b + c;
@@ -40,10 +55,15 @@ static ALWAYS_INLINE vd vd_keep(vd v)
     return v;
 }
 
+static ALWAYS_INLINE vu vh_widen(vh v)
+{
+    return __builtin_convertvector(v, vu);
+}
+
 /* A binary16's exponent and mantissa, moved to those of a binary32, are 2^112 too small, subnormals too. */
 static ALWAYS_INLINE vf vf_load_f16(const uint16_t *from)
 {
-    const vu bits = __builtin_convertvector(vh_load(from), vu);
+    const vu bits = vh_widen(vh_load(from));
     const vu magnitude = (bits & 0x7fffu) << 13;
     const vu special = (vu)(magnitude >= (0x7c00u << 13));
     const vu finite = (vu)((vf)magnitude * vf_set(0x1p112f));

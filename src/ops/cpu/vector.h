@@ -1,7 +1,9 @@
 /* Vectors of `lanes` floats, written once for all levels with the vector extensions of gcc and clang.
  *
  * A level's primitives header defines `lanes`, then includes this file, then adds what the extensions cannot say or say
- * badly: vf_fma, vd_fma, the broadcasts, the half conversions, vf_keep and prefetch_for_write.
+ * badly: vf_set, vd_set, vf_select (mask ? a : b, lane by
+ * lane; mask comes from a comparison), vf_min, vf_max (the second operand where one is NaN), vf_fma, vd_fma, vf_keep,
+ * vd_keep, vh_widen, the binary16 conversions and prefetch_for_write.
  */
 #ifndef TN_OPS_CPU_VECTOR_H
 #define TN_OPS_CPU_VECTOR_H
@@ -10,8 +12,15 @@
 #include <string.h>
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
-/* Before a loop over an array of vectors: without it gcc keeps the array in memory. */
+/* UNROLL stands before a loop over an array of vectors: without it compilers keep the array in memory. UNROLL_STEPS
+ * stands before the long loop around it. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL_STEPS _Pragma("clang loop unroll_count(4)")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL_STEPS _Pragma("GCC unroll 4")
+#endif
 
 typedef float vf __attribute__((vector_size(4 * lanes)));
 typedef int32_t vi __attribute__((vector_size(4 * lanes)));
@@ -59,15 +68,12 @@ static ALWAYS_INLINE vd vd_widen(const float *from)
     return __builtin_convertvector(v, vd);
 }
 
-/* Lane by lane: mask ? a : b, where mask comes from a comparison. */
-static ALWAYS_INLINE vf vf_select(vi mask, vf a, vf b)
-{
-    return (vf)(((vi)a & mask) | ((vi)b & ~mask));
-}
+/* The level's: zero-extends each lane. */
+static ALWAYS_INLINE vu vh_widen(vh v);
 
 static ALWAYS_INLINE vf vf_load_bf16(const uint16_t *from)
 {
-    return (vf)(__builtin_convertvector(vh_load(from), vu) << 16);
+    return (vf)(vh_widen(vh_load(from)) << 16);
 }
 
 /* Rounds to nearest, ties to even; NaN stays a NaN. */

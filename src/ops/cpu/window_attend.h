@@ -10,7 +10,7 @@
 #ifndef TN_OPS_CPU_WINDOW_ATTEND_H
 #define TN_OPS_CPU_WINDOW_ATTEND_H
 
-enum { attend_block = 128, dot_heads = 4, dot_patches = 3, mix_heads = 6, mix_vectors = 2 };
+enum { attend_block = 128, tile_heads = 4, dot_patches = 3, mix_vectors = 3 };
 
 typedef struct attend_call {
     tn_rows y, weights, x, q;
@@ -18,7 +18,7 @@ typedef struct attend_call {
     int64_t rows, slots, heads, width;
     int64_t part, parts; /* heads of a task, tasks of a row */
     char *scratch;
-    size_t scratch_stride; /* of a worker */
+    size_t query_size, scratch_stride; /* of a worker: its query, then its window */
 } attend_call;
 
 /* One row's window: its present patches, and scores that become weights. */
@@ -29,6 +29,7 @@ typedef struct attend_window {
     int64_t *offset;         /* [present] element offsets in x */
     int64_t *slot;           /* [present] */
     float *score;            /* [heads, padded] */
+    const float *query;      /* [heads, width] */
 } attend_window;
 
 static ALWAYS_INLINE const char *patch_at(const attend_window *w, int64_t j, tn_dtype dtype)
@@ -61,30 +62,37 @@ static ALWAYS_INLINE void dot_tile(const attend_window *w, int64_t head, int64_t
                                    tn_dtype dtype)
 {
     const attend_call *c = w->call;
-    const char *x[dot_patches], *q[dot_heads];
-    vf sum[dot_heads][dot_patches];
+    const int64_t whole = c->x.step == 1 ? c->width - c->width % lanes : 0;
+    const char *x[dot_patches];
+    const float *q = w->query + head * c->width;
+    vf sum[tile_heads][dot_patches];
+    UNROLL
     for (int j = 0; j < patches; j++)
         x[j] = patch_at(w, patch + j, dtype);
-    for (int h = 0; h < heads; h++)
-        q[h] = element_at(&c->q, w->row, (head + h) * c->width);
     UNROLL
     for (int h = 0; h < heads; h++) {
         UNROLL
         for (int j = 0; j < patches; j++)
             sum[h][j] = vf_set(0.0f);
     }
-    for (int64_t i = 0; i < c->width; i += lanes) {
-        const int64_t count = c->width - i;
-        vf patch_values[dot_patches];
+    for (int64_t i = 0; i < whole; i += lanes) {
+        vf values[dot_patches];
         UNROLL
         for (int j = 0; j < patches; j++)
-            patch_values[j] = vf_keep(load_columns(dtype, x[j], c->x.step, i, count));
+            values[j] = vf_keep(load_as(dtype, x[j], i));
         UNROLL
         for (int h = 0; h < heads; h++) {
-            const vf query = vf_keep(load_columns(c->q.dtype, q[h], c->q.step, i, count));
+            const vf query = vf_keep(vf_load(q + h * c->width + i));
             UNROLL
             for (int j = 0; j < patches; j++)
-                sum[h][j] = vf_fma(query, patch_values[j], sum[h][j]);
+                sum[h][j] = vf_fma(query, values[j], sum[h][j]);
+        }
+    }
+    for (int64_t i = whole; i < c->width; i += lanes) {
+        for (int h = 0; h < heads; h++) {
+            const vf query = load_columns(TN_F32, q + h * c->width, 1, i, c->width - i);
+            for (int j = 0; j < patches; j++)
+                sum[h][j] = vf_fma(query, load_columns(dtype, x[j], c->x.step, i, c->width - i), sum[h][j]);
         }
     }
     for (int h = 0; h < heads; h++) {
@@ -93,23 +101,25 @@ static ALWAYS_INLINE void dot_tile(const attend_window *w, int64_t head, int64_t
     }
 }
 
+static ALWAYS_INLINE void dot_patch_tile(const attend_window *w, int64_t from, int64_t to, int64_t patch, int patches,
+                                         tn_dtype dtype)
+{
+    int64_t h = from;
+    for (; h + tile_heads <= to; h += tile_heads)
+        dot_tile(w, h, patch, tile_heads, patches, dtype);
+    for (; h < to; h++)
+        dot_tile(w, h, patch, 1, patches, dtype);
+}
+
+/* Tiles of 3 patches, and of 2 and 1 at the end; 4 are cut into 2 and 2, because a tile of 1 waits for its sums. */
 static ALWAYS_INLINE void dot_window(const attend_window *w, int64_t from, int64_t to, tn_dtype dtype)
 {
     int64_t j = 0;
-    for (; j + dot_patches <= w->present; j += dot_patches) {
-        int64_t h = from;
-        for (; h + dot_heads <= to; h += dot_heads)
-            dot_tile(w, h, j, dot_heads, dot_patches, dtype);
-        for (; h < to; h++)
-            dot_tile(w, h, j, 1, dot_patches, dtype);
-    }
-    for (; j < w->present; j++) {
-        int64_t h = from;
-        for (; h + dot_heads <= to; h += dot_heads)
-            dot_tile(w, h, j, dot_heads, 1, dtype);
-        for (; h < to; h++)
-            dot_tile(w, h, j, 1, 1, dtype);
-    }
+    for (; w->present - j > 4 || w->present - j == 3; j += 3)
+        dot_patch_tile(w, from, to, j, 3, dtype);
+    for (; w->present - j >= 2; j += 2)
+        dot_patch_tile(w, from, to, j, 2, dtype);
+    if (j < w->present) dot_patch_tile(w, from, to, j, 1, dtype);
 }
 
 /* score[padded] becomes exp(score - max) / sum; the padding becomes zeros. */
@@ -134,16 +144,30 @@ static void soften(float *score, int64_t present, int64_t padded)
         vf_store(score + j, vf_load(score + j) / divisor);
 }
 
+/* Stores, or adds to, the totals of a tile: total[heads, mix_vectors] vectors. */
+static ALWAYS_INLINE void keep_totals(float *total, vf sum[tile_heads][mix_vectors], int heads, bool first)
+{
+    UNROLL
+    for (int h = 0; h < heads; h++) {
+        UNROLL
+        for (int v = 0; v < mix_vectors; v++) {
+            float *to = total + (h * mix_vectors + v) * lanes;
+            if (!first) sum[h][v] = vf_load(to) + sum[h][v];
+            vf_store(to, sum[h][v]);
+        }
+    }
+}
+
 /* y[row, head : head + heads, column : column + count]; whole: all columns exist and are adjacent in x. */
 static ALWAYS_INLINE void mix_tile(const attend_window *w, int64_t head, int64_t column, int64_t count, int heads,
                                    tn_dtype dtype, bool whole)
 {
     const attend_call *c = w->call;
-    float total[mix_heads * mix_vectors * lanes];
+    float total[tile_heads * mix_vectors * lanes];
     const float *score = w->score + head * w->padded;
     for (int64_t first = 0; first == 0 || first < w->present; first += attend_block) {
         const int64_t last = tn_min_i64(first + attend_block, w->present);
-        vf sum[mix_heads][mix_vectors];
+        vf sum[tile_heads][mix_vectors];
         UNROLL
         for (int h = 0; h < heads; h++) {
             UNROLL
@@ -167,20 +191,18 @@ static ALWAYS_INLINE void mix_tile(const attend_window *w, int64_t head, int64_t
                     sum[h][v] = vf_fma(a, x[v], sum[h][v]);
             }
         }
-        UNROLL
-        for (int h = 0; h < heads; h++) {
-            UNROLL
-            for (int v = 0; v < mix_vectors; v++) {
-                float *to = total + (h * mix_vectors + v) * lanes;
-                vf_store(to, first == 0 ? sum[h][v] : vf_load(to) + sum[h][v]);
-            }
-        }
+        keep_totals(total, sum, heads, first == 0);
     }
     for (int h = 0; h < heads; h++) {
         char *y = element_at(&c->y, w->row, (head + h) * c->width + column);
-        for (int v = 0; v < mix_vectors && v * lanes < count; v++) {
+        UNROLL
+        for (int v = 0; v < mix_vectors; v++) {
             const vf out = plain_nan(vf_load(total + (h * mix_vectors + v) * lanes));
-            store_columns(c->y.dtype, y, v * lanes, out, count - v * lanes);
+            if (whole) {
+                store_as(c->y.dtype, y, v * lanes, out);
+            } else if (v * lanes < count) {
+                store_columns(c->y.dtype, y, v * lanes, out, count - v * lanes);
+            }
         }
     }
 }
@@ -189,10 +211,8 @@ static ALWAYS_INLINE void mix_columns(const attend_window *w, int64_t from, int6
                                       tn_dtype dtype, bool whole)
 {
     int64_t h = from;
-    for (; h + mix_heads <= to; h += mix_heads)
-        mix_tile(w, h, column, count, mix_heads, dtype, whole);
-    for (; h + 2 <= to; h += 2)
-        mix_tile(w, h, column, count, 2, dtype, whole);
+    for (; h + tile_heads <= to; h += tile_heads)
+        mix_tile(w, h, column, count, tile_heads, dtype, whole);
     for (; h < to; h++)
         mix_tile(w, h, column, count, 1, dtype, whole);
 }
@@ -249,11 +269,23 @@ static attend_window list_patches(const attend_call *c, int64_t row, char *scrat
     return w;
 }
 
+/* The queries of heads [from, to), as they are where they are dense f32, else widened into `space` [heads, width]. */
+static const float *find_query(const attend_window *w, int64_t from, int64_t to, float *space)
+{
+    const attend_call *c = w->call;
+    if (c->q.dtype == TN_F32 && c->q.step == 1) return (const float *)(const void *)element_at(&c->q, w->row, 0);
+    const int64_t first = from * c->width, count = (to - from) * c->width;
+    widen(space + first, c->q.dtype, element_at(&c->q, w->row, first), c->q.step, count);
+    return space;
+}
+
 static void attend_task(void *argument, int64_t index, int worker)
 {
     const attend_call *c = argument;
-    const attend_window w = list_patches(c, index / c->parts, c->scratch + (size_t)worker * c->scratch_stride);
+    char *scratch = c->scratch + (size_t)worker * c->scratch_stride;
+    attend_window w = list_patches(c, index / c->parts, scratch + c->query_size);
     const int64_t from = index % c->parts * c->part, to = tn_min_i64(from + c->part, c->heads);
+    w.query = find_query(&w, from, to, (float *)(void *)scratch);
     if (c->x.dtype == TN_F32) {
         attend_heads(&w, from, to, TN_F32);
     } else if (c->x.dtype == TN_BF16) {
@@ -265,10 +297,11 @@ static void attend_task(void *argument, int64_t index, int worker)
 }
 
 /* Of one worker; SIZE_MAX when it does not fit. */
-static size_t attend_scratch(int64_t slots, int64_t heads)
+static size_t attend_scratch(int64_t slots, int64_t heads, int64_t width)
 {
     size_t bytes = 0;
-    if (slots > INT64_MAX / 32 || !add_product(&bytes, slots, 2, sizeof(int64_t)) ||
+    if (slots > INT64_MAX / 32 || !add_product(&bytes, heads, width, sizeof(float)) ||
+        !add_product(&bytes, slots, 2, sizeof(int64_t)) ||
         !add_product(&bytes, heads, tn_ceil_div(slots, lanes) * lanes, sizeof(float)))
         return SIZE_MAX;
     return bytes;
@@ -276,19 +309,19 @@ static size_t attend_scratch(int64_t slots, int64_t heads)
 
 static size_t window_attend_scratch(int64_t slots, int64_t heads, int64_t width, int workers)
 {
-    (void)width;
     size_t bytes;
-    return tn_mul_size(attend_scratch(slots, heads), (size_t)workers, &bytes) ? bytes : SIZE_MAX;
+    return tn_mul_size(attend_scratch(slots, heads, width), (size_t)workers, &bytes) ? bytes : SIZE_MAX;
 }
 
 static void window_attend(const tn_context *context, tn_rows y, tn_rows weights, tn_rows x, tn_rows q, double scale,
                           int64_t rows, int64_t slots, int64_t heads, int64_t width)
 {
     if (heads <= 0) return;
-    attend_call c = {y, weights, x, q, (float)scale, rows, slots, heads, width, heads, 1, context->scratch, 0};
-    c.scratch_stride = attend_scratch(slots, heads);
+    attend_call c = {y, weights, x, q, (float)scale, rows, slots, heads, width, heads, 1, context->scratch, 0, 0};
+    c.query_size = tn_align_up((size_t)(heads * width) * sizeof(float), TN_ALIGN);
+    c.scratch_stride = attend_scratch(slots, heads, width);
     if (rows < 4 * (int64_t)context->parallel->workers) {
-        c.part = tn_min_i64(dot_heads, heads);
+        c.part = tn_min_i64(tile_heads, heads);
         c.parts = tn_ceil_div(heads, c.part);
     }
     tn_parallel_for(context->parallel, rows * c.parts, attend_task, &c);

@@ -1,0 +1,105 @@
+# Bash completion of tenon. Made by scripts/make_cli_docs.sh from the option tables; do not edit.
+
+_tenon_words() {
+    COMPREPLY=($(compgen -W "$1" -- "$current"))
+}
+
+_tenon_files() {
+    COMPREPLY=($(compgen -f -- "$current"))
+}
+
+_tenon_options() {
+    if [[ $current == -* ]]; then _tenon_words "$1"; else _tenon_files; fi
+}
+
+_tenon_tokens() {
+    case "$previous" in
+        --type ) _tenon_words "$(tenon --print-values types 2>/dev/null)" ;;
+        --ragged ) _tenon_words "reject partial drop" ;;
+        --window) ;;
+        --grid) ;;
+        --image) ;;
+        --patch) ;;
+        --strip) ;;
+        --frames) ;;
+        --text) ;;
+        --max-seq) ;;
+        *) _tenon_options "--type --window --grid --image --patch --strip --ragged --frames --text --max-seq --json --help" ;;
+    esac
+}
+
+_tenon_init() {
+    case "$previous" in
+        --type ) _tenon_words "$(tenon --print-values types 2>/dev/null)" ;;
+        --activation ) _tenon_words "gelu gelu_tanh quick_gelu silu relu" ;;
+        --ragged ) _tenon_words "reject partial drop" ;;
+        --dtype ) _tenon_words "f32 bf16 f16" ;;
+        --output|-o) _tenon_files ;;
+        --in-dim) ;;
+        --out-dim) ;;
+        --hidden) ;;
+        --window) ;;
+        --heads) ;;
+        --strip) ;;
+        --seed) ;;
+        *) _tenon_options "--type --in-dim --out-dim --hidden --activation --window --heads --ragged --strip --seed --dtype --output --json --help" ;;
+    esac
+}
+
+_tenon_inspect() {
+    case "$previous" in
+        --config ) _tenon_files ;;
+        --window) ;;
+        --grid) ;;
+        --in-dim) ;;
+        --out-dim) ;;
+        --prefix) ;;
+        *) _tenon_options "--window --grid --in-dim --out-dim --no-workspace --prefix --config --json --help" ;;
+    esac
+}
+
+_tenon_run() {
+    case "$previous" in
+        --output|-o) _tenon_files ;;
+        --frame-mask ) _tenon_files ;;
+        --patch-mask ) _tenon_files ;;
+        --attention ) _tenon_files ;;
+        --dtype ) _tenon_words "f32 bf16 f16" ;;
+        --config ) _tenon_files ;;
+        --cpu ) _tenon_words "$(tenon --print-values levels 2>/dev/null)" ;;
+        --device ) _tenon_words "cpu" ;;
+        --window) ;;
+        --grid) ;;
+        --prefix) ;;
+        --tensor) ;;
+        --threads) ;;
+        *) _tenon_options "--output --window --grid --frame-mask --patch-mask --attention --dtype --prefix --config --tensor --npy-bf16 --threads --cpu --device --force --json --help" ;;
+    esac
+}
+
+_tenon_compare() {
+    case "$previous" in
+        --tol) ;;
+        --tensor) ;;
+        *) _tenon_options "--tol --tensor --npy-bf16 --json --help" ;;
+    esac
+}
+
+_tenon() {
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
+    COMPREPLY=()
+    if ((COMP_CWORD == 1)); then
+        _tenon_words "tokens init inspect run compare help --version"
+        return
+    fi
+    case "${COMP_WORDS[1]}" in
+        help) _tenon_words "tokens init inspect run compare" ;;
+        tokens) _tenon_tokens ;;
+        init) _tenon_init ;;
+        inspect) _tenon_inspect ;;
+        run) _tenon_run ;;
+        compare) _tenon_compare ;;
+    esac
+}
+
+complete -o filenames -F _tenon tenon

@@ -1,0 +1,51 @@
+/* The options that describe a connector's config, shared by the subcommands that make one. */
+#ifndef TN_CLI_CONFIG_OPTIONS_H
+#define TN_CLI_CONFIG_OPTIONS_H
+
+#include "options.h"
+#include "tenon/tenon.h"
+
+typedef struct tn_config_settings {
+    const char *type;
+    const char *activation;
+    const char *ragged;
+    int64_t hidden;
+    int64_t window;
+    int64_t heads;
+    int64_t strip;
+} tn_config_settings;
+
+#define TN_CONFIG_SETTINGS_DEFAULTS                                                                                    \
+    {                                                                                                                  \
+        .hidden = TENON_UNSET, .window = TENON_UNSET, .heads = TENON_UNSET, .strip = TENON_UNSET                       \
+    }
+
+/* Rows for the table of a subcommand whose settings struct `s` has a tn_config_settings named `config`. */
+#define TN_CONFIG_OPTION_TYPE(s)                                                                                       \
+    {                                                                                                                  \
+        "type", 0, TN_STRING, "T", "@types", 0, offsetof(s, config.type), "the connector's type", "--type avgpool"     \
+    }
+#define TN_CONFIG_OPTION_WINDOW(s)                                                                                     \
+    {                                                                                                                  \
+        "window", 0, TN_INT, "W", NULL, 1, offsetof(s, config.window),                                                 \
+            "pool W x W patches into one token (without it 2; types that do not pool ignore it)",                      \
+            "--window 3: 27x27 patches give 81 tokens"                                                                 \
+    }
+#define TN_CONFIG_OPTION_STRIP(s)                                                                                      \
+    {                                                                                                                  \
+        "strip", 0, TN_INT, "K", NULL, 0, offsetof(s, config.strip),                                                   \
+            "leading tokens that are no patches (CLS, registers), left out before anything else",                      \
+            "--strip 1: 577 tokens are a CLS token and 24x24 patches"                                                  \
+    }
+#define TN_CONFIG_OPTION_RAGGED(s)                                                                                     \
+    {                                                                                                                  \
+        "ragged", 0, TN_STRING, "R", "reject partial drop", 0, offsetof(s, config.ragged),                             \
+            "windows cut off by the grid's edge: reject refuses the grid, partial pools the patches that are there, "  \
+            "drop leaves them out",                                                                                    \
+            "--ragged partial: 27x27 patches by window 2 give 196 tokens"                                              \
+    }
+
+/* Makes the config. Returns -1, or the exit code after saying what is wrong; the caller frees *config on -1. */
+int tn_config_from_settings(const tn_command *command, const tn_config_settings *settings, tenon_config **config);
+
+#endif

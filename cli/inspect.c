@@ -1,0 +1,323 @@
+/* tenon inspect: what a file's connector is, what it costs and how many tokens it makes. For files that describe no
+ * connector it lists the tensors, so that one can see what a config would have to say. */
+#include "commands.h"
+#include "model.h"
+#include "report.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct settings {
+    tn_model_settings model;
+    int64_t window;
+    tn_pair grid;
+    int64_t in_dim;
+    int64_t out_dim;
+    bool no_workspace;
+    bool json;
+} settings;
+
+static const tn_argument arguments[] = {
+    {"MODEL", false, "@file", "a safetensors file, an index of shards (model.safetensors.index.json) or its folder"},
+    {.name = NULL}};
+
+static const tn_option options[] = {
+    {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "count with this window instead of the config's",
+     "--window 3"},
+    {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
+     "one grid of rows x columns instead of the common ones", "--grid 32x128"},
+    {"in-dim", 0, TN_INT, "C", NULL, 1, offsetof(settings, in_dim),
+     "check that the connector takes features of this width; exit code 1 when it does not", "--in-dim 1152"},
+    {"out-dim", 0, TN_INT, "D", NULL, 1, offsetof(settings, out_dim),
+     "check that the connector makes tokens of this width; exit code 1 when it does not", "--out-dim 4096"},
+    {"no-workspace", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, no_workspace),
+     "leave the workspace out, so that headers are read and no weights", "--no-workspace"},
+    TN_MODEL_OPTION_PREFIX(settings),
+    TN_MODEL_OPTION_CONFIG(settings),
+    TN_OPTION_JSON(settings),
+    {.name = NULL}};
+
+static const tn_example examples[] = {
+    {"tenon inspect adapter.safetensors", "type, widths, layers, parameters, cost and tokens"},
+    {"tenon inspect adapter.safetensors --in-dim 1152 --out-dim 4096", "does it fit between these two models?"},
+    {"tenon inspect llava/ --config adapter.json --no-workspace", "the connector inside a sharded checkpoint"},
+    {.line = NULL}};
+
+/* Encoders in use: 224/16, 256/16, 336/14, 384/14, 512/16, 518/14. */
+static const tn_pair common_grids[] = {{14, 14}, {16, 16}, {24, 24}, {27, 27}, {32, 32}, {37, 37}};
+
+/* One row of the table of grids. */
+typedef struct grid_row {
+    tn_pair grid;
+    int64_t tokens_in;
+    bool refused; /* the connector cannot pool this grid */
+    int64_t tokens;
+    double flops;
+    bool has_workspace;
+    size_t workspace;
+} grid_row;
+
+/* ---- files without a connector ---- */
+
+static json_t *tensor_as_json(const tenon_file_tensor *tensor)
+{
+    json_t *shape = json_array();
+    for (int i = 0; i < tensor->ndim; i++)
+        json_array_append_new(shape, json_integer(tensor->shape[i]));
+    return json_pack("{s:s, s:s, s:o}", "name", tensor->name, "stored", tensor->stored, "shape", shape);
+}
+
+static void list_tensors(const tenon_file *file, const char *path, bool json)
+{
+    enum { SHOWN = 60 };
+    int64_t count = tenon_file_num_tensors(file);
+    json_t *list = json ? json_array() : NULL;
+    if (!json)
+        printf("%s: %s, %" PRId64 " tensor%s, no connector\n", path, tenon_file_kind(file), count,
+               count == 1 ? "" : "s");
+    for (int64_t i = 0; i < count && (json || i < SHOWN); i++) {
+        tenon_file_tensor tensor;
+        tenon_file_tensor_init(&tensor);
+        if (tenon_file_get_tensor(file, i, &tensor, NULL) != TENON_OK) continue;
+        if (json)
+            json_array_append_new(list, tensor_as_json(&tensor));
+        else
+            printf("  %-48s %-6s %s\n", tensor.name, tensor.stored, tn_shape_text(tensor.ndim, tensor.shape));
+    }
+    if (!json && count > SHOWN) printf("  ... and %" PRId64 " more (--json lists all)\n", count - SHOWN);
+    if (json) tn_print_json(json_pack("{s:s, s:s, s:o}", "file", path, "kind", tenon_file_kind(file), "tensors", list));
+}
+
+/* The file could not be opened as a connector: shows what it does hold, then says why. */
+static int explain_failure(const char *path, const settings *given, const tenon_error *error)
+{
+    tenon_file *file;
+    if (given->model.config || tenon_file_open(path, NULL, &file, NULL) != TENON_OK) return tn_failed_error(error);
+    list_tensors(file, path, given->json);
+    tenon_file_close(file);
+    fflush(stdout);
+    return tn_failed_error(error);
+}
+
+/* ---- the connector ---- */
+
+static void describe_grid(const tenon_adapter *adapter, const settings *given, grid_row *row)
+{
+    tenon_call call;
+    tenon_call_init(&call);
+    call.pool_window = given->window;
+    call.grid_height = row->grid.height;
+    call.grid_width = row->grid.width;
+    row->refused = true;
+    if (__builtin_mul_overflow(row->grid.height, row->grid.width, &row->tokens_in) ||
+        __builtin_add_overflow(row->tokens_in, tn_config_int(tenon_adapter_config(adapter), "strip"), &row->tokens_in))
+        return;
+    if (tenon_adapter_output_num_tokens(adapter, &call, row->tokens_in, &row->tokens, NULL) != TENON_OK) return;
+    if (tenon_adapter_flops(adapter, row->tokens_in, &call, &row->flops, NULL) != TENON_OK) return;
+    row->refused = false;
+    row->has_workspace = tenon_adapter_cpu(adapter) && tenon_adapter_workspace_size(adapter, row->tokens_in, &call,
+                                                                                    &row->workspace, NULL) == TENON_OK;
+}
+
+typedef struct totals {
+    int64_t elements;
+    double bytes;
+} totals;
+
+static totals sum_parameters(const tenon_adapter *adapter)
+{
+    totals sum = {0, 0};
+    for (int64_t i = 0; i < tenon_adapter_num_parameters(adapter); i++) {
+        tenon_parameter parameter;
+        tenon_parameter_init(&parameter);
+        if (tenon_adapter_parameter(adapter, i, &parameter, NULL) != TENON_OK) continue;
+        sum.elements += tn_parameter_elements(&parameter);
+        sum.bytes += (double)tn_parameter_elements(&parameter) * (double)tenon_dtype_size(parameter.dtype);
+    }
+    return sum;
+}
+
+static const char *dtype_name(tenon_dtype dtype)
+{
+    const char *name = tenon_dtype_name(dtype);
+    return name ? name : "-";
+}
+
+static void print_layers(const tenon_adapter *adapter)
+{
+    printf("\nlayer             name       width          reads   parameters\n");
+    for (int64_t i = 0; i < tenon_adapter_num_layers(adapter); i++) {
+        tenon_layer_info layer;
+        char width[48];
+        tenon_layer_info_init(&layer);
+        if (tenon_adapter_layer(adapter, i, &layer, NULL) != TENON_OK) continue;
+        snprintf(width, sizeof width, "%" PRId64 " -> %" PRId64, layer.in_dim, layer.out_dim);
+        printf("%-17s %-10s %-14s %s\n", layer.type, layer.name, width, layer.reach);
+        for (int64_t p = layer.first_parameter; p < layer.first_parameter + layer.num_parameters; p++) {
+            tenon_parameter parameter;
+            tenon_parameter_init(&parameter);
+            if (tenon_adapter_parameter(adapter, p, &parameter, NULL) == TENON_OK)
+                printf("%51s %-16s %-4s %s\n", "", parameter.name, dtype_name(parameter.dtype),
+                       tn_shape_text(parameter.ndim, parameter.shape));
+        }
+    }
+}
+
+static void print_grids(const grid_row *rows, size_t count)
+{
+    printf("\ngrid      tokens in   tokens out   MFLOP an image   workspace\n");
+    for (size_t i = 0; i < count; i++) {
+        const grid_row *row = &rows[i];
+        char grid[48];
+        snprintf(grid, sizeof grid, "%" PRId64 "x%" PRId64, row->grid.height, row->grid.width);
+        if (row->refused)
+            printf("%-9s %9" PRId64 "            -                -           -\n", grid, row->tokens_in);
+        else
+            printf("%-9s %9" PRId64 "   %10" PRId64 "   %14.1f   %9s\n", grid, row->tokens_in, row->tokens,
+                   row->flops / 1e6, row->has_workspace ? tn_bytes_text((double)row->workspace) : "-");
+    }
+}
+
+static void print_text(const char *path, const tenon_adapter *adapter, const tenon_load_options *found,
+                       const grid_row *rows, size_t count)
+{
+    const tenon_config *config = tenon_adapter_config(adapter);
+    totals sum = sum_parameters(adapter);
+    json_t *object = tn_json_config(config);
+    char *text = object ? json_dumps(object, 0) : NULL;
+    printf("%s: %s, %" PRId64 " -> %" PRId64 "\n", path, tenon_config_type(config), tenon_adapter_in_dim(adapter),
+           tenon_adapter_out_dim(adapter));
+    printf("config      %s\n", text ? text : "-");
+    printf("parameters  %s, %.0f bytes (%s)\n", tn_count_text(sum.elements), sum.bytes, tn_bytes_text(sum.bytes));
+    if (found->used_prefix[0]) printf("prefix      %s\n", found->used_prefix);
+    if (found->num_unused)
+        printf("tensors     %" PRId64 " used, %" PRId64 " others in the file\n", found->num_used, found->num_unused);
+    print_layers(adapter);
+    print_grids(rows, count);
+    free(text);
+    json_decref(object);
+}
+
+static json_t *layers_as_json(const tenon_adapter *adapter)
+{
+    json_t *list = json_array();
+    for (int64_t i = 0; i < tenon_adapter_num_layers(adapter); i++) {
+        tenon_layer_info layer;
+        tenon_layer_info_init(&layer);
+        if (tenon_adapter_layer(adapter, i, &layer, NULL) != TENON_OK) continue;
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:I, s:I}", "type", layer.type, "name", layer.name,
+                                              "reach", layer.reach, "in_dim", (json_int_t)layer.in_dim, "out_dim",
+                                              (json_int_t)layer.out_dim));
+    }
+    return list;
+}
+
+static json_t *parameters_as_json(const tenon_adapter *adapter)
+{
+    json_t *list = json_array();
+    for (int64_t i = 0; i < tenon_adapter_num_parameters(adapter); i++) {
+        tenon_parameter parameter;
+        tenon_parameter_init(&parameter);
+        if (tenon_adapter_parameter(adapter, i, &parameter, NULL) != TENON_OK) continue;
+        json_t *shape = json_array();
+        for (int axis = 0; axis < parameter.ndim; axis++)
+            json_array_append_new(shape, json_integer(parameter.shape[axis]));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", parameter.name, "dtype",
+                                              dtype_name(parameter.dtype), "shape", shape));
+    }
+    return list;
+}
+
+static json_t *grid_as_json(const grid_row *row)
+{
+    json_t *object = json_pack("{s:[I, I], s:I}", "grid", (json_int_t)row->grid.height, (json_int_t)row->grid.width,
+                               "tokens_in", (json_int_t)row->tokens_in);
+    json_object_set_new(object, "tokens", row->refused ? json_null() : json_integer(row->tokens));
+    json_object_set_new(object, "flops", row->refused ? json_null() : tn_json_real(row->flops));
+    json_object_set_new(object, "workspace",
+                        row->has_workspace ? json_integer((json_int_t)row->workspace) : json_null());
+    return object;
+}
+
+static int print_as_json(const char *path, const tenon_adapter *adapter, const tenon_load_options *found,
+                         const grid_row *rows, size_t count)
+{
+    totals sum = sum_parameters(adapter);
+    json_t *grids = json_array();
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(grids, grid_as_json(&rows[i]));
+    return tn_print_json(json_pack(
+        "{s:s, s:s, s:I, s:I, s:o, s:I, s:I, s:s, s:I, s:I, s:o, s:o, s:o}", "file", path, "type",
+        tenon_config_type(tenon_adapter_config(adapter)), "in_dim", (json_int_t)tenon_adapter_in_dim(adapter),
+        "out_dim", (json_int_t)tenon_adapter_out_dim(adapter), "config", tn_json_config(tenon_adapter_config(adapter)),
+        "parameters", (json_int_t)sum.elements, "bytes", (json_int_t)sum.bytes, "prefix", found->used_prefix,
+        "tensors_used", (json_int_t)found->num_used, "tensors_unused", (json_int_t)found->num_unused, "layers",
+        layers_as_json(adapter), "tensors", parameters_as_json(adapter), "grids", grids));
+}
+
+/* --in-dim and --out-dim: does it fit between two models? */
+static int check_widths(const char *path, const tenon_adapter *adapter, const settings *given)
+{
+    int64_t in_dim = tenon_adapter_in_dim(adapter);
+    int64_t out_dim = tenon_adapter_out_dim(adapter);
+    if (given->in_dim && given->in_dim != in_dim)
+        return tn_failed("%s: takes features of width %" PRId64 ", wanted %" PRId64
+                         "; it belongs to another vision encoder",
+                         path, in_dim, given->in_dim);
+    if (given->out_dim && given->out_dim != out_dim)
+        return tn_failed("%s: makes tokens of width %" PRId64 ", wanted %" PRId64
+                         "; it belongs to another language model",
+                         path, out_dim, given->out_dim);
+    return TN_EXIT_OK;
+}
+
+static int describe(const char *path, const tenon_adapter *adapter, const settings *given,
+                    const tenon_load_options *found)
+{
+    grid_row rows[sizeof common_grids / sizeof *common_grids];
+    size_t count = given->grid.height ? 1 : sizeof common_grids / sizeof *common_grids;
+    for (size_t i = 0; i < count; i++) {
+        rows[i] = (grid_row){.grid = given->grid.height ? given->grid : common_grids[i]};
+        describe_grid(adapter, given, &rows[i]);
+    }
+    int code = TN_EXIT_OK;
+    if (given->json)
+        code = print_as_json(path, adapter, found, rows, count);
+    else
+        print_text(path, adapter, found, rows, count);
+    fflush(stdout);
+    return code == TN_EXIT_OK ? check_widths(path, adapter, given) : code;
+}
+
+static int run(const tn_command *command, int argc, char **argv)
+{
+    settings given = {.window = TENON_UNSET};
+    const char *words[TN_MAX_ARGUMENTS];
+    tenon_adapter *adapter = NULL;
+    tenon_load_options found;
+    tenon_error error;
+    int code = tn_options_parse(command, argc, argv, &given, words);
+    if (code >= 0) return code;
+    tenon_status status = tn_model_open(words[0], &given.model, given.no_workspace, &adapter, &found, &error);
+    if (status != TENON_OK) return explain_failure(words[0], &given, &error);
+    /* The workspace depends on what prepare packs; this is the one reason to read the weights. */
+    if (!given.no_workspace) status = tenon_adapter_prepare(adapter, NULL, &error);
+    code = status == TENON_OK ? describe(words[0], adapter, &given, &found) : tn_failed_error(&error);
+    tenon_adapter_free(adapter);
+    return code;
+}
+
+const tn_command tn_command_inspect = {
+    "inspect",
+    "say what a connector file holds and costs",
+    "Prints the connector of a file: type, widths, config, layers with their parameters, bytes, and for the grids of "
+    "common encoders the tokens, the floating-point operations of an image and the workspace ('-' where the grid is "
+    "refused). A file that describes no connector has its tensors listed, and exit code 1.",
+    arguments,
+    options,
+    examples,
+    "0: described. 1: the file cannot be read, holds no connector, or has other widths than asked for. 2: the command "
+    "line is wrong.",
+    run};

@@ -1,0 +1,223 @@
+#include "manifest.h"
+
+#include "paths.h"
+#include "progress.h"
+#include "report.h"
+#include "run.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { FORMAT = 1 };
+
+struct tn_manifest {
+    char *folder;
+    char *path;
+    char *beside; /* where the next version is written */
+    json_t *root;
+    bool is_behind; /* the file lacks a finished shard */
+    double written; /* when the file was last written, and how long that took */
+    double cost;
+};
+
+/* ---- writing ---- */
+
+static bool write_all(int handle, const char *data, size_t size)
+{
+    while (size) {
+        ssize_t written = write(handle, data, size);
+        if (written < 0 && errno == EINTR) continue;
+        if (written < 0) return false;
+        data += written;
+        size -= (size_t)written;
+    }
+    return true;
+}
+
+/* Makes the new name last through a power cut. A folder that cannot be synced (some network file systems) is no reason
+ * to fail. */
+static void sync_folder(const char *folder)
+{
+    int handle = open(folder, O_RDONLY | O_DIRECTORY);
+    if (handle < 0) return;
+    fsync(handle);
+    close(handle);
+}
+
+static bool replace_file(const tn_manifest *manifest, const char *text, tenon_error *error)
+{
+    int handle = open(manifest->beside, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    bool good = handle >= 0 && write_all(handle, text, strlen(text)) && fsync(handle) == 0;
+    int reason = errno;
+    if (handle >= 0 && close(handle) != 0 && good) {
+        good = false;
+        reason = errno;
+    }
+    if (good && rename(manifest->beside, manifest->path) != 0) {
+        good = false;
+        reason = errno;
+    }
+    if (good) {
+        sync_folder(manifest->folder);
+        return true;
+    }
+    unlink(manifest->beside);
+    return tn_error(error, "%s: cannot write the manifest: %s", manifest->path, strerror(reason));
+}
+
+bool tn_manifest_save(tn_manifest *manifest, tenon_error *error)
+{
+    if (!manifest->is_behind) return true;
+    double started = tn_seconds();
+    char *text = json_dumps(manifest->root, JSON_INDENT(1));
+    if (!text) return tn_error(error, "%s: out of memory while writing the manifest", manifest->path);
+    bool good = replace_file(manifest, text, error);
+    free(text);
+    if (good) manifest->is_behind = false;
+    manifest->written = tn_seconds();
+    manifest->cost = manifest->written - started;
+    return good;
+}
+
+bool tn_manifest_add(tn_manifest *manifest, const char *shard, json_t *entry, tenon_error *error)
+{
+    json_t *shards = json_object_get(manifest->root, "shards");
+    if (!entry || json_object_set_new(shards, shard, entry) != 0)
+        return tn_error(error, "%s: out of memory, or the shard's name '%s' is not UTF-8", manifest->path, shard);
+    manifest->is_behind = true;
+    /* A folder of 10^5 shards has a manifest of many MiB; rewriting it each time would cost more than the work. */
+    if (tn_seconds() - manifest->written < 10 * manifest->cost) return true;
+    return tn_manifest_save(manifest, error);
+}
+
+json_t *tn_manifest_find(const tn_manifest *manifest, const char *shard)
+{
+    return json_object_get(json_object_get(manifest->root, "shards"), shard);
+}
+
+const char *tn_manifest_path(const tn_manifest *manifest)
+{
+    return manifest->path;
+}
+
+/* ---- opening ---- */
+
+static void hash_options(const json_t *options, char hash[TN_HASH_SIZE])
+{
+    char *text = json_dumps(options, JSON_COMPACT | JSON_SORT_KEYS);
+    tn_hasher *hasher = text ? tn_hasher_new(0, NULL) : NULL;
+    if (hasher) tn_hasher_add(hasher, text, strlen(text));
+    tn_hasher_finish(hasher, hash);
+    free(text);
+}
+
+static json_t *new_root(const char *weights, const json_t *options)
+{
+    char hash[TN_HASH_SIZE];
+    hash_options(options, hash);
+    return json_pack("{s:i, s:s, s:s, s:o, s:s, s:{}}", "format", FORMAT, "tenon", TENON_VERSION_STRING, "weights",
+                     weights, "options", json_deep_copy(options), "options_hash", hash, "shards");
+}
+
+/* A value of the options as a word for a sentence; the caller frees it. */
+static char *value_text(const json_t *value)
+{
+    return value ? json_dumps(value, JSON_ENCODE_ANY) : strdup("not there");
+}
+
+/* Names the first option that differs. */
+static bool compare_options(const tn_manifest *manifest, const json_t *options, tenon_error *error)
+{
+    const json_t *old = json_object_get(manifest->root, "options");
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)options, name, value)
+    {
+        const json_t *before = json_object_get(old, name);
+        if (before && json_equal(before, value)) continue;
+        char *was = value_text(before);
+        char *now = value_text(value);
+        tn_error(error,
+                 "%s: the folder was made with other options: %s was %s and is now %s; use another folder, or --force "
+                 "to redo every shard",
+                 manifest->path, name, was ? was : "?", now ? now : "?");
+        free(was);
+        free(now);
+        return false;
+    }
+    return true;
+}
+
+static bool check_identity(const tn_manifest *manifest, const char *weights, const json_t *options, tenon_error *error)
+{
+    const char *old = json_string_value(json_object_get(manifest->root, "weights"));
+    bool well_formed = old && json_is_object(json_object_get(manifest->root, "options")) &&
+                       json_is_object(json_object_get(manifest->root, "shards"));
+    json_int_t format = json_integer_value(json_object_get(manifest->root, "format"));
+    if (!well_formed || format != FORMAT)
+        return tn_error(error,
+                        "%s: is no manifest of this version (format %d); use another folder, or --force to redo every "
+                        "shard",
+                        manifest->path, FORMAT);
+    if (strcmp(old, weights) != 0)
+        return tn_error(
+            error,
+            "%s: the folder was made with other weights (hash %s, now %s); use another folder, or --force to "
+            "redo every shard",
+            manifest->path, old, weights);
+    return compare_options(manifest, options, error);
+}
+
+static bool read_or_start(tn_manifest *manifest, const char *weights, const json_t *options, bool fresh,
+                          tenon_error *error)
+{
+    if (!fresh && tn_paths_exists(manifest->path)) {
+        json_error_t reason;
+        manifest->root = json_load_file(manifest->path, JSON_REJECT_DUPLICATES, &reason);
+        if (!manifest->root)
+            return tn_error(error, "%s: cannot read the manifest: %s, line %d; mend it, or --force to redo every shard",
+                            manifest->path, reason.text, reason.line);
+        return check_identity(manifest, weights, options, error);
+    }
+    manifest->root = new_root(weights, options);
+    if (!manifest->root) return tn_error(error, "%s: out of memory", manifest->path);
+    /* Written before any shard, so that a killed run's folder is known as ours. */
+    manifest->is_behind = true;
+    if (!tn_manifest_save(manifest, error)) return false;
+    manifest->cost = 0;
+    return true;
+}
+
+bool tn_manifest_open(const char *folder, const char *weights, const json_t *options, bool fresh,
+                      tn_manifest **manifest, tenon_error *error)
+{
+    char name[64];
+    snprintf(name, sizeof name, ".manifest.json.%ld.tmp", (long)getpid());
+    tn_manifest *made = calloc(1, sizeof *made);
+    if (!made) return tn_error(error, "out of memory");
+    made->folder = strdup(folder);
+    made->path = tn_paths_join(folder, "manifest.json");
+    made->beside = tn_paths_join(folder, name);
+    bool good = made->folder && made->path && made->beside;
+    if (!good) tn_error(error, "out of memory");
+    good = good && read_or_start(made, weights, options, fresh, error);
+    if (good)
+        *manifest = made;
+    else
+        tn_manifest_free(made);
+    return good;
+}
+
+void tn_manifest_free(tn_manifest *manifest)
+{
+    if (!manifest) return;
+    json_decref(manifest->root);
+    free(manifest->folder);
+    free(manifest->path);
+    free(manifest->beside);
+    free(manifest);
+}

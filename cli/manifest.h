@@ -1,0 +1,35 @@
+/* manifest.json of an output folder: what made it, and which shards are finished.
+ *
+ *     {"format": 1, "tenon": "0.1.0", "weights": HASH, "options": {...}, "options_hash": HASH,
+ *      "shards": {"a.npy": {"images": 4, "tokens": 324, "features": {"hash": HASH, "stamp": S}, "tokens_file": ...}}}
+ *
+ * The file is replaced whole, so a reader sees the old one or the new one. */
+#ifndef TN_CLI_MANIFEST_H
+#define TN_CLI_MANIFEST_H
+
+#include "tenon/tenon.h"
+
+#include <jansson.h>
+
+typedef struct tn_manifest tn_manifest;
+
+/* Opens folder/manifest.json, or starts one where there is none or `fresh` says so, and writes it. `weights` and
+ * `options` (borrowed) say what this run would make; a manifest that says otherwise is refused with what differs. On
+ * success the caller owns *manifest. */
+bool tn_manifest_open(const char *folder, const char *weights, const json_t *options, bool fresh,
+                      tn_manifest **manifest, tenon_error *error);
+void tn_manifest_free(tn_manifest *manifest);
+
+const char *tn_manifest_path(const tn_manifest *manifest);
+
+/* The entry of a finished shard; NULL when there is none. The manifest keeps it. */
+json_t *tn_manifest_find(const tn_manifest *manifest, const char *shard);
+
+/* Records a finished shard (takes `entry`, also on failure) and writes the file, unless writing it after every shard
+ * would take more than a tenth of the time; the next call or tn_manifest_save catches up. */
+bool tn_manifest_add(tn_manifest *manifest, const char *shard, json_t *entry, tenon_error *error);
+
+/* Writes the file if it is behind. */
+bool tn_manifest_save(tn_manifest *manifest, tenon_error *error);
+
+#endif

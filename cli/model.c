@@ -1,0 +1,74 @@
+#include "model.h"
+
+#include "report.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A config is a few hundred bytes; whatever is larger than this is another file. */
+enum { MAX_CONFIG_BYTES = 1 << 20 };
+
+/* The whole text of a small file; the caller frees it. NULL: failed, with the reason in *error. */
+static char *read_text(const char *path, tenon_error *error)
+{
+    FILE *stream = fopen(path, "rb");
+    char *text = malloc(MAX_CONFIG_BYTES + 1);
+    size_t length = 0;
+    bool good = stream && text;
+    if (good) {
+        length = fread(text, 1, MAX_CONFIG_BYTES + 1, stream);
+        good = !ferror(stream);
+    }
+    if (!good) tn_error(error, "%s: cannot read the config: %s", path, strerror(errno));
+    if (stream) fclose(stream);
+    if (good && (length > MAX_CONFIG_BYTES || memchr(text, 0, length)))
+        good = tn_error(error, "%s: is no JSON config (it is binary or larger than 1 MiB)", path);
+    if (good) {
+        text[length] = 0;
+        return text;
+    }
+    free(text);
+    return NULL;
+}
+
+/* The library asks for a config; here is how the command takes one. */
+static void add_hint(const char *path, tenon_error *error)
+{
+    tenon_file *file;
+    if (tenon_file_open(path, NULL, &file, NULL) != TENON_OK) return;
+    size_t used = strlen(error->message);
+    if (!tenon_file_metadata(file, "tenon.config"))
+        snprintf(error->message + used, sizeof error->message - used, "; --config FILE takes it");
+    tenon_file_close(file);
+}
+
+tenon_status tn_model_open(const char *path, const tn_model_settings *settings, bool describe_only,
+                           tenon_adapter **adapter, tenon_load_options *found, tenon_error *error)
+{
+    tenon_load_options load;
+    char *config = NULL;
+    tenon_load_options_init(&load);
+    if (settings->config && !(config = read_text(settings->config, error))) return TENON_IO;
+    load.prefix = settings->prefix;
+    load.config_json = config;
+    load.describe_only = describe_only;
+    tenon_status status = tenon_adapter_open(path, &load, adapter, error);
+    load.config_json = NULL;
+    free(config);
+    if (status != TENON_OK && !settings->config) add_hint(path, error);
+    if (found) *found = load;
+    return status;
+}
+
+int64_t tn_parameter_elements(const tenon_parameter *parameter)
+{
+    return parameter->shape[0] * (parameter->ndim == 2 ? parameter->shape[1] : 1);
+}
+
+int64_t tn_config_int(const tenon_config *config, const char *name)
+{
+    int64_t value = 0;
+    return tenon_config_get_int(config, name, &value, NULL) == TENON_OK ? value : 0;
+}

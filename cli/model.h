@@ -1,0 +1,36 @@
+/* Opening the MODEL of a subcommand: a file or folder, --prefix, --config. */
+#ifndef TN_CLI_MODEL_H
+#define TN_CLI_MODEL_H
+
+#include "options.h"
+#include "tenon/tenon.h"
+
+typedef struct tn_model_settings {
+    const char *prefix;
+    const char *config; /* a JSON file */
+} tn_model_settings;
+
+#define TN_MODEL_OPTION_PREFIX(s)                                                                                      \
+    {                                                                                                                  \
+        "prefix", 0, TN_STRING, "P", NULL, 0, offsetof(s, model.prefix),                                               \
+            "what stands before the connector's tensor names in a larger checkpoint (without it: found by suffix)",    \
+            "--prefix model.adapter."                                                                                  \
+    }
+#define TN_MODEL_OPTION_CONFIG(s)                                                                                      \
+    {                                                                                                                  \
+        "config", 0, TN_STRING, "FILE", "@file", 0, offsetof(s, model.config),                                         \
+            "a JSON config, for checkpoints that carry none: the fields of init, and in_dim and out_dim",              \
+            "--config adapter.json, which holds {\"type\": \"mlp_2layer\", \"in_dim\": 1024, \"out_dim\": 4096}"       \
+    }
+
+/* Opens the connector. On success the caller owns *adapter; *found (may be NULL) says what was used. */
+tenon_status tn_model_open(const char *path, const tn_model_settings *settings, bool describe_only,
+                           tenon_adapter **adapter, tenon_load_options *found, tenon_error *error);
+
+/* Elements of one parameter. */
+int64_t tn_parameter_elements(const tenon_parameter *parameter);
+
+/* An integer field of the adapter's config; 0 when it has none of this name. */
+int64_t tn_config_int(const tenon_config *config, const char *name);
+
+#endif

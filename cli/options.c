@@ -1,0 +1,178 @@
+#include "options.h"
+
+#include "help.h"
+#include "report.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* strtoll and its kin skip blanks and take a sign; a number here is digits, or a minus and digits. */
+static bool all_digits(const char *text)
+{
+    return *text && strspn(text, "0123456789") == strlen(text);
+}
+
+bool tn_parse_int(const char *text, int64_t *value)
+{
+    if (!all_digits(*text == '-' ? text + 1 : text)) return false;
+    errno = 0;
+    long long number = strtoll(text, NULL, 10);
+    if (errno == ERANGE) return false;
+    *value = number;
+    return true;
+}
+
+static bool parse_uint(const char *text, uint64_t *value)
+{
+    if (!all_digits(text)) return false;
+    errno = 0;
+    unsigned long long number = strtoull(text, NULL, 10);
+    if (errno == ERANGE) return false;
+    *value = number;
+    return true;
+}
+
+static bool parse_real(const char *text, double *value)
+{
+    if (!(*text >= '0' && *text <= '9') && *text != '.') return false;
+    char *end;
+    double number = strtod(text, &end);
+    if (*end || !isfinite(number)) return false;
+    *value = number;
+    return true;
+}
+
+static bool parse_pair(const char *text, tn_pair *value)
+{
+    char height[24];
+    size_t length = strcspn(text, "xX");
+    tn_pair pair;
+    if (length >= sizeof height || !text[length]) return false;
+    memcpy(height, text, length);
+    height[length] = 0;
+    if (!tn_parse_int(height, &pair.height) || !tn_parse_int(text + length + 1, &pair.width)) return false;
+    if (pair.height <= 0 || pair.width <= 0) return false;
+    *value = pair;
+    return true;
+}
+
+static int store_int(const tn_command *command, const tn_option *option, const char *text, int64_t *field)
+{
+    int64_t value;
+    if (!tn_parse_int(text, &value))
+        return tn_usage(command, "--%s takes a whole number, got '%s'", option->name, text);
+    if (value < option->minimum && option->minimum == 1)
+        return tn_usage(command, "--%s must be positive (got %" PRId64 ")", option->name, value);
+    if (value < option->minimum)
+        return tn_usage(command, "--%s must be at least %" PRId64 " (got %" PRId64 ")", option->name, option->minimum,
+                        value);
+    *field = value;
+    return -1;
+}
+
+/* Stores one value; -1, or the exit code of a usage error. */
+static int store(const tn_command *command, const tn_option *option, const char *text, void *settings)
+{
+    void *field = (char *)settings + option->field;
+    switch (option->kind) {
+    case TN_FLAG:
+        *(bool *)field = true;
+        return -1;
+    case TN_STRING:
+        if (!*text) return tn_usage(command, "--%s got an empty %s", option->name, option->argument);
+        *(const char **)field = text;
+        return -1;
+    case TN_INT:
+        return store_int(command, option, text, field);
+    case TN_UINT:
+        if (parse_uint(text, field)) return -1;
+        return tn_usage(command, "--%s takes a whole number from 0 to 2^64 - 1, got '%s'", option->name, text);
+    case TN_REAL:
+        if (parse_real(text, field)) return -1;
+        return tn_usage(command, "--%s takes a number that is not negative, got '%s'", option->name, text);
+    case TN_PAIR:
+        if (parse_pair(text, field)) return -1;
+        return tn_usage(command, "--%s takes two positive whole numbers as %s, got '%s'", option->name,
+                        option->argument, text);
+    }
+    return -1;
+}
+
+/* The row of "--name", "--name=value", "-o" or "-ovalue"; *value points at an attached value or is NULL. */
+static const tn_option *find(const tn_command *command, const char *word, const char **value)
+{
+    *value = NULL;
+    for (const tn_option *option = command->options; option->name; option++) {
+        size_t length = strlen(option->name);
+        if (word[1] == '-' && !strncmp(word + 2, option->name, length) &&
+            (!word[2 + length] || word[2 + length] == '=')) {
+            if (word[2 + length]) *value = word + 3 + length;
+            return option;
+        }
+        if (word[1] != '-' && option->letter && word[1] == option->letter) {
+            if (word[2]) *value = word + 2;
+            return option;
+        }
+    }
+    return NULL;
+}
+
+/* Parses the option at argv[*at] and moves *at past it. */
+static int parse_option(const tn_command *command, int argc, char **argv, int *at, void *settings)
+{
+    const char *word = argv[(*at)++];
+    const char *value;
+    const tn_option *option = find(command, word, &value);
+    if (!option) return tn_usage(command, "unknown option '%s' for %s", word, command->name);
+    if (option->kind == TN_FLAG) {
+        if (value) return tn_usage(command, "--%s takes no argument, got '%s'", option->name, value);
+    } else if (!value) {
+        if (*at == argc) return tn_usage(command, "--%s needs its argument %s", option->name, option->argument);
+        value = argv[(*at)++];
+    }
+    return store(command, option, value, settings);
+}
+
+static int check_arguments(const tn_command *command, int given)
+{
+    int most = 0;
+    for (const tn_argument *argument = command->arguments; argument->name; argument++) {
+        if (most == given && !argument->optional)
+            return tn_usage(command, "%s needs %s: %s", command->name, argument->name, argument->help);
+        most++;
+    }
+    return -1;
+}
+
+int tn_options_parse(const tn_command *command, int argc, char **argv, void *settings,
+                     const char *arguments[TN_MAX_ARGUMENTS])
+{
+    int given = 0;
+    int most = 0;
+    bool options_end = false;
+    while (command->arguments[most].name)
+        most++;
+    for (int i = 0; i < TN_MAX_ARGUMENTS; i++)
+        arguments[i] = NULL;
+    for (int i = 0; i < argc;) {
+        const char *word = argv[i];
+        if (!options_end && !strcmp(word, "--")) {
+            options_end = true;
+            i++;
+        } else if (!options_end && (!strcmp(word, "--help") || !strcmp(word, "-h"))) {
+            tn_help_command(command);
+            return TN_EXIT_OK;
+        } else if (!options_end && word[0] == '-' && word[1] && !all_digits(word + 1)) {
+            int code = parse_option(command, argc, argv, &i, settings);
+            if (code >= 0) return code;
+        } else {
+            if (given == most) return tn_usage(command, "unexpected argument '%s' for %s", word, command->name);
+            arguments[given++] = word;
+            i++;
+        }
+    }
+    return check_arguments(command, given);
+}

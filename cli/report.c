@@ -1,0 +1,160 @@
+#include "report.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Text from file names and tensor names must not break the one line or drive the terminal. */
+static void print_line(const char *prefix, const char *text, const char *suffix)
+{
+    char line[TENON_ERROR_SIZE + 512];
+    snprintf(line, sizeof line, "tenon: %s%s%s", prefix, text, suffix);
+    for (char *c = line; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = ' ';
+    fprintf(stderr, "%s\n", line);
+}
+
+int tn_failed(const char *format, ...)
+{
+    char text[TENON_ERROR_SIZE];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    print_line("", text, "");
+    return TN_EXIT_FAILURE;
+}
+
+int tn_failed_error(const tenon_error *error)
+{
+    print_line("", error->message, "");
+    return TN_EXIT_FAILURE;
+}
+
+int tn_usage(const tn_command *command, const char *format, ...)
+{
+    char text[TENON_ERROR_SIZE];
+    char help[128];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    if (command)
+        snprintf(help, sizeof help, "; see 'tenon %s --help'", command->name);
+    else
+        snprintf(help, sizeof help, "; see 'tenon help'");
+    print_line("", text, help);
+    return TN_EXIT_USAGE;
+}
+
+void tn_note(const char *format, ...)
+{
+    char text[TENON_ERROR_SIZE];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    print_line("note: ", text, "");
+}
+
+bool tn_error(tenon_error *error, const char *format, ...)
+{
+    va_list list;
+    va_start(list, format);
+    vsnprintf(error->message, sizeof error->message, format, list);
+    va_end(list);
+    return false;
+}
+
+int tn_print_json(json_t *object)
+{
+    char *text = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
+    json_decref(object);
+    if (!text) return tn_failed("out of memory while writing the JSON result");
+    puts(text);
+    free(text);
+    return TN_EXIT_OK;
+}
+
+json_t *tn_json_real(double value)
+{
+    if (isnan(value)) return json_string("nan");
+    if (isinf(value)) return json_string(value > 0 ? "inf" : "-inf");
+    return json_real(value);
+}
+
+json_t *tn_json_config(const tenon_config *config)
+{
+    size_t length = 0;
+    if (tenon_config_to_json(config, NULL, 0, &length, NULL) != TENON_OK) return NULL;
+    char *text = malloc(length + 1);
+    json_t *object = NULL;
+    if (text && tenon_config_to_json(config, text, length + 1, &length, NULL) == TENON_OK)
+        object = json_loads(text, 0, NULL);
+    free(text);
+    return object;
+}
+
+enum { TEXT_SIZE = 256, TEXT_BUFFERS = 8 };
+
+static char *next_text(void)
+{
+    static _Thread_local char buffers[TEXT_BUFFERS][TEXT_SIZE];
+    static _Thread_local unsigned next;
+    return buffers[next++ % TEXT_BUFFERS];
+}
+
+const char *tn_count_text(int64_t count)
+{
+    char digits[32];
+    char *text = next_text();
+    int length = snprintf(digits, sizeof digits, "%" PRId64, count);
+    int first = count < 0 ? 1 : 0;
+    int used = 0;
+    for (int i = 0; i < length; i++) {
+        if (i > first && (length - i) % 3 == 0) text[used++] = ',';
+        text[used++] = digits[i];
+    }
+    text[used] = 0;
+    return text;
+}
+
+const char *tn_bytes_text(double bytes)
+{
+    static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB", "PiB"};
+    size_t unit = 0;
+    while (bytes >= 1024 && unit + 1 < sizeof units / sizeof *units) {
+        bytes /= 1024;
+        unit++;
+    }
+    char *text = next_text();
+    snprintf(text, TEXT_SIZE, unit == 0 ? "%.0f %s" : "%.1f %s", bytes, units[unit]);
+    return text;
+}
+
+const char *tn_shape_text(int ndim, const int64_t *shape)
+{
+    char *text = next_text();
+    size_t used = 1;
+    text[0] = '(';
+    for (int i = 0; i < ndim && used < TEXT_SIZE - 32; i++)
+        used += (size_t)snprintf(text + used, TEXT_SIZE - used, "%s%" PRId64, i ? ", " : "", shape[i]);
+    snprintf(text + used, TEXT_SIZE - used, ")");
+    return text;
+}
+
+const char *tn_dtype_text(DLDataType dtype)
+{
+    static const struct {
+        uint8_t code;
+        const char *letter;
+    } kinds[] = {{kDLFloat, "f"}, {kDLBfloat, "bf"}, {kDLInt, "i"}, {kDLUInt, "u"}};
+    char *text = next_text();
+    snprintf(text, TEXT_SIZE, dtype.code == TN_DLPACK_BOOL ? "bool" : "dtype %u", dtype.code);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (kinds[i].code == dtype.code) snprintf(text, TEXT_SIZE, "%s%u", kinds[i].letter, dtype.bits);
+    return text;
+}

@@ -1,0 +1,293 @@
+/* tenon run: features through a connector. This file reads the options, opens the model and reports; see run.h. */
+#include "run.h"
+
+#include "commands.h"
+#include "model.h"
+#include "report.h"
+
+#include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct settings {
+    tn_model_settings model;
+    const char *output;
+    const char *frame_mask;
+    const char *patch_mask;
+    const char *attention;
+    const char *tensor;
+    const char *dtype;
+    const char *cpu;
+    const char *device;
+    int64_t window;
+    int64_t threads;
+    tn_pair grid;
+    bool npy_bfloat16;
+    bool force;
+    bool json;
+} settings;
+
+static const tn_argument arguments[] = {
+    {"MODEL", false, "@file", "a connector's safetensors file, an index of shards or the folder of a checkpoint"},
+    {"FEATURES", false, "@file",
+     "features (images, tokens, width), or (tokens, width) for one image, in f32, bf16 or f16: an .npy file, a "
+     ".safetensors file, or a folder of them"},
+    {.name = NULL}};
+
+static const tn_option options[] = {
+    {"output", 'o', TN_STRING, "TOKENS", "@file", 0, offsetof(settings, output),
+     "the .npy or .safetensors file to write; a folder when FEATURES is one", "-o tokens.npy"},
+    {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "pool with this window instead of the config's",
+     "--window 3: video frames, with weights trained at 2"},
+    {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
+     "rows x columns of the patch grid (without it the grid is square)", "--grid 32x128"},
+    {"frame-mask", 0, TN_STRING, "F", "@file", 0, offsetof(settings, frame_mask),
+     "an npy file (images) or (clips, frames) of bool, int8 or uint8; images with 0 are skipped and their tokens are "
+     "zero",
+     "--frame-mask frames.npy"},
+    {"patch-mask", 0, TN_STRING, "F", "@file", 0, offsetof(settings, patch_mask),
+     "an npy file (images, patches) of bool, int8 or uint8; patches with 0 do not exist", "--patch-mask patches.npy"},
+    {"attention", 0, TN_STRING, "FILE", "@file", 0, offsetof(settings, attention),
+     "also write the pooling weights, float32 (images, tokens, heads, window^2), 0 for absent patches",
+     "--attention weights.npy"},
+    {"dtype", 0, TN_STRING, "D", "f32 bf16 f16", 0, offsetof(settings, dtype),
+     "storage of the tokens: f32, bf16 or f16 (without it the parameters'); in npy, which has no bfloat16, bf16 is "
+     "written as uint16 bits",
+     "--dtype bf16"},
+    TN_MODEL_OPTION_PREFIX(settings),
+    TN_MODEL_OPTION_CONFIG(settings),
+    {"tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(settings, tensor),
+     "the tensor of .safetensors features (without it the only one of floating-point numbers)",
+     "--tensor image_features"},
+    {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, npy_bfloat16), "uint16 npy features are bfloat16 bits",
+     "--npy-bf16"},
+    {"threads", 0, TN_INT, "N", NULL, 1, offsetof(settings, threads),
+     "threads that compute (without it one for each core); the tokens are the same bits for any number", "--threads 4"},
+    {"cpu", 0, TN_STRING, "LEVEL", "@levels", 0, offsetof(settings, cpu),
+     "the highest CPU level to use (without it TENON_CPU, else the best there is)", "--cpu baseline"},
+    {"device", 0, TN_STRING, "D", "cpu", 0, offsetof(settings, device), "where to compute; this build has the cpu",
+     "--device cpu"},
+    {"force", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, force),
+     "in a folder, do every shard again whatever its manifest says", "--force"},
+    TN_OPTION_JSON(settings),
+    {.name = NULL}};
+
+static const tn_example examples[] = {
+    {"tenon run adapter.safetensors features.npy -o tokens.npy", "one file"},
+    {"tenon run pool.safetensors clip.npy -o clip.safetensors --window 3 --dtype bf16", "frames of a video"},
+    {"tenon run pool.safetensors features/ -o tokens/", "a folder of shards; run it again to go on after a stop"},
+    {.line = NULL}};
+
+/* What one run did, for the closing line. */
+typedef struct outcome {
+    tn_folder_result result;
+    bool is_folder;
+    double load_seconds;
+    double total_seconds;
+} outcome;
+
+/* ---- the setup ---- */
+
+/* The attention weights' shape, from the layer that makes them. */
+static bool find_attention(tn_run_setup *setup, tenon_error *error)
+{
+    const tenon_config *config = tenon_adapter_config(setup->adapter);
+    int64_t window = setup->call.pool_window;
+    for (int64_t i = 0; i < tenon_adapter_num_layers(setup->adapter); i++) {
+        tenon_layer_info layer;
+        tenon_layer_info_init(&layer);
+        if (tenon_adapter_layer(setup->adapter, i, &layer, error) != TENON_OK) return false;
+        if (strcmp(layer.type, "window_attention") != 0) continue;
+        if (window == TENON_UNSET) window = tn_config_int(config, "pool_window");
+        setup->heads = tn_config_int(config, "pool_heads");
+        if (!__builtin_mul_overflow(window, window, &setup->window_area)) return true;
+        return tn_error(error, "--window %" PRId64 " is too large", window);
+    }
+    return tn_error(error, "%s: %s has no layer of attention, so there are no pooling weights; leave --attention out",
+                    setup->model, tenon_config_type(config));
+}
+
+static tenon_status first_dtype(const tenon_adapter *adapter, tenon_dtype *dtype, tenon_error *error)
+{
+    tenon_parameter parameter;
+    tenon_parameter_init(&parameter);
+    tenon_status status = tenon_adapter_parameter(adapter, 0, &parameter, error);
+    if (status == TENON_OK) *dtype = parameter.dtype;
+    return status;
+}
+
+static void fill_call(const settings *given, tenon_call *call)
+{
+    tenon_call_init(call);
+    call->pool_window = given->window;
+    call->threads = (int)given->threads;
+    if (given->grid.height) {
+        call->grid_height = given->grid.height;
+        call->grid_width = given->grid.width;
+    }
+}
+
+static bool prepare(tenon_adapter *adapter, const settings *given, tn_run_setup *setup, tenon_error *error)
+{
+    tenon_prepare_options prepared;
+    tenon_prepare_options_init(&prepared);
+    prepared.cpu = given->cpu;
+    prepared.threads = (int)given->threads;
+    setup->adapter = adapter;
+    setup->tensor = given->tensor;
+    setup->npy_bfloat16 = given->npy_bfloat16;
+    setup->in_dim = tenon_adapter_in_dim(adapter);
+    setup->out_dim = tenon_adapter_out_dim(adapter);
+    setup->strip = tn_config_int(tenon_adapter_config(adapter), "strip");
+    fill_call(given, &setup->call);
+    if (!setup->dtype && first_dtype(adapter, &setup->dtype, error) != TENON_OK) return false;
+    if (given->attention && !find_attention(setup, error)) return false;
+    if (!tn_hash_weights(adapter, setup->weights, error)) return false;
+    return tenon_adapter_prepare(adapter, &prepared, error) == TENON_OK;
+}
+
+/* ---- one file, or a folder ---- */
+
+static bool copy_paths(char *paths[TN_ROLES], const settings *given, const char *features, tenon_error *error)
+{
+    const char *const sources[TN_ROLES] = {features, given->frame_mask, given->patch_mask, given->output,
+                                           given->attention};
+    for (int role = 0; role < TN_ROLES; role++)
+        if (sources[role] && !(paths[role] = strdup(sources[role]))) return tn_error(error, "out of memory");
+    return true;
+}
+
+static bool run_file(const tn_run_setup *setup, tn_run_job *job, tn_folder_result *result, tenon_error *error)
+{
+    if (!tn_job_open(job, setup, error)) return false;
+    tn_job_close(job);
+    tn_progress_start(setup->progress, job->images);
+    bool good = tn_pipeline_run(setup, job, 1, &result->totals, error);
+    tn_progress_end(setup->progress);
+    return good;
+}
+
+static bool run_any(tn_run_setup *setup, const settings *given, const char *features, outcome *out, tenon_error *error)
+{
+    tn_run_job job;
+    memset(&job, 0, sizeof job);
+    bool good = copy_paths(job.paths, given, features, error);
+    out->is_folder = tn_paths_is_folder(features);
+    setup->hashes = out->is_folder;
+    if (good && out->is_folder)
+        good = tn_run_folder(setup, job.paths, given->force, &out->result, error);
+    else if (good)
+        good = run_file(setup, &job, &out->result, error);
+    tn_job_free_paths(&job);
+    return good;
+}
+
+/* ---- the report ---- */
+
+static int report_json(const tn_run_setup *setup, const settings *given, const char *features, const outcome *out)
+{
+    const tn_run_totals *totals = &out->result.totals;
+    json_t *object = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f, s:f}}",
+                               "model", setup->model, "features", features, "output", given->output, "device", "cpu",
+                               "cpu", tenon_adapter_cpu(setup->adapter), "images", (json_int_t)totals->images, "tokens",
+                               (json_int_t)totals->tokens, "width", (json_int_t)setup->out_dim, "dtype",
+                               tenon_dtype_name(setup->dtype), "weights", setup->weights, "seconds", "load",
+                               out->load_seconds, "read", totals->read_seconds, "compute", totals->compute_seconds,
+                               "write", totals->write_seconds, "total", out->total_seconds);
+    if (object && out->is_folder)
+        json_object_set_new(
+            object, "shards",
+            json_pack("{s:I, s:I}", "done", (json_int_t)out->result.done, "skipped", (json_int_t)out->result.skipped));
+    return tn_print_json(object);
+}
+
+static void report_text(const tn_run_setup *setup, const settings *given, const char *features, const outcome *out)
+{
+    const tn_run_totals *totals = &out->result.totals;
+    fprintf(stderr, "%s -> %s: ", features, given->output);
+    if (out->is_folder) fprintf(stderr, "%zu shards done, %zu skipped, ", out->result.done, out->result.skipped);
+    fprintf(stderr, "%s image%s, %s tokens of width %" PRId64 " in %s on cpu (%s)", tn_count_text(totals->images),
+            totals->images == 1 ? "" : "s", tn_count_text(totals->tokens), setup->out_dim,
+            tenon_dtype_name(setup->dtype), tenon_adapter_cpu(setup->adapter));
+    fprintf(stderr, "; %.3f s: load %.3f, read %.3f, compute %.3f, write %.3f\n", out->total_seconds, out->load_seconds,
+            totals->read_seconds, totals->compute_seconds, totals->write_seconds);
+}
+
+static int finish(const tn_run_setup *setup, const settings *given, const char *features, const outcome *out)
+{
+    if (given->json) return report_json(setup, given, features, out);
+    report_text(setup, given, features, out);
+    return TN_EXIT_OK;
+}
+
+/* ---- the command ---- */
+
+static int check_settings(const tn_command *command, const settings *given, tenon_dtype *dtype)
+{
+    tenon_error error;
+    if (!given->output) return tn_usage(command, "run needs -o TOKENS, where to write");
+    if (given->threads > INT_MAX) return tn_usage(command, "--threads is too large (got %" PRId64 ")", given->threads);
+    if (given->dtype && tenon_dtype_from_name(given->dtype, dtype, &error) != TENON_OK)
+        return tn_usage(command, "%s", error.message);
+    if (given->device && strcmp(given->device, "cpu") != 0)
+        return tn_failed("--device %s: this build of tenon has no such device; leave it out to compute on the cpu",
+                         given->device);
+    return -1;
+}
+
+static int run_model(const settings *given, const char *model, const char *features, tn_run_setup *setup)
+{
+    tenon_error error;
+    tn_progress progress = {.shown = false};
+    outcome out;
+    double started = tn_seconds();
+    tenon_adapter *adapter = NULL;
+    memset(&out, 0, sizeof out);
+    setup->model = model;
+    setup->progress = &progress;
+    bool good = tn_model_open(model, &given->model, false, &adapter, NULL, &error) == TENON_OK &&
+                prepare(adapter, given, setup, &error);
+    out.load_seconds = tn_seconds() - started;
+    good = good && run_any(setup, given, features, &out, &error);
+    out.total_seconds = tn_seconds() - started;
+    int code = good ? finish(setup, given, features, &out) : tn_failed_error(&error);
+    tenon_adapter_free(adapter);
+    return code;
+}
+
+static int run(const tn_command *command, int argc, char **argv)
+{
+    settings given = {.window = TENON_UNSET};
+    const char *words[TN_MAX_ARGUMENTS];
+    tn_run_setup setup;
+    memset(&setup, 0, sizeof setup);
+    int code = tn_options_parse(command, argc, argv, &given, words);
+    if (code < 0) code = check_settings(command, &given, &setup.dtype);
+    if (code >= 0) return code;
+    tn_interrupt_install();
+    code = run_model(&given, words[0], words[1], &setup);
+    if (code != TN_EXIT_OK && tn_interrupt_signal()) {
+        /* End as the signal would have ended us, now that nothing half-made is left. */
+        signal(tn_interrupt_signal(), SIG_DFL);
+        raise(tn_interrupt_signal());
+    }
+    return code;
+}
+
+const tn_command tn_command_run = {
+    "run",
+    "run features through a connector",
+    "Runs patch features through a connector and writes the tokens. Input of any size takes bounded memory; reading, "
+    "computing and writing overlap. FEATURES may be a folder of shards: then TOKENS is a folder with a manifest.json "
+    "that records the hashes of weights, options and shards; finished shards are skipped when the same command runs "
+    "again, and masks and attention are folders of npy files with the shards' names. Outputs appear whole or not at "
+    "all. "
+    "A closing line on standard error says what ran where, and the seconds of each stage.",
+    arguments,
+    options,
+    examples,
+    "0: done. 1: bad data or a failure; the outputs are what they were. 2: the command line is wrong.",
+    run};

@@ -1,0 +1,123 @@
+/* The parts of `tenon run`: run.c reads the options, run_job.c opens and checks one features file, run_pipeline.c moves
+ * files through the adapter, run_folder.c plans a folder of shards around manifest.c, run_hash.c names contents. */
+#ifndef TN_CLI_RUN_H
+#define TN_CLI_RUN_H
+
+#include "options.h"
+#include "paths.h"
+#include "progress.h"
+#include "tenon/tenon.h"
+
+/* The files of one job. The first three are read, the last two written; a path is NULL where there is none. */
+typedef enum tn_role { TN_FEATURES, TN_FRAME_MASK, TN_PATCH_MASK, TN_TOKENS, TN_ATTENTION, TN_ROLES } tn_role;
+enum { TN_INPUT_ROLES = TN_TOKENS };
+
+/* "features", "frame_mask", ... */
+const char *tn_role_name(tn_role role);
+
+/* ---- run_hash.c: XXH3, 128 bits ---- */
+
+enum { TN_HASH_SIZE = 33 }; /* hexadecimal and NUL */
+typedef struct tn_hasher tn_hasher;
+
+/* A hash of a tensor: of its shape, then of its elements as they are fed. NULL: no memory. */
+tn_hasher *tn_hasher_new(int ndim, const int64_t *shape);
+void tn_hasher_add(tn_hasher *hasher, const void *data, size_t bytes);
+
+/* Writes the hash and frees; NULL hashes to "". */
+void tn_hasher_finish(tn_hasher *hasher, char hash[TN_HASH_SIZE]);
+
+/* The hash of an adapter's parameters: names, dtypes, shapes, data. */
+bool tn_hash_weights(const tenon_adapter *adapter, char hash[TN_HASH_SIZE], tenon_error *error);
+
+/* The hash of one tensor of an open file, read piece by piece. */
+bool tn_hash_tensor(const tenon_file *file, int64_t index, char hash[TN_HASH_SIZE], tenon_error *error);
+
+/* ---- run_job.c ---- */
+
+typedef struct tn_run_setup tn_run_setup;
+
+/* One features file on its way to one tokens file. */
+typedef struct tn_run_job {
+    char *paths[TN_ROLES];
+    /* filled by tn_job_open */
+    tenon_file *inputs[TN_INPUT_ROLES];
+    int64_t tensors[TN_INPUT_ROLES]; /* index in the file */
+    char stamps[TN_ROLES][TN_STAMP_SIZE];
+    char hashes[TN_ROLES][TN_HASH_SIZE]; /* known at the end, where the setup asks for hashes */
+    DLDataType dtype;                    /* of the features, as read */
+    bool is_one_image;                   /* features (tokens, in_dim): the tokens come out without a batch axis too */
+    int64_t images;
+    int64_t tokens_in;
+    int64_t tokens_out;
+    int64_t clip; /* frames of a row of the frame mask */
+} tn_run_job;
+
+struct tn_run_setup {
+    const tenon_adapter *adapter;
+    const char *model;
+    const char *tensor; /* of safetensors features; NULL: the only float one */
+    bool npy_bfloat16;
+    bool hashes;
+    tenon_call call;   /* window, grid and threads */
+    tenon_dtype dtype; /* of the tokens */
+    int64_t in_dim;
+    int64_t out_dim;
+    int64_t strip;
+    int64_t heads; /* of the attention weights, and the patches of a window */
+    int64_t window_area;
+    char weights[TN_HASH_SIZE];
+    tn_progress *progress;
+    /* Called on the writing thread when the files of a job have their names; NULL: no one cares. */
+    bool (*finished)(void *context, const tn_run_job *job, tenon_error *error);
+    void *context;
+};
+
+/* Opens the inputs of job->paths and checks everything that headers can tell. On failure nothing stays open. */
+bool tn_job_open(tn_run_job *job, const tn_run_setup *setup, tenon_error *error);
+void tn_job_close(tn_run_job *job);
+
+/* Finds the tensor that holds a role's data. */
+bool tn_job_find_tensor(const tn_run_setup *setup, tn_role role, const char *path, const tenon_file *file,
+                        int64_t *index, tenon_error *error);
+
+/* Opens a file as the role reads it. */
+bool tn_job_open_file(const tn_run_setup *setup, tn_role role, const char *path, tenon_file **file, tenon_error *error);
+
+/* Frees the paths. */
+void tn_job_free_paths(tn_run_job *job);
+
+/* ---- run_pipeline.c ---- */
+
+typedef struct tn_run_totals {
+    int64_t images;
+    int64_t tokens;
+    double read_seconds; /* each stage's own work, waiting left out; stages overlap */
+    double compute_seconds;
+    double write_seconds;
+} tn_run_totals;
+
+/* Moves the jobs through the adapter in order. Each job's files appear when it is done. After an error the jobs before
+ * the failing one may be done and the others are not begun; false with the reason in *error. */
+bool tn_pipeline_run(const tn_run_setup *setup, tn_run_job *jobs, size_t count, tn_run_totals *totals,
+                     tenon_error *error);
+
+/* From here on SIGINT, SIGTERM and SIGHUP end the pipeline, which leaves no unfinished file behind; the signal that
+ * came, or 0. */
+void tn_interrupt_install(void);
+int tn_interrupt_signal(void);
+
+/* ---- run_folder.c ---- */
+
+typedef struct tn_folder_result {
+    tn_run_totals totals;
+    size_t done;
+    size_t skipped;
+} tn_folder_result;
+
+/* Runs every shard of the folders in `folders` (by role; features and tokens at least) that the manifest does not list
+ * as finished. */
+bool tn_run_folder(tn_run_setup *setup, char *const folders[TN_ROLES], bool force, tn_folder_result *result,
+                   tenon_error *error);
+
+#endif

@@ -1,0 +1,262 @@
+/* A folder of shards: which are finished already, and the others through the pipeline, each recorded in the manifest as
+ * soon as its file has its name. A run can be killed at any time and started again. */
+#include "manifest.h"
+#include "report.h"
+#include "run.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct plan {
+    tn_run_setup *setup;
+    char *const *folders; /* [TN_ROLES] */
+    bool force;
+    bool made[TN_ROLES]; /* folders that this run made */
+    tn_manifest *manifest;
+    char **shards; /* names in the features' folder */
+    size_t num_shards;
+    tn_run_job *jobs; /* what is left to do */
+    size_t num_jobs;
+    int64_t images; /* of the jobs */
+} plan;
+
+/* The key of a role in a shard's entry. */
+static const char *entry_key(int role)
+{
+    return role == TN_TOKENS ? "tokens_file" : tn_role_name((tn_role)role);
+}
+
+/* ---- the manifest's side ---- */
+
+static json_t *json_or_null(const char *text)
+{
+    return text ? json_string(text) : json_null();
+}
+
+/* Everything but the weights that decides what the tokens are, bits included: so the CPU level is among it. */
+static json_t *describe_options(const plan *p)
+{
+    const tn_run_setup *setup = p->setup;
+    const tenon_call *call = &setup->call;
+    json_t *grid = json_null();
+    if (call->grid_height != TENON_UNSET)
+        grid = json_pack("[I, I]", (json_int_t)call->grid_height, (json_int_t)call->grid_width);
+    json_t *window = call->pool_window == TENON_UNSET ? json_null() : json_integer(call->pool_window);
+    return json_pack("{s:o, s:o, s:o, s:s, s:s, s:o, s:b, s:b, s:b, s:b}", "config",
+                     tn_json_config(tenon_adapter_config(setup->adapter)), "window", window, "grid", grid, "dtype",
+                     tenon_dtype_name(setup->dtype), "cpu", tenon_adapter_cpu(setup->adapter), "tensor",
+                     json_or_null(setup->tensor), "npy_bf16", setup->npy_bfloat16, "frame_mask",
+                     p->folders[TN_FRAME_MASK] != NULL, "patch_mask", p->folders[TN_PATCH_MASK] != NULL, "attention",
+                     p->folders[TN_ATTENTION] != NULL);
+}
+
+static bool record(void *context, const tn_run_job *job, tenon_error *error)
+{
+    plan *p = context;
+    json_t *entry = json_pack("{s:I, s:I}", "images", (json_int_t)job->images, "tokens",
+                              (json_int_t)(job->images * job->tokens_out));
+    for (int role = 0; entry && role < TN_ROLES; role++)
+        if (job->paths[role])
+            json_object_set_new(entry, entry_key(role),
+                                json_pack("{s:s, s:s}", "hash", job->hashes[role], "stamp", job->stamps[role]));
+    return tn_manifest_add(p->manifest, tn_paths_base(job->paths[TN_FEATURES]), entry, error);
+}
+
+/* Is the file what the entry says? An unchanged stamp is believed, anything else is read and hashed. */
+static bool same_content(const plan *p, const tn_run_job *job, int role, json_t *entry, bool *same, tenon_error *error)
+{
+    json_t *known = json_object_get(entry, entry_key(role));
+    const char *hash = json_string_value(json_object_get(known, "hash"));
+    const char *stamp = json_string_value(json_object_get(known, "stamp"));
+    const char *path = job->paths[role];
+    char now[TN_STAMP_SIZE];
+    char found[TN_HASH_SIZE];
+    tenon_file *file;
+    int64_t index;
+    tn_paths_stamp(path, now);
+    *same = hash && stamp && !strcmp(stamp, now);
+    if (*same) return true;
+    if (!tn_job_open_file(p->setup, (tn_role)role, path, &file, error)) return false;
+    bool good = tn_job_find_tensor(p->setup, (tn_role)role, path, file, &index, error) &&
+                tn_hash_tensor(file, index, found, error);
+    tenon_file_close(file);
+    *same = good && hash && !strcmp(hash, found);
+    return good;
+}
+
+/* Decides whether the shard is finished. A missing output is to be made again; anything else that differs is an error:
+ * someone changed it, and which of the two is right is not ours to say. */
+static bool check_finished(const plan *p, const tn_run_job *job, bool *finished, tenon_error *error)
+{
+    json_t *entry = tn_manifest_find(p->manifest, tn_paths_base(job->paths[TN_FEATURES]));
+    *finished = false;
+    if (!entry) return true;
+    for (int role = TN_TOKENS; role < TN_ROLES; role++)
+        if (job->paths[role] && !tn_paths_exists(job->paths[role])) return true;
+    for (int role = 0; role < TN_ROLES; role++) {
+        bool same = true;
+        if (job->paths[role] && !same_content(p, job, role, entry, &same, error)) return false;
+        if (same) continue;
+        return tn_error(error,
+                        "%s: is not the file that %s records; use another folder, or --force to redo every shard",
+                        job->paths[role], tn_manifest_path(p->manifest));
+    }
+    *finished = true;
+    return true;
+}
+
+/* ---- the plan ---- */
+
+/* The files of one shard: the same name in every folder, masks and attention as npy. */
+static bool make_paths(const plan *p, const char *shard, tn_run_job *job, tenon_error *error)
+{
+    char *npy = tn_paths_with_suffix(shard, ".npy");
+    char *twin = npy ? tn_paths_join(p->folders[TN_FEATURES], npy) : NULL;
+    bool good = twin != NULL;
+    bool shares = good && p->folders[TN_ATTENTION] && strcmp(npy, shard) != 0 && tn_paths_exists(twin);
+    for (int role = 0; good && role < TN_ROLES; role++) {
+        bool keeps_suffix = role == TN_FEATURES || role == TN_TOKENS;
+        if (!p->folders[role]) continue;
+        job->paths[role] = tn_paths_join(p->folders[role], keeps_suffix ? shard : npy);
+        good = job->paths[role] != NULL;
+    }
+    free(npy);
+    free(twin);
+    if (!good) return tn_error(error, "out of memory");
+    if (!shares) return true;
+    return tn_error(error,
+                    "%s: its attention weights and those of the .npy shard beside it would have one name; rename it",
+                    job->paths[TN_FEATURES]);
+}
+
+/* A tokens file that no manifest knows may be someone's work. */
+static bool check_not_foreign(const plan *p, const tn_run_job *job, bool had_manifest, tenon_error *error)
+{
+    if (had_manifest || p->force) return true;
+    for (int role = TN_TOKENS; role < TN_ROLES; role++)
+        if (job->paths[role] && tn_paths_exists(job->paths[role]))
+            return tn_error(error,
+                            "%s: exists, and %s has no manifest that says what made it; use another folder, or --force "
+                            "to overwrite",
+                            job->paths[role], p->folders[TN_TOKENS]);
+    return true;
+}
+
+/* Opens every shard's headers, so that a bad one is found before hours of work and not after. */
+static bool check_shards(plan *p, bool had_manifest, tenon_error *error)
+{
+    p->jobs = calloc(p->num_shards, sizeof *p->jobs);
+    if (!p->jobs) return tn_error(error, "out of memory");
+    for (size_t i = 0; i < p->num_shards; i++) {
+        tn_run_job *job = &p->jobs[p->num_jobs++];
+        if (!make_paths(p, p->shards[i], job, error) || !check_not_foreign(p, job, had_manifest, error) ||
+            !tn_job_open(job, p->setup, error))
+            return false;
+        p->images += job->images;
+        tn_job_close(job);
+    }
+    return true;
+}
+
+static bool drop_finished(plan *p, size_t *skipped, tenon_error *error)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < p->num_jobs; i++) {
+        bool finished;
+        if (!check_finished(p, &p->jobs[i], &finished, error)) return false;
+        if (finished) {
+            p->images -= p->jobs[i].images;
+            tn_job_free_paths(&p->jobs[i]);
+            memset(&p->jobs[i], 0, sizeof p->jobs[i]);
+            ++*skipped;
+            continue;
+        }
+        tn_run_job job = p->jobs[i];
+        memset(&p->jobs[i], 0, sizeof p->jobs[i]);
+        p->jobs[kept++] = job;
+    }
+    p->num_jobs = kept;
+    return true;
+}
+
+static bool make_folder(plan *p, int role, tenon_error *error)
+{
+    const char *folder = p->folders[role];
+    p->made[role] = mkdir(folder, 0777) == 0;
+    if (p->made[role] || (errno == EEXIST && tn_paths_is_folder(folder))) return true;
+    return tn_error(error, "%s: cannot make the folder: %s", folder, strerror(errno));
+}
+
+/* A run that failed before it wrote anything leaves no empty folder; one with files in it stays. */
+static void remove_made_folders(const plan *p)
+{
+    for (int role = TN_TOKENS; role < TN_ROLES; role++)
+        if (p->made[role]) rmdir(p->folders[role]);
+}
+
+static bool check_folders(plan *p, tenon_error *error)
+{
+    for (int role = 0; role < TN_INPUT_ROLES; role++)
+        if (p->folders[role] && !tn_paths_is_folder(p->folders[role]))
+            return tn_error(error,
+                            "%s: is no folder; features in a folder take a folder of %s files with the same names",
+                            p->folders[role], tn_role_name((tn_role)role));
+    for (int role = TN_TOKENS; role < TN_ROLES; role++)
+        for (int other = 0; p->folders[role] && other < role; other++)
+            if (p->folders[other] && tn_paths_same(p->folders[role], p->folders[other]))
+                return tn_error(error, "%s: is the folder of the %s too; choose another output folder",
+                                p->folders[role], tn_role_name((tn_role)other));
+    for (int role = TN_TOKENS; role < TN_ROLES; role++)
+        if (p->folders[role] && !make_folder(p, role, error)) return false;
+    return true;
+}
+
+static bool open_manifest(plan *p, tenon_error *error)
+{
+    json_t *options = describe_options(p);
+    if (!options) return tn_error(error, "out of memory");
+    bool good = tn_manifest_open(p->folders[TN_TOKENS], p->setup->weights, options, p->force, &p->manifest, error);
+    json_decref(options);
+    return good;
+}
+
+static bool run_jobs(plan *p, tn_folder_result *result, tenon_error *error)
+{
+    tenon_error late;
+    p->setup->finished = record;
+    p->setup->context = p;
+    tn_progress_start(p->setup->progress, p->images);
+    bool good = tn_pipeline_run(p->setup, p->jobs, p->num_jobs, &result->totals, error);
+    tn_progress_end(p->setup->progress);
+    /* Also after a failure: what is finished stays finished. */
+    if (!tn_manifest_save(p->manifest, &late) && good) {
+        *error = late;
+        good = false;
+    }
+    if (good) result->done = p->num_jobs;
+    return good;
+}
+
+bool tn_run_folder(tn_run_setup *setup, char *const folders[TN_ROLES], bool force, tn_folder_result *result,
+                   tenon_error *error)
+{
+    plan p = {.setup = setup, .folders = folders, .force = force};
+    char *path = tn_paths_join(folders[TN_TOKENS], "manifest.json");
+    bool had_manifest = path && tn_paths_exists(path);
+    free(path);
+    *result = (tn_folder_result){.done = 0};
+    bool good = check_folders(&p, error) &&
+                tn_paths_list_shards(folders[TN_FEATURES], &p.shards, &p.num_shards, error) &&
+                check_shards(&p, had_manifest, error) && open_manifest(&p, error) &&
+                drop_finished(&p, &result->skipped, error) && run_jobs(&p, result, error);
+    if (!good) remove_made_folders(&p);
+    for (size_t i = 0; p.jobs && i < p.num_shards; i++)
+        tn_job_free_paths(&p.jobs[i]);
+    free(p.jobs);
+    tn_paths_free_list(p.shards, p.num_shards);
+    tn_manifest_free(p.manifest);
+    return good;
+}

@@ -1,0 +1,208 @@
+/* One features file: opened, and everything checked that headers can tell, before anything is computed or written. */
+#include "report.h"
+#include "run.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *tn_role_name(tn_role role)
+{
+    static const char *const names[TN_ROLES] = {"features", "frame_mask", "patch_mask", "tokens", "attention"};
+    return names[role];
+}
+
+bool tn_job_open_file(const tn_run_setup *setup, tn_role role, const char *path, tenon_file **file, tenon_error *error)
+{
+    tenon_file_options options;
+    tenon_file_options_init(&options);
+    options.npy_bfloat16 = role == TN_FEATURES && setup->npy_bfloat16;
+    return tenon_file_open(path, &options, file, error) == TENON_OK;
+}
+
+static bool is_float(DLDataType dtype)
+{
+    return dtype.code == kDLFloat || dtype.code == kDLBfloat;
+}
+
+/* The only float tensor of a file. */
+static bool find_only_float(const char *path, const tenon_file *file, int64_t *index, tenon_error *error)
+{
+    char names[256] = "";
+    int64_t found = 0;
+    for (int64_t i = 0; i < tenon_file_num_tensors(file); i++) {
+        tenon_file_tensor tensor;
+        tenon_file_tensor_init(&tensor);
+        if (tenon_file_get_tensor(file, i, &tensor, error) != TENON_OK) return false;
+        if (!is_float(tensor.dtype)) continue;
+        size_t used = strlen(names);
+        if (found < 4) snprintf(names + used, sizeof names - used, found ? ", %.48s" : "%.48s", tensor.name);
+        if (found++ == 0) *index = i;
+    }
+    if (found == 1) return true;
+    if (found == 0) return tn_error(error, "%s: has no tensor of floating-point numbers to take as features", path);
+    return tn_error(error,
+                    "%s: has %" PRId64 " tensors of floating-point numbers (%s%s); choose one with --tensor NAME", path,
+                    found, names, found > 4 ? ", ..." : "");
+}
+
+bool tn_job_find_tensor(const tn_run_setup *setup, tn_role role, const char *path, const tenon_file *file,
+                        int64_t *index, tenon_error *error)
+{
+    bool is_npy = !strcmp(tenon_file_kind(file), "npy");
+    *index = 0;
+    if (is_npy || role == TN_TOKENS || role == TN_ATTENTION) return true;
+    if (role != TN_FEATURES) return tn_error(error, "%s: is %s; a mask is an npy file", path, tenon_file_kind(file));
+    if (!setup->tensor) return find_only_float(path, file, index, error);
+    return tenon_file_find_tensor(file, setup->tensor, index, error) == TENON_OK;
+}
+
+static bool check_feature_dtype(const char *path, const tenon_file_tensor *tensor, tenon_error *error)
+{
+    if (is_float(tensor->dtype) && (tensor->dtype.bits == 32 || tensor->dtype.bits == 16)) return true;
+    bool is_u16 = tensor->dtype.code == kDLUInt && tensor->dtype.bits == 16;
+    return tn_error(error, "%s: features are %s; expected f32, bf16 or f16%s", path, tn_dtype_text(tensor->dtype),
+                    is_u16 ? "; if these are bfloat16 bits, pass --npy-bf16" : "");
+}
+
+static bool check_feature_shape(const tn_run_setup *setup, const char *path, const tenon_file_tensor *tensor,
+                                tenon_error *error)
+{
+    const char *shape = tn_shape_text(tensor->ndim, tensor->shape);
+    if (tensor->ndim != 2 && tensor->ndim != 3)
+        return tn_error(
+            error, "%s: has %d axes %s; expected features of (images, tokens, %" PRId64 ") or (tokens, %" PRId64 ")%s",
+            path, tensor->ndim, shape, setup->in_dim, setup->in_dim,
+            tensor->ndim == 4 ? ": pixels go through the vision encoder first, clips of frames are folded "
+                                "into (clips x frames, tokens, width)"
+                              : "");
+    int64_t width = tensor->shape[tensor->ndim - 1];
+    if (width == setup->in_dim) return true;
+    return tn_error(error,
+                    "%s: features %s have width %" PRId64 ", but %s takes width %" PRId64
+                    " (in_dim); use features of the encoder it was made for",
+                    path, shape, width, setup->model, setup->in_dim);
+}
+
+static bool take_features(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
+{
+    const char *path = job->paths[TN_FEATURES];
+    tenon_file_tensor tensor;
+    tenon_error reason;
+    tenon_file_tensor_init(&tensor);
+    if (tenon_file_get_tensor(job->inputs[TN_FEATURES], job->tensors[TN_FEATURES], &tensor, error) != TENON_OK ||
+        !check_feature_shape(setup, path, &tensor, error) || !check_feature_dtype(path, &tensor, error))
+        return false;
+    job->dtype = tensor.dtype;
+    job->is_one_image = tensor.ndim == 2;
+    job->images = job->is_one_image ? 1 : tensor.shape[0];
+    job->tokens_in = tensor.shape[tensor.ndim - 2];
+    if (tenon_adapter_output_num_tokens(setup->adapter, &setup->call, job->tokens_in, &job->tokens_out, &reason) ==
+        TENON_OK)
+        return true;
+    return tn_error(error, "%s: %.3000s", path, reason.message);
+}
+
+static bool check_mask_dtype(const char *path, const tenon_file_tensor *tensor, tenon_error *error)
+{
+    int code = tensor->dtype.code;
+    if (tensor->dtype.bits == 8 && (code == kDLInt || code == kDLUInt || code == TN_DLPACK_BOOL)) return true;
+    return tn_error(error, "%s: the mask is %s; expected bool, int8 or uint8 (NumPy: mask.astype(bool))", path,
+                    tn_dtype_text(tensor->dtype));
+}
+
+/* (images) or a clip's (clips, frames) flattened. */
+static bool take_frame_mask(tn_run_job *job, const tenon_file_tensor *mask, tenon_error *error)
+{
+    bool fits = mask->ndim == 1 || mask->ndim == 2;
+    int64_t frames = 0;
+    job->clip = fits && mask->ndim == 2 ? mask->shape[1] : 1;
+    fits = fits && !__builtin_mul_overflow(mask->shape[0], job->clip, &frames) && frames == job->images;
+    if (fits) return true;
+    return tn_error(
+        error,
+        "%s: the frame mask has shape %s; expected (%" PRId64 "), one value for each image of %s, or (clips, "
+        "frames) with that product",
+        job->paths[TN_FRAME_MASK], tn_shape_text(mask->ndim, mask->shape), job->images, job->paths[TN_FEATURES]);
+}
+
+static bool take_patch_mask(tn_run_job *job, int64_t strip, const tenon_file_tensor *mask, tenon_error *error)
+{
+    int64_t patches = job->tokens_in - strip;
+    bool is_row = mask->ndim == 1 && job->is_one_image && mask->shape[0] == patches;
+    if (is_row || (mask->ndim == 2 && mask->shape[0] == job->images && mask->shape[1] == patches)) return true;
+    return tn_error(error,
+                    "%s: the patch mask has shape %s; expected (%" PRId64 ", %" PRId64
+                    "), a value for each patch of each image of %s after stripping %" PRId64 " tokens",
+                    job->paths[TN_PATCH_MASK], tn_shape_text(mask->ndim, mask->shape), job->images, patches,
+                    job->paths[TN_FEATURES], strip);
+}
+
+static bool take_mask(tn_run_job *job, const tn_run_setup *setup, tn_role role, tenon_error *error)
+{
+    tenon_file_tensor mask;
+    tenon_file_tensor_init(&mask);
+    if (!job->inputs[role]) return true;
+    if (tenon_file_get_tensor(job->inputs[role], job->tensors[role], &mask, error) != TENON_OK ||
+        !check_mask_dtype(job->paths[role], &mask, error))
+        return false;
+    if (role == TN_FRAME_MASK) return take_frame_mask(job, &mask, error);
+    return take_patch_mask(job, setup->strip, &mask, error);
+}
+
+/* An output may not take the place of what is being read, nor of the other output. */
+static bool check_outputs(const tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
+{
+    for (int output = TN_TOKENS; output < TN_ROLES; output++) {
+        const char *path = job->paths[output];
+        if (!path) continue;
+        if (tn_paths_in_model(path, setup->model))
+            return tn_error(error, "%s: is the model being read; choose another output", path);
+        for (int other = 0; other < output; other++)
+            if (job->paths[other] && tn_paths_same(path, job->paths[other]))
+                return tn_error(error, "%s: is the %s of the same run; choose another output", path,
+                                tn_role_name((tn_role)other));
+        tenon_writer *writer;
+        if (tenon_writer_new(path, &writer, error) != TENON_OK) return false;
+        tenon_writer_free(writer);
+    }
+    return true;
+}
+
+static bool open_inputs(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
+{
+    for (int role = 0; role < TN_INPUT_ROLES; role++) {
+        const char *path = job->paths[role];
+        if (!path) continue;
+        tn_paths_stamp(path, job->stamps[role]);
+        if (!tn_job_open_file(setup, (tn_role)role, path, &job->inputs[role], error)) return false;
+        if (!tn_job_find_tensor(setup, (tn_role)role, path, job->inputs[role], &job->tensors[role], error))
+            return false;
+    }
+    return true;
+}
+
+bool tn_job_open(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
+{
+    if (open_inputs(job, setup, error) && take_features(job, setup, error) &&
+        take_mask(job, setup, TN_FRAME_MASK, error) && take_mask(job, setup, TN_PATCH_MASK, error) &&
+        check_outputs(job, setup, error))
+        return true;
+    tn_job_close(job);
+    return false;
+}
+
+void tn_job_close(tn_run_job *job)
+{
+    for (int role = 0; role < TN_INPUT_ROLES; role++) {
+        if (job->inputs[role]) tenon_file_close(job->inputs[role]);
+        job->inputs[role] = NULL;
+    }
+}
+
+void tn_job_free_paths(tn_run_job *job)
+{
+    for (int role = 0; role < TN_ROLES; role++)
+        free(job->paths[role]);
+}

@@ -1,0 +1,490 @@
+/* Features through the adapter in three stages that overlap: a thread reads, this one computes, a thread writes. Chunks
+ * of whole images pass from stage to stage in a ring of slots, so memory is bounded by the slots whatever the input:
+ *
+ *     read --> slots[passed[READ] % SLOTS] --> compute --> write --> free again
+ *
+ * Chunks keep their order; one chunk belongs to one job, and a job's last chunk carries its end. */
+#include "report.h"
+#include "run.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SLOTS = 3 };
+
+/* Features and tokens of one chunk: enough work to hide the hand-over, small beside any machine's memory. A single
+ * image may be larger. */
+static const size_t chunk_bytes = (size_t)16 << 20;
+
+typedef enum stage { READ, COMPUTE, WRITE, STAGES } stage;
+
+typedef struct buffer {
+    void *data;
+    size_t size;
+} buffer;
+
+typedef struct slot {
+    tn_run_job *job;
+    int64_t count; /* images */
+    bool is_first; /* of its job */
+    bool is_last;
+    buffer parts[TN_ROLES]; /* [count, elements of one image] */
+    buffer mask_rows;       /* whole rows of a (clips, frames) mask around the chunk */
+} slot;
+
+typedef struct pipeline {
+    const tn_run_setup *setup;
+    tn_run_job *jobs;
+    size_t num_jobs;
+    slot slots[SLOTS];
+    pthread_mutex_t lock; /* of what follows, up to the blank line */
+    pthread_cond_t changed;
+    int64_t passed[STAGES]; /* chunks that a stage has handed on */
+    bool closed[STAGES];    /* the stage hands on no more */
+    bool stopped;           /* everyone gives up */
+    bool failed;
+    tenon_error error;
+
+    double seconds[STAGES];
+    int64_t images;
+    int64_t tokens;
+    buffer workspace;                /* of the computing stage */
+    tenon_writer *writers[TN_ROLES]; /* of the writing stage */
+    tn_hasher *hashers[TN_ROLES];    /* inputs: the reading stage's, outputs: the writing stage's */
+} pipeline;
+
+/* ---- interruption ---- */
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number)
+{
+    interrupted = number;
+}
+
+void tn_interrupt_install(void)
+{
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        struct sigaction old;
+        /* nohup and background shells ignore some of these on purpose. */
+        if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler == SIG_IGN) continue;
+        /* A second signal ends the process at once, should a read hang. */
+        struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)(SA_RESTART | SA_RESETHAND)};
+        sigemptyset(&action.sa_mask);
+        sigaction(signals[i], &action, NULL);
+    }
+}
+
+int tn_interrupt_signal(void)
+{
+    return interrupted;
+}
+
+/* ---- the ring ---- */
+
+/* The next slot for a stage; NULL when there will be none. */
+static slot *take(pipeline *p, stage at)
+{
+    slot *found = NULL;
+    pthread_mutex_lock(&p->lock);
+    while (!p->stopped) {
+        bool ready = at == READ ? p->passed[READ] - p->passed[WRITE] < SLOTS : p->passed[at] < p->passed[at - 1];
+        if (ready) {
+            found = &p->slots[p->passed[at] % SLOTS];
+            break;
+        }
+        if (at != READ && p->closed[at - 1]) break;
+        pthread_cond_wait(&p->changed, &p->lock);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return found;
+}
+
+static void pass(pipeline *p, stage at)
+{
+    pthread_mutex_lock(&p->lock);
+    p->passed[at]++;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void close_stage(pipeline *p, stage at)
+{
+    pthread_mutex_lock(&p->lock);
+    p->closed[at] = true;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* Keeps the first error. A reader that fails lets the chunks before finish their jobs; the others stop everyone. */
+static void fail(pipeline *p, stage at, const tenon_error *error)
+{
+    pthread_mutex_lock(&p->lock);
+    if (!p->failed) p->error = *error;
+    p->failed = true;
+    if (at != READ) p->stopped = true;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static bool grow(buffer *b, size_t size, tenon_error *error)
+{
+    if (size <= b->size && b->data) return true;
+    free(b->data);
+    b->size = 0;
+    if (posix_memalign(&b->data, 64, size ? size : 1) != 0) {
+        b->data = NULL;
+        return tn_error(error, "out of memory: cannot get %zu bytes for a chunk of images", size);
+    }
+    b->size = size;
+    return true;
+}
+
+/* ---- sizes ---- */
+
+/* Bytes of one image in each part; false when they cannot be counted. */
+static bool image_bytes(const tn_run_setup *setup, const tn_run_job *job, size_t bytes[TN_ROLES], tenon_error *error)
+{
+    size_t attention;
+    bool past = false;
+    memset(bytes, 0, TN_ROLES * sizeof *bytes);
+    past |= __builtin_mul_overflow((size_t)job->tokens_in, (size_t)setup->in_dim, &bytes[TN_FEATURES]);
+    past |= __builtin_mul_overflow(bytes[TN_FEATURES], job->dtype.bits / 8u, &bytes[TN_FEATURES]);
+    past |= __builtin_mul_overflow((size_t)job->tokens_out, (size_t)setup->out_dim, &bytes[TN_TOKENS]);
+    past |= __builtin_mul_overflow(bytes[TN_TOKENS], tenon_dtype_size(setup->dtype), &bytes[TN_TOKENS]);
+    past |= __builtin_mul_overflow((size_t)job->tokens_out, (size_t)setup->heads, &attention);
+    past |= __builtin_mul_overflow(attention, (size_t)setup->window_area, &attention);
+    past |= __builtin_mul_overflow(attention, sizeof(float), &attention);
+    if (job->paths[TN_ATTENTION]) bytes[TN_ATTENTION] = attention;
+    if (job->paths[TN_FRAME_MASK]) bytes[TN_FRAME_MASK] = 1;
+    if (job->paths[TN_PATCH_MASK]) bytes[TN_PATCH_MASK] = (size_t)(job->tokens_in - setup->strip);
+    if (!past) return true;
+    return tn_error(error, "%s: one image of it, or its tokens, is larger than this machine can address",
+                    job->paths[TN_FEATURES]);
+}
+
+static int64_t images_of_chunk(const size_t bytes[TN_ROLES])
+{
+    size_t sum = 1;
+    for (int role = 0; role < TN_ROLES; role++) {
+        if (bytes[role] >= chunk_bytes) return 1;
+        sum += bytes[role];
+    }
+    return sum < chunk_bytes ? (int64_t)(chunk_bytes / sum) : 1;
+}
+
+/* ---- read ---- */
+
+/* Images [first, first + count) of a frame mask of any rank, as one byte each. */
+static bool read_frame_mask(slot *s, int64_t first, tenon_error *error)
+{
+    const tn_run_job *job = s->job;
+    unsigned char *mask = s->parts[TN_FRAME_MASK].data;
+    int64_t row = first / job->clip;
+    int64_t rows = (first + s->count + job->clip - 1) / job->clip - row;
+    size_t bytes = (size_t)rows * (size_t)job->clip;
+    if (!grow(&s->mask_rows, bytes, error)) return false;
+    if (tenon_file_read(job->inputs[TN_FRAME_MASK], job->tensors[TN_FRAME_MASK], row, rows, s->mask_rows.data, bytes,
+                        error) != TENON_OK)
+        return false;
+    memcpy(mask, (unsigned char *)s->mask_rows.data + (first - row * job->clip), (size_t)s->count);
+    return true;
+}
+
+static bool read_part(slot *s, tn_role role, int64_t first, tenon_error *error)
+{
+    const tn_run_job *job = s->job;
+    if (role == TN_FRAME_MASK) return read_frame_mask(s, first, error);
+    tenon_file_tensor tensor;
+    tenon_file_tensor_init(&tensor);
+    if (tenon_file_get_tensor(job->inputs[role], job->tensors[role], &tensor, error) != TENON_OK) return false;
+    /* Without a batch axis the slices along the first axis are the tokens of the one image. */
+    bool whole = job->is_one_image && (role == TN_FEATURES || tensor.ndim == 1);
+    return tenon_file_read(job->inputs[role], job->tensors[role], whole ? 0 : first, whole ? tensor.shape[0] : s->count,
+                           s->parts[role].data, s->parts[role].size, error) == TENON_OK;
+}
+
+static bool read_chunk(pipeline *p, slot *s, int64_t first, const size_t bytes[TN_ROLES], tenon_error *error)
+{
+    double started = tn_seconds();
+    bool good = true;
+    for (int role = 0; good && role < TN_ROLES; role++)
+        if (s->job->paths[role]) good = grow(&s->parts[role], bytes[role] * (size_t)s->count, error);
+    for (int role = 0; good && role < TN_INPUT_ROLES; role++) {
+        if (!s->job->paths[role] || !s->count) continue;
+        good = read_part(s, (tn_role)role, first, error);
+        if (good) tn_hasher_add(p->hashers[role], s->parts[role].data, bytes[role] * (size_t)s->count);
+    }
+    p->seconds[READ] += tn_seconds() - started;
+    return good;
+}
+
+static bool start_input_hashes(pipeline *p, const tn_run_job *job, tenon_error *error)
+{
+    for (int role = 0; p->setup->hashes && role < TN_INPUT_ROLES; role++) {
+        tenon_file_tensor tensor;
+        tenon_file_tensor_init(&tensor);
+        if (!job->inputs[role]) continue;
+        if (tenon_file_get_tensor(job->inputs[role], job->tensors[role], &tensor, error) != TENON_OK) return false;
+        p->hashers[role] = tn_hasher_new(tensor.ndim, tensor.shape);
+        if (!p->hashers[role]) return tn_error(error, "out of memory while hashing %s", job->paths[role]);
+    }
+    return true;
+}
+
+static void finish_input_hashes(pipeline *p, tn_run_job *job)
+{
+    for (int role = 0; role < TN_INPUT_ROLES; role++) {
+        tn_hasher_finish(p->hashers[role], job->hashes[role]);
+        p->hashers[role] = NULL;
+    }
+}
+
+/* All chunks of a job; a job without images is one empty chunk. False: failed, or told to stop. */
+static bool read_job(pipeline *p, tn_run_job *job, tenon_error *error)
+{
+    size_t bytes[TN_ROLES];
+    error->message[0] = 0;
+    if (!tn_job_open(job, p->setup, error) || !image_bytes(p->setup, job, bytes, error) ||
+        !start_input_hashes(p, job, error))
+        return false;
+    int64_t step = images_of_chunk(bytes);
+    int64_t first = 0;
+    do {
+        slot *s = take(p, READ);
+        if (!s) return false;
+        s->job = job;
+        s->count = job->images - first < step ? job->images - first : step;
+        s->is_first = first == 0;
+        s->is_last = first + s->count == job->images;
+        if (!read_chunk(p, s, first, bytes, error)) return false;
+        first += s->count;
+        if (s->is_last) finish_input_hashes(p, job);
+        pass(p, READ);
+    } while (first < job->images);
+    return true;
+}
+
+static void *read_all(void *argument)
+{
+    pipeline *p = argument;
+    tenon_error error;
+    for (size_t i = 0; i < p->num_jobs; i++) {
+        if (read_job(p, &p->jobs[i], &error)) continue;
+        if (error.message[0]) fail(p, READ, &error);
+        break;
+    }
+    close_stage(p, READ);
+    return NULL;
+}
+
+/* ---- compute ---- */
+
+static DLTensor tensor_of(void *data, DLDataType dtype, int ndim, int64_t *shape)
+{
+    return (DLTensor){.data = data, .device = {kDLCPU, 0}, .ndim = ndim, .dtype = dtype, .shape = shape};
+}
+
+static bool compute_chunk(pipeline *p, slot *s, tenon_error *error)
+{
+    const tn_run_setup *setup = p->setup;
+    const tn_run_job *job = s->job;
+    const DLDataType byte = {kDLUInt, 8, 1}, f32 = {kDLFloat, 32, 1};
+    int64_t x_shape[] = {s->count, job->tokens_in, setup->in_dim};
+    int64_t y_shape[] = {s->count, job->tokens_out, setup->out_dim};
+    int64_t mask_shape[] = {s->count, job->tokens_in - setup->strip};
+    int64_t attention_shape[] = {s->count, job->tokens_out, setup->heads, setup->window_area};
+    DLTensor x = tensor_of(s->parts[TN_FEATURES].data, job->dtype, 3, x_shape);
+    DLTensor y = tensor_of(s->parts[TN_TOKENS].data, tenon_dtype_to_dlpack(setup->dtype), 3, y_shape);
+    DLTensor frame_mask = tensor_of(s->parts[TN_FRAME_MASK].data, byte, 1, mask_shape);
+    DLTensor patch_mask = tensor_of(s->parts[TN_PATCH_MASK].data, byte, 2, mask_shape);
+    DLTensor attention = tensor_of(s->parts[TN_ATTENTION].data, f32, 4, attention_shape);
+    tenon_call call = setup->call;
+    size_t bytes;
+    if (job->paths[TN_FRAME_MASK]) call.frame_mask = &frame_mask;
+    if (job->paths[TN_PATCH_MASK]) call.patch_mask = &patch_mask;
+    if (job->paths[TN_ATTENTION]) call.attention = &attention;
+    if (tenon_adapter_workspace_size(setup->adapter, job->tokens_in, &call, &bytes, error) != TENON_OK) return false;
+    if (!grow(&p->workspace, bytes, error)) return false;
+    tenon_workspace workspace = {p->workspace.data, p->workspace.size};
+    return tenon_adapter_forward(setup->adapter, &x, &y, &call, &workspace, error) == TENON_OK;
+}
+
+static bool compute_next(pipeline *p, slot *s, tenon_error *error)
+{
+    tenon_error reason;
+    if (interrupted) return tn_error(error, "interrupted");
+    double started = tn_seconds();
+    bool good = s->count == 0 || compute_chunk(p, s, &reason);
+    p->seconds[COMPUTE] += tn_seconds() - started;
+    if (!good) return tn_error(error, "%s: %.3000s", s->job->paths[TN_FEATURES], reason.message);
+    p->images += s->count;
+    p->tokens += s->count * s->job->tokens_out;
+    tn_progress_add(p->setup->progress, s->count);
+    return true;
+}
+
+static void compute_all(pipeline *p)
+{
+    tenon_error error;
+    slot *s;
+    while ((s = take(p, COMPUTE))) {
+        if (!compute_next(p, s, &error)) {
+            fail(p, COMPUTE, &error);
+            break;
+        }
+        pass(p, COMPUTE);
+    }
+    close_stage(p, COMPUTE);
+}
+
+/* ---- write ---- */
+
+/* What made the tokens, beside them in the file: a reader can tell tokens of other weights. */
+static bool add_metadata(const tn_run_setup *setup, tenon_writer *writer, tenon_error *error)
+{
+    char grid[64] = "square";
+    if (setup->call.grid_height != TENON_UNSET)
+        snprintf(grid, sizeof grid, "%lldx%lld", (long long)setup->call.grid_height, (long long)setup->call.grid_width);
+    const char *const pairs[][2] = {{"tenon.made_by", "tenon run " TENON_VERSION_STRING},
+                                    {"tenon.connector", tenon_config_type(tenon_adapter_config(setup->adapter))},
+                                    {"tenon.weights", setup->weights},
+                                    {"tenon.grid", grid}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+        if (tenon_writer_set_metadata(writer, pairs[i][0], pairs[i][1], error) != TENON_OK) return false;
+    return true;
+}
+
+/* Begins one output: tokens (images, tokens_out, out_dim), without the first axis for one image that came without, or
+ * attention (images, tokens_out, heads, window^2). */
+static bool begin_output(pipeline *p, const tn_run_job *job, tn_role role, tenon_error *error)
+{
+    const tn_run_setup *setup = p->setup;
+    int64_t tokens_shape[] = {job->images, job->tokens_out, setup->out_dim};
+    int64_t attention_shape[] = {job->images, job->tokens_out, setup->heads, setup->window_area};
+    bool is_tokens = role == TN_TOKENS;
+    int skip = is_tokens && job->is_one_image ? 1 : 0;
+    int ndim = is_tokens ? 3 - skip : 4;
+    const int64_t *shape = is_tokens ? tokens_shape + skip : attention_shape;
+    DLDataType dtype = tenon_dtype_to_dlpack(is_tokens ? setup->dtype : TENON_F32);
+    const char *path = job->paths[role];
+    if (tenon_writer_new(path, &p->writers[role], error) != TENON_OK ||
+        tenon_writer_add(p->writers[role], tn_role_name(role), dtype, ndim, shape, NULL, error) != TENON_OK)
+        return false;
+    if (tn_paths_has_suffix(path, ".safetensors") && !add_metadata(setup, p->writers[role], error)) return false;
+    if (setup->hashes && !(p->hashers[role] = tn_hasher_new(ndim, shape)))
+        return tn_error(error, "out of memory while hashing %s", path);
+    return true;
+}
+
+static bool commit_output(pipeline *p, tn_run_job *job, tn_role role, tenon_error *error)
+{
+    tn_hasher_finish(p->hashers[role], job->hashes[role]);
+    p->hashers[role] = NULL;
+    if (tenon_writer_commit(p->writers[role], error) != TENON_OK) return false;
+    tenon_writer_free(p->writers[role]);
+    p->writers[role] = NULL;
+    tn_paths_stamp(job->paths[role], job->stamps[role]);
+    return true;
+}
+
+static bool write_chunk(pipeline *p, slot *s, tenon_error *error)
+{
+    size_t bytes[TN_ROLES];
+    bool good = image_bytes(p->setup, s->job, bytes, error);
+    for (int role = TN_TOKENS; good && role < TN_ROLES; role++) {
+        if (!s->job->paths[role]) continue;
+        size_t size = bytes[role] * (size_t)s->count;
+        if (s->is_first) good = begin_output(p, s->job, (tn_role)role, error);
+        if (good && size) good = tenon_writer_write(p->writers[role], 0, s->parts[role].data, size, error) == TENON_OK;
+        if (good) tn_hasher_add(p->hashers[role], s->parts[role].data, size);
+    }
+    /* The tokens last: once they have their name, the job is complete. */
+    for (int role = TN_ROLES - 1; good && s->is_last && role >= TN_TOKENS; role--)
+        if (s->job->paths[role]) good = commit_output(p, s->job, (tn_role)role, error);
+    if (good && s->is_last) {
+        tn_job_close(s->job);
+        if (p->setup->finished) good = p->setup->finished(p->setup->context, s->job, error);
+    }
+    return good;
+}
+
+static void *write_all(void *argument)
+{
+    pipeline *p = argument;
+    tenon_error error;
+    slot *s;
+    while ((s = take(p, WRITE))) {
+        double started = tn_seconds();
+        bool good = write_chunk(p, s, &error);
+        p->seconds[WRITE] += tn_seconds() - started;
+        if (!good) {
+            fail(p, WRITE, &error);
+            break;
+        }
+        pass(p, WRITE);
+    }
+    return NULL;
+}
+
+/* ---- the whole ---- */
+
+static void release(pipeline *p)
+{
+    for (int role = 0; role < TN_ROLES; role++) {
+        char unused[TN_HASH_SIZE];
+        tenon_writer_free(p->writers[role]);
+        tn_hasher_finish(p->hashers[role], unused);
+        for (int i = 0; i < SLOTS; i++)
+            free(p->slots[i].parts[role].data);
+    }
+    for (int i = 0; i < SLOTS; i++)
+        free(p->slots[i].mask_rows.data);
+    for (size_t i = 0; i < p->num_jobs; i++)
+        tn_job_close(&p->jobs[i]);
+    free(p->workspace.data);
+    pthread_cond_destroy(&p->changed);
+    pthread_mutex_destroy(&p->lock);
+}
+
+/* Reader and writer on threads of their own; this thread computes, because OpenMP keeps its team for one thread. */
+static void run_stages(pipeline *p)
+{
+    pthread_t reader, writer;
+    tenon_error error;
+    tn_error(&error, "cannot start a thread for reading and one for writing");
+    if (pthread_create(&reader, NULL, read_all, p) != 0) {
+        fail(p, COMPUTE, &error);
+        return;
+    }
+    if (pthread_create(&writer, NULL, write_all, p) == 0) {
+        compute_all(p);
+        pthread_join(writer, NULL);
+    } else {
+        fail(p, COMPUTE, &error);
+    }
+    pthread_join(reader, NULL);
+}
+
+bool tn_pipeline_run(const tn_run_setup *setup, tn_run_job *jobs, size_t count, tn_run_totals *totals,
+                     tenon_error *error)
+{
+    pipeline *p = calloc(1, sizeof *p);
+    if (!p) return tn_error(error, "out of memory");
+    p->setup = setup;
+    p->jobs = jobs;
+    p->num_jobs = count;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->changed, NULL);
+    run_stages(p);
+    bool failed = p->failed;
+    if (failed) *error = p->error;
+    *totals = (tn_run_totals){p->images, p->tokens, p->seconds[READ], p->seconds[COMPUTE], p->seconds[WRITE]};
+    release(p);
+    free(p);
+    return !failed;
+}

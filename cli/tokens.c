@@ -1,0 +1,201 @@
+/* tenon tokens: how many tokens a connector makes of an image, and whether a clip of them fits a sequence. Nothing is
+ * built; the count is the one that `run` writes. */
+#include "commands.h"
+#include "config_options.h"
+#include "model.h"
+#include "report.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+typedef struct settings {
+    tn_config_settings config;
+    tn_pair grid;
+    tn_pair image;
+    int64_t patch;
+    int64_t frames;
+    int64_t text;
+    int64_t max_seq;
+    bool json;
+} settings;
+
+static const tn_argument arguments[] = {
+    {"N", true, NULL,
+     "tokens per image that the vision encoder gives, before stripping; with --grid it may be left out"},
+    {.name = NULL}};
+
+static const tn_option options[] = {
+    TN_CONFIG_OPTION_TYPE(settings),
+    TN_CONFIG_OPTION_WINDOW(settings),
+    {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
+     "rows x columns of the patch grid (without it the grid is square)",
+     "--grid 32x128: 4096 patches by window 4 give 8x32 tokens"},
+    {"image", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, image),
+     "the image's height x width in pixels, a grid with --patch", "--image 336x336 --patch 14: the grid is 24x24"},
+    {"patch", 0, TN_INT, "P", NULL, 1, offsetof(settings, patch),
+     "the side of a patch in pixels; what is left at the right and bottom edge is no patch",
+     "--image 384x384 --patch 14: the grid is 27x27"},
+    TN_CONFIG_OPTION_STRIP(settings),
+    TN_CONFIG_OPTION_RAGGED(settings),
+    {"frames", 0, TN_INT, "F", NULL, 1, offsetof(settings, frames), "frames of a clip, each an image",
+     "--frames 16: 16 times the tokens"},
+    {"text", 0, TN_INT, "T", NULL, 0, offsetof(settings, text), "text tokens beside the visual ones",
+     "--text 512: the sequence is 512 longer"},
+    {"max-seq", 0, TN_INT, "L", NULL, 1, offsetof(settings, max_seq),
+     "the longest sequence; exit code 1 when it does not fit", "--max-seq 2048: 16 x 81 + 512 = 1808 fits"},
+    TN_OPTION_JSON(settings),
+    {.name = NULL}};
+
+static const tn_example examples[] = {
+    {"tenon tokens --type avgpool --window 3 729", "a 27x27 grid in windows of 3x3"},
+    {"tenon tokens --type attentional_pool --window 2 --ragged partial --grid 27x27",
+     "the same grid, ragged at the edge"},
+    {"tenon tokens --type avgpool --window 3 729 --frames 16 --text 512 --max-seq 2048",
+     "a clip of 16 frames and its text"},
+    {.line = NULL}};
+
+/* What one count is made of and comes to. */
+typedef struct counts {
+    int64_t tokens_in;
+    int64_t strip;
+    int64_t per_image;
+    int64_t visual;
+    int64_t length;
+} counts;
+
+/* Fills the grid of an --image; -1, or the exit code after saying what is wrong. */
+static int grid_of_image(const tn_command *command, settings *given)
+{
+    if (!given->image.height && given->patch == TENON_UNSET) return -1;
+    if (!given->image.height || given->patch == TENON_UNSET)
+        return tn_usage(command, "--image and --patch go together");
+    if (given->grid.height) return tn_usage(command, "--grid and --image both give the grid: leave one out");
+    given->grid = (tn_pair){given->image.height / given->patch, given->image.width / given->patch};
+    if (given->grid.height && given->grid.width) return -1;
+    return tn_usage(command, "a %" PRId64 "x%" PRId64 " image is smaller than a patch of %" PRId64, given->image.height,
+                    given->image.width, given->patch);
+}
+
+/* Tokens in: N as given, or the grid's patches and the stripped tokens. */
+static int tokens_in(const tn_command *command, const settings *given, const char *text, counts *out)
+{
+    if (text) {
+        if (!tn_parse_int(text, &out->tokens_in)) return tn_usage(command, "N must be a whole number, got '%s'", text);
+        if (out->tokens_in <= 0) return tn_usage(command, "N must be positive (got %" PRId64 ")", out->tokens_in);
+        return -1;
+    }
+    if (!given->grid.height) return tn_usage(command, "tokens needs N, the tokens per image, or --grid");
+    if (__builtin_mul_overflow(given->grid.height, given->grid.width, &out->tokens_in) ||
+        __builtin_add_overflow(out->tokens_in, out->strip, &out->tokens_in))
+        return tn_usage(command, "the grid %" PRId64 "x%" PRId64 " has more patches than can be counted",
+                        given->grid.height, given->grid.width);
+    return -1;
+}
+
+static tenon_status count(const tenon_config *config, const settings *given, counts *out, tenon_error *error)
+{
+    tenon_call call;
+    tenon_call_init(&call);
+    if (given->grid.height) {
+        call.grid_height = given->grid.height;
+        call.grid_width = given->grid.width;
+    }
+    int64_t text = given->text == TENON_UNSET ? 0 : given->text;
+    tenon_status status = tenon_config_output_num_tokens(config, &call, out->tokens_in, &out->per_image, error);
+    if (status == TENON_OK) status = tenon_sequence_length(given->frames, out->per_image, 0, &out->visual, error);
+    if (status == TENON_OK) status = tenon_sequence_length(given->frames, out->per_image, text, &out->length, error);
+    return status;
+}
+
+static void print_count(const tenon_config *config, const settings *given, const counts *made)
+{
+    const char *type = tenon_config_type(config);
+    printf("%s", type);
+    if (tenon_adapter_type_pools(type)) printf(", window %" PRId64, tn_config_int(config, "pool_window"));
+    printf(": ");
+    if (made->strip) printf("%" PRId64 " tokens, %" PRId64 " stripped, ", made->tokens_in, made->strip);
+    if (given->grid.height) printf("grid %" PRId64 "x%" PRId64 ", ", given->grid.height, given->grid.width);
+    printf("%" PRId64 " patches -> %" PRId64 "\n", made->tokens_in - made->strip, made->per_image);
+}
+
+static void print_budget(const settings *given, const counts *made)
+{
+    bool has_text = given->text != TENON_UNSET;
+    if (given->frames > 1)
+        printf("clip: %" PRId64 " frames x %" PRId64 " -> %" PRId64 "\n", given->frames, made->per_image, made->visual);
+    if (has_text)
+        printf("sequence: %" PRId64 " visual + %" PRId64 " text -> %" PRId64 "\n", made->visual, given->text,
+               made->length);
+    if (given->max_seq == TENON_UNSET) return;
+    if (made->length <= given->max_seq)
+        printf("%" PRId64 " of %" PRId64 ": fits, %" PRId64 " left\n", made->length, given->max_seq,
+               given->max_seq - made->length);
+    else
+        printf("%" PRId64 " of %" PRId64 ": does not fit, %" PRId64 " too many\n", made->length, given->max_seq,
+               made->length - given->max_seq);
+}
+
+static int print_as_json(const tenon_config *config, const settings *given, const counts *made)
+{
+    json_t *object = json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "config", tn_json_config(config), "tokens_in",
+                               (json_int_t)made->tokens_in, "patches", (json_int_t)(made->tokens_in - made->strip),
+                               "tokens", (json_int_t)made->per_image, "frames", (json_int_t)given->frames, "visual",
+                               (json_int_t)made->visual, "length", (json_int_t)made->length);
+    if (object && given->grid.height)
+        json_object_set_new(object, "grid",
+                            json_pack("[I, I]", (json_int_t)given->grid.height, (json_int_t)given->grid.width));
+    if (object && given->max_seq != TENON_UNSET) {
+        json_object_set_new(object, "max_seq", json_integer(given->max_seq));
+        json_object_set_new(object, "fits", json_boolean(made->length <= given->max_seq));
+    }
+    return tn_print_json(object);
+}
+
+static int count_and_print(const tn_command *command, const tenon_config *config, const settings *given,
+                           const char *text)
+{
+    tenon_error error;
+    counts made = {.strip = tn_config_int(config, "strip")};
+    int code = tokens_in(command, given, text, &made);
+    if (code >= 0) return code;
+    if (count(config, given, &made, &error) != TENON_OK) return tn_failed_error(&error);
+    if (given->json) {
+        code = print_as_json(config, given, &made);
+    } else {
+        print_count(config, given, &made);
+        print_budget(given, &made);
+        code = TN_EXIT_OK;
+    }
+    bool fits = given->max_seq == TENON_UNSET || made.length <= given->max_seq;
+    return code == TN_EXIT_OK && !fits ? TN_EXIT_FAILURE : code;
+}
+
+static int run(const tn_command *command, int argc, char **argv)
+{
+    settings given = {.config = TN_CONFIG_SETTINGS_DEFAULTS,
+                      .patch = TENON_UNSET,
+                      .frames = 1,
+                      .text = TENON_UNSET,
+                      .max_seq = TENON_UNSET};
+    const char *words[TN_MAX_ARGUMENTS];
+    tenon_config *config;
+    int code = tn_options_parse(command, argc, argv, &given, words);
+    if (code < 0) code = grid_of_image(command, &given);
+    if (code < 0) code = tn_config_from_settings(command, &given.config, &config);
+    if (code >= 0) return code;
+    code = count_and_print(command, config, &given, words[0]);
+    tenon_config_free(config);
+    return code;
+}
+
+const tn_command tn_command_tokens = {
+    "tokens",
+    "count the tokens of an image or a clip",
+    "Counts the tokens that a connector makes of one image, without building it: the same number that run writes. "
+    "With --frames, --text and --max-seq it adds up the whole sequence and says whether it fits.",
+    arguments,
+    options,
+    examples,
+    "0: counted, and it fits where --max-seq is given. 1: the grid cannot be pooled, or the sequence does not fit. 2: "
+    "the command line is wrong.",
+    run};

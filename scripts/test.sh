@@ -1,0 +1,12 @@
+#!/bin/sh
+# Builds a preset with its tests and runs them: scripts/test.sh PRESET [CTEST OPTIONS]
+set -eu
+cd "$(dirname "$0")/.."
+preset=$1
+shift
+sh scripts/build.sh "$preset" -DTENON_TESTS=ON -DPython3_EXECUTABLE="$(sh scripts/test_python.sh)"
+
+# Tests ask for more threads than there are cores: idle ones must sleep, not spin.
+export OMP_WAIT_POLICY=passive
+export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
+ctest --test-dir "build/$preset" -j"$(nproc)" --output-on-failure "$@"

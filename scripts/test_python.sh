@@ -1,0 +1,16 @@
+#!/bin/sh
+# Prints the Python that the tests run on: an environment in the cache folder, made on the first call, one for each
+# version of requirements-test.txt.
+set -eu
+requirements=$(dirname "$0")/requirements-test.txt
+key=$({ cat "$requirements"; python3 --version; } | cksum | cut -d' ' -f1)
+folder=${XDG_CACHE_HOME:-$HOME/.cache}/tenon/python-$key
+
+if [ ! -e "$folder/ready" ]; then
+    rm -rf "$folder"
+    mkdir -p "$(dirname "$folder")"
+    python3 -m venv "$folder"
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements" >&2
+    touch "$folder/ready"
+fi
+echo "$folder/bin/python"

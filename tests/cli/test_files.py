@@ -1,0 +1,195 @@
+"""tenon init and tenon inspect, and what they refuse."""
+import os
+
+import numpy
+import pytest
+from safetensors.numpy import load_file, save_file
+
+
+def test_init_draws_what_pytorch_draws(tenon):
+    out = tenon("init", "--type", "linear", "--in-dim", "5", "--out-dim", "3", "--seed", "7", "-o", "a.safetensors").out
+    assert out.count("\n") == 1 and "a.safetensors" in out and "seed 7" in out
+    tensors = load_file("a.safetensors")
+    assert tensors["proj.weight"].ravel()[:3].tolist() == [0.031235668808221817, -0.26939862966537476, 0.1424032747745514]
+    assert tensors["proj.bias"].ravel()[:2].tolist() == [-0.12585847079753876, 0.1971142441034317]
+
+
+def test_init_is_repeatable_and_seeded(tenon):
+    words = ["init", "--type", "mlp_2layer", "--in-dim", "8", "--out-dim", "6", "--hidden", "4"]
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        tenon(*words, "--seed", seed, "-o", f"{name}.safetensors")
+    a, b, c = (open(f"{n}.safetensors", "rb").read() for n in "abc")
+    assert a == b and a != c
+
+
+def test_init_json(tenon):
+    got = tenon("init", "--type", "avgpool", "--in-dim", "8", "--out-dim", "6", "--window", "3", "--dtype", "f16", "--seed",
+                "18446744073709551615", "-o", "a.safetensors", "--json").json
+    assert got["parameters"] == 54 and got["bytes"] == 108 and got["dtype"] == "f16"
+    assert got["seed"] == "18446744073709551615" and got["config"]["pool_window"] == 3
+
+
+@pytest.mark.parametrize(
+    "words, code, says",
+    [
+        (["--type", "linear", "--in-dim", "0", "--out-dim", "3"], 2, "must be positive"),
+        (["--type", "linear", "--in-dim", "4"], 2, "--out-dim"),
+        (["--type", "linear", "--in-dim", "4", "--out-dim", "3", "--dtype", "f64"], 2, "f32"),
+        (["--type", "mlp_2layer", "--in-dim", "4", "--out-dim", "3", "--activation", "tanh"], 2, "gelu"),
+        (["--type", "mlp_2layer", "--in-dim", "4", "--out-dim", "3", "--hidden", "-1"], 2, "--hidden"),
+        (["--type", "attentional_pool", "--in-dim", "10", "--out-dim", "3", "--heads", "4"], 1, "10"),
+        (["--type", "attentional_pool", "--in-dim", "10", "--out-dim", "3", "--heads", "0"], 2, "must be positive"),
+        (["--type", "linear", "--in-dim", "4", "--out-dim", "3", "--seed", "-1"], 2, "--seed"),
+        (["--type", "linear", "--in-dim", "4611686018427387904", "--out-dim", "4611686018427387904"], 1, ""),
+        (["--type", "linear", "--in-dim", "1099511627776", "--out-dim", "65536"], 1, ""),
+    ],
+)
+def test_init_refuses(tenon, words, code, says):
+    result = tenon("init", *words, "-o", "a.safetensors", code=code)
+    assert says in result.err and result.out == "" and os.listdir(".") == []
+
+
+@pytest.mark.parametrize("target", ["/dev/full", "missing/a.safetensors", "a.bin", "folder"])
+def test_init_unwritable_targets(tenon, target):
+    os.mkdir("folder")
+    result = tenon("init", "--type", "linear", "--in-dim", "4", "--out-dim", "3", "-o", target, code=1)
+    assert target in result.err and result.out == ""
+    assert os.listdir(".") == ["folder"]
+
+
+def test_init_leaves_the_old_file_after_a_failure(tenon):
+    import resource
+
+    tenon("init", "--type", "linear", "--in-dim", "4", "--out-dim", "3", "-o", "a.safetensors")
+    before = open("a.safetensors", "rb").read()
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))
+    result = tenon("init", "--type", "linear", "--in-dim", "400", "--out-dim", "300", "-o", "a.safetensors", code=1,
+                   preexec_fn=limit)
+    assert "a.safetensors" in result.err
+    assert open("a.safetensors", "rb").read() == before and os.listdir(".") == ["a.safetensors"]
+
+
+def test_inspect_text(make, tenon):
+    make("attentional_pool", 48, 32, window=3, heads=12, dtype="bf16")
+    out = tenon("inspect", "adapter.safetensors").out
+    assert "attentional_pool, 48 -> 32" in out
+    assert "window_attention" in out and "q_proj.weight" in out and "(48, 48)" in out and "bf16" in out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if "x" in line.split(" ")[0] and line[0].isdigit()}
+    assert rows["27x27"][1:3] == ["729", "81"]
+    assert rows["37x37"][2] == "-"
+
+
+def test_B140_parameters_and_bytes_before_loading(tenon):
+    words = ["--type", "mlp_2layer", "--in-dim", "1024", "--out-dim", "4096", "--dtype", "f16", "-o", "a.safetensors"]
+    tenon("init", *words)
+    got = tenon("inspect", "a.safetensors", "--json", "--no-workspace").json
+    assert got["parameters"] == 20979712 and got["bytes"] == 41959424
+    assert "20,979,712" in tenon("inspect", "a.safetensors", "--no-workspace").out
+    assert all(row["workspace"] is None for row in got["grids"])
+    full = tenon("inspect", "a.safetensors", "--json").json
+    assert all(row["workspace"] > 0 for row in full["grids"])
+
+
+def test_inspect_json(make, tenon):
+    make("avgpool", 8, 6, window=2, strip=1)
+    got = tenon("inspect", "adapter.safetensors", "--json").json
+    assert (got["type"], got["in_dim"], got["out_dim"], got["parameters"]) == ("avgpool", 8, 6, 54)
+    assert [t["name"] for t in got["tensors"]] == ["proj.weight", "proj.bias"]
+    assert [layer["type"] for layer in got["layers"]] == ["window_mean", "linear"]
+    grid = next(g for g in got["grids"] if g["grid"] == [27, 27])
+    assert (grid["tokens_in"], grid["tokens"]) == (730, 196) and grid["flops"] > 196 * 2 * 8 * 6
+    one = tenon("inspect", "adapter.safetensors", "--json", "--grid", "4x10", "--window", "4").json["grids"]
+    assert [g["tokens"] for g in one] == [3]
+
+
+def test_B34_does_it_fit_between_two_models(make, tenon):
+    make("linear", 24, 40)
+    tenon("inspect", "adapter.safetensors", "--in-dim", "24", "--out-dim", "40")
+    result = tenon("inspect", "adapter.safetensors", "--out-dim", "51", code=1)
+    assert "40" in result.err and "51" in result.err
+    result = tenon("inspect", "adapter.safetensors", "--in-dim", "25", code=1)
+    assert "24" in result.err and "25" in result.err
+
+
+def test_a_file_without_config_is_listed(tenon):
+    save_file({"mm.0.weight": numpy.zeros((6, 4), numpy.float32), "mm.0.bias": numpy.zeros(6, numpy.float32)}, "x.safetensors")
+    result = tenon("inspect", "x.safetensors", code=1)
+    assert "mm.0.weight" in result.out and "(6, 4)" in result.out and "--config" in result.err
+    assert "--config" in tenon("run", "x.safetensors", "x.npy", "-o", "y.npy", code=1).err
+    got = tenon("inspect", "x.safetensors", "--json", code=1).json
+    assert sorted(t["name"] for t in got["tensors"]) == ["mm.0.bias", "mm.0.weight"]
+    numpy.save("x.npy", numpy.zeros((3, 2), numpy.float32))
+    assert "(3, 2)" in tenon("inspect", "x.npy", code=1).out
+
+
+def test_a_config_from_a_file(tenon):
+    tensors = {f"model.adapter.proj.{k}": v for k, v in
+               {"weight": numpy.ones((6, 4), numpy.float32), "bias": numpy.zeros(6, numpy.float32)}.items()}
+    save_file({**tensors, "lm.embed": numpy.zeros((9, 9), numpy.float32)}, "x.safetensors")
+    open("c.json", "w").write('{"type": "linear", "in_dim": 4, "out_dim": 6}')
+    got = tenon("inspect", "x.safetensors", "--config", "c.json", "--json").json
+    assert got["prefix"] == "model.adapter." and (got["tensors_used"], got["tensors_unused"]) == (2, 1)
+    numpy.save("f.npy", numpy.ones((2, 3, 4), numpy.float32))
+    tenon("run", "x.safetensors", "f.npy", "-o", "t.npy", "--config", "c.json", "--prefix", "model.adapter.")
+    assert (numpy.load("t.npy") == 4).all()
+    result = tenon("inspect", "x.safetensors", "--config", "c.json", "--prefix", "other.", code=1)
+    assert "other." in result.err
+    open("bad.json", "w").write("{")
+    tenon("inspect", "x.safetensors", "--config", "bad.json", code=1)
+    assert "none.json" in tenon("inspect", "x.safetensors", "--config", "none.json", code=1).err
+
+
+def test_a_sharded_checkpoint(make, tenon):
+    import json
+
+    make("linear", 4, 6)
+    tensors = load_file("adapter.safetensors")
+    os.mkdir("model")
+    for part, name in enumerate(("proj.weight", "proj.bias")):
+        save_file({f"model.adapter.{name}": tensors[name]}, f"model/part-{part}.safetensors")
+    weight_map = {"model.adapter.proj.weight": "part-0.safetensors", "model.adapter.proj.bias": "part-1.safetensors"}
+    json.dump({"metadata": {}, "weight_map": weight_map}, open("model/model.safetensors.index.json", "w"))
+    open("c.json", "w").write('{"type": "linear", "in_dim": 4, "out_dim": 6}')
+    numpy.save("f.npy", numpy.random.default_rng(1).normal(size=(2, 3, 4)).astype(numpy.float32))
+    tenon("run", "adapter.safetensors", "f.npy", "-o", "one.npy")
+    for path in ("model", "model/model.safetensors.index.json"):
+        tenon("run", path, "f.npy", "-o", "two.npy", "--config", "c.json")
+        assert open("one.npy", "rb").read() == open("two.npy", "rb").read()
+    target = "model/part-0.safetensors"
+    before = open(target, "rb").read()
+    result = tenon("run", "model", "f.npy", "-o", target, "--config", "c.json", code=1)
+    assert "model" in result.err and open(target, "rb").read() == before
+
+
+@pytest.mark.parametrize("keep", [0, 7, 8, 60, -1])
+def test_truncated_adapters(make, tenon, keep):
+    make("linear", 4, 6)
+    data = open("adapter.safetensors", "rb").read()
+    open("cut.safetensors", "wb").write(data[:keep])
+    numpy.save("f.npy", numpy.zeros((1, 1, 4), numpy.float32))
+    for words in (["inspect", "cut.safetensors"], ["run", "cut.safetensors", "f.npy", "-o", "t.npy"]):
+        result = tenon(*words, code=1)
+        assert "cut.safetensors" in result.err and not os.path.exists("t.npy")
+
+
+def test_a_header_that_lies_allocates_nothing(tenon):
+    open("x.safetensors", "wb").write((2**62).to_bytes(8, "little") + b"{}")
+    assert "x.safetensors" in tenon("inspect", "x.safetensors", code=1).err
+    assert "missing.safetensors" in tenon("inspect", "missing.safetensors", code=1).err
+
+
+def test_output_that_cannot_be_written_is_an_error(make, tenon):
+    make("linear", 4, 6)
+    for words in (["inspect", "adapter.safetensors"], ["tokens", "--type", "linear", "4"], ["help"]):
+        with open("/dev/full", "w") as full:
+            import subprocess
+
+            from conftest import BINARY
+
+            done = subprocess.run([BINARY, *words], stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 1 and "standard output" in done.stderr
+
+
+def test_names_with_control_characters_stay_on_one_line(tenon):
+    result = tenon("inspect", "no\nsuch\x1b[31m", code=1)
+    assert "\x1b" not in result.err

@@ -1,0 +1,265 @@
+"""tenon run on a folder of shards: the manifest, resuming, what stops it; and being killed."""
+import json
+import os
+import signal
+import subprocess
+import time
+
+import numpy
+import pytest
+from safetensors.numpy import save_file
+
+import reference
+from conftest import BINARY, load_tokens, worst_relative
+
+RUN = ["run", "adapter.safetensors", "in", "-o", "out"]
+
+
+@pytest.fixture
+def shards(make, rng):
+    """A connector and a folder of three shards; returns the adapter and the features by shard."""
+    adapter = make("avgpool", 8, 6)
+    os.mkdir("in")
+    arrays = {f"{i}.npy": rng.normal(size=(i + 1, 16, 8)).astype(numpy.float32) for i in range(2)}
+    for name, array in arrays.items():
+        numpy.save(f"in/{name}", array)
+    arrays["2.safetensors"] = rng.normal(size=(4, 16, 8)).astype(numpy.float32)
+    save_file({"features": arrays["2.safetensors"]}, "in/2.safetensors")
+    open("in/README.txt", "w").write("not a shard")
+    open("in/.hidden.npy", "w").write("not a shard either")
+    return adapter, arrays
+
+
+def check(adapter, arrays, folder="out"):
+    for name, array in arrays.items():
+        assert worst_relative(load_tokens(f"{folder}/{name}"), adapter(array)[0]) <= 3e-6
+
+
+def stamps(folder="out"):
+    return {name: os.stat(f"{folder}/{name}").st_mtime_ns for name in os.listdir(folder) if name != "manifest.json"}
+
+
+def test_a_folder_of_shards(tenon, shards):
+    result = tenon(*RUN)
+    check(*shards)
+    assert sorted(os.listdir("out")) == ["0.npy", "1.npy", "2.safetensors", "manifest.json"]
+    assert "3 shards done, 0 skipped" in result.err and "7 images" in result.err and result.out == ""
+    manifest = json.load(open("out/manifest.json"))
+    assert manifest["weights"] and manifest["options_hash"] and manifest["options"]["dtype"] == "f32"
+    assert sorted(manifest["shards"]) == sorted(shards[1])
+    assert manifest["shards"]["1.npy"]["images"] == 2 and manifest["shards"]["1.npy"]["features"]["hash"]
+
+
+def test_finished_shards_are_skipped(tenon, shards):
+    tenon(*RUN)
+    before = stamps()
+    assert tenon(*RUN, "--json").json["shards"] == {"done": 0, "skipped": 3}
+    assert stamps() == before
+    os.remove("out/1.npy")
+    assert tenon(*RUN, "--json").json["shards"] == {"done": 1, "skipped": 2}
+    numpy.save("in/9.npy", numpy.ones((1, 16, 8), numpy.float32))
+    assert tenon(*RUN, "--json").json["shards"] == {"done": 1, "skipped": 3}
+    assert {k: v for k, v in stamps().items() if k in ("0.npy", "2.safetensors")} == {
+        k: v for k, v in before.items() if k in ("0.npy", "2.safetensors")}
+    check(*shards)
+
+
+def test_a_copied_folder_is_known_by_its_hashes(tenon, shards):
+    tenon(*RUN)
+    subprocess.run(["cp", "-r", "in", "in2"], check=True)
+    subprocess.run(["cp", "-r", "out", "out2"], check=True)
+    result = tenon("run", "adapter.safetensors", "in2", "-o", "out2", "--json")
+    assert result.json["shards"] == {"done": 0, "skipped": 3}
+
+
+def test_other_weights_stop_it(tenon, shards, make):
+    tenon(*RUN)
+    before = stamps()
+    adapter = make("avgpool", 8, 6, seed=5)
+    result = tenon(*RUN, code=1)
+    assert "other weights" in result.err and "--force" in result.err and "manifest.json" in result.err
+    assert stamps() == before
+    assert tenon(*RUN, "--force", "--json").json["shards"] == {"done": 3, "skipped": 0}
+    check(adapter, shards[1])
+
+
+@pytest.mark.parametrize(
+    "words, name",
+    [
+        (["--window", "4"], "window"),
+        (["--dtype", "f16"], "dtype"),
+        (["--grid", "2x8"], "grid"),
+        (["--cpu", "baseline"], "cpu"),
+        (["--patch-mask", "masks"], "patch_mask"),
+    ],
+)
+def test_other_options_stop_it(tenon, shards, words, name):
+    os.mkdir("masks")
+    for shard, array in shards[1].items():
+        numpy.save(f"masks/{shard.split('.')[0]}.npy", numpy.ones(array.shape[:2], bool))
+    tenon(*RUN)
+    result = tenon(*RUN, *words, code=1)
+    assert f"{name} was" in result.err and "--force" in result.err
+    assert tenon(*RUN, *words, "--force", "--json").json["shards"]["done"] == 3
+
+
+def test_threads_do_not_count_as_other_options(tenon, shards):
+    tenon(*RUN, "--threads", "2")
+    assert tenon(*RUN, "--threads", "1", "--json").json["shards"]["skipped"] == 3
+
+
+def test_a_changed_shard_stops_it(tenon, shards):
+    tenon(*RUN)
+    info = os.stat("in/1.npy")
+    numpy.save("in/1.npy", shards[1]["1.npy"] + 1)
+    os.utime("in/1.npy", ns=(info.st_atime_ns, info.st_mtime_ns))
+    result = tenon(*RUN, code=1)
+    assert "in/1.npy" in result.err and "--force" in result.err
+    tenon(*RUN, "--force")
+    check(shards[0], {"1.npy": shards[1]["1.npy"] + 1})
+
+
+def test_changed_tokens_stop_it(tenon, shards):
+    tenon(*RUN)
+    numpy.save("out/1.npy", numpy.load("out/1.npy") + 1)
+    assert "out/1.npy" in tenon(*RUN, code=1).err
+
+
+def test_a_broken_manifest_stops_it(tenon, shards):
+    tenon(*RUN)
+    for text in ("{", "[]", '{"format": 99, "weights": "", "options": {}, "shards": {}}', '{"format": 1, "format": 1}'):
+        open("out/manifest.json", "w").write(text)
+        assert "manifest.json" in tenon(*RUN, code=1).err
+    tenon(*RUN, "--force")
+    check(*shards)
+
+
+def test_foreign_files_are_not_overwritten(tenon, shards):
+    os.mkdir("out")
+    open("out/1.npy", "w").write("mine")
+    result = tenon(*RUN, code=1)
+    assert "out/1.npy" in result.err and open("out/1.npy").read() == "mine" and os.listdir("out") == ["1.npy"]
+
+
+def test_a_bad_shard_is_found_before_anything_is_written(tenon, shards):
+    numpy.save("in/zz.npy", numpy.zeros((1, 16, 9), numpy.float32))
+    result = tenon(*RUN, code=1)
+    assert "in/zz.npy" in result.err and not os.path.exists("out")
+
+
+def test_folders_that_will_not_do(tenon, shards):
+    os.mkdir("empty")
+    assert "empty" in tenon("run", "adapter.safetensors", "empty", "-o", "out", code=1).err
+    assert "in" in tenon("run", "adapter.safetensors", "in", "-o", "in", code=1).err
+    assert "missing/out" in tenon("run", "adapter.safetensors", "in", "-o", "missing/out", code=1).err
+    open("file", "w").close()
+    assert "file" in tenon("run", "adapter.safetensors", "in", "-o", "file", code=1).err
+    result = tenon(*RUN, "--frame-mask", "file", code=1)
+    assert "frame_mask" in result.err
+    assert not os.path.exists("out")
+
+
+def test_masks_and_attention_are_folders_too(tenon, make, rng):
+    adapter = make("attentional_pool", 8, 6, heads=2)
+    for folder in ("in", "p", "f"):
+        os.mkdir(folder)
+    arrays, masks, frames = {}, {}, {}
+    for i, name in enumerate(["a.npy", "b.safetensors"]):
+        stem = name.split(".")[0]
+        arrays[name] = rng.normal(size=(3 + i, 16, 8)).astype(numpy.float32)
+        masks[name] = rng.random((3 + i, 16)) < 0.6
+        frames[name] = rng.random(3 + i) < 0.7
+        numpy.save(f"p/{stem}.npy", masks[name])
+        numpy.save(f"f/{stem}.npy", frames[name])
+    numpy.save("in/a.npy", arrays["a.npy"])
+    save_file({"x": arrays["b.safetensors"]}, "in/b.safetensors")
+    words = [*RUN, "--patch-mask", "p", "--frame-mask", "f", "--attention", "att"]
+    tenon(*words)
+    for name, x in arrays.items():
+        y, a = adapter(x, patch_mask=masks[name], frame_mask=frames[name])
+        assert worst_relative(load_tokens(f"out/{name}"), y) <= 3e-6
+        assert numpy.abs(numpy.load(f"att/{name.split('.')[0]}.npy") - a).max() < 1e-6
+    assert tenon(*words, "--json").json["shards"] == {"done": 0, "skipped": 2}
+    os.remove("att/a.npy")
+    assert tenon(*words, "--json").json["shards"] == {"done": 1, "skipped": 1}
+    numpy.save("p/a.npy", ~masks["a.npy"])
+    assert "p/a.npy" in tenon(*words, code=1).err
+    save_file({"x": arrays["a.npy"]}, "in/a.safetensors")
+    assert "rename" in tenon(*words, code=1).err
+
+
+def many_shards(make, rng, count=12):
+    adapter = make("mlp_2layer", 256, 512)
+    os.mkdir("in")
+    arrays = {f"{i:02}.npy": rng.normal(size=(40, 64, 256)).astype(numpy.float32) for i in range(count)}
+    for name, array in arrays.items():
+        numpy.save(f"in/{name}", array)
+    return adapter, arrays
+
+
+def wait_for(path, process):
+    for _ in range(3000):
+        if os.path.exists(path) or process.poll() is not None:
+            return
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_in_the_middle(tenon, make, rng, kill):
+    _, arrays = many_shards(make, rng)
+    tenon("run", "adapter.safetensors", "in", "-o", "whole")
+    process = subprocess.Popen([BINARY, *RUN], stderr=subprocess.PIPE, text=True)
+    wait_for("out/02.npy", process)
+    process.send_signal(kill)
+    error = process.communicate()[1]
+    assert process.returncode == -kill, error
+    json.load(open("out/manifest.json"))
+    left = os.listdir("out")
+    for name in left:
+        if name.endswith(".npy") and name[0] != ".":
+            assert open(f"out/{name}", "rb").read() == open(f"whole/{name}", "rb").read()
+    if kill != signal.SIGKILL:
+        assert not [name for name in left if name[0] == "."] and "interrupted" in error
+    result = tenon(*RUN, "--json").json["shards"]
+    assert result["done"] + result["skipped"] == len(arrays) and result["skipped"] >= 1 and result["done"] >= 1
+    for name in arrays:
+        assert open(f"out/{name}", "rb").read() == open(f"whole/{name}", "rb").read()
+
+
+def test_killed_on_one_file_leaves_the_old_one(tenon, make, rng):
+    make("mlp_2layer", 256, 512)
+    numpy.save("x.npy", rng.normal(size=(600, 64, 256)).astype(numpy.float32))
+    open("y.npy", "w").write("old")
+    for kill in (signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen([BINARY, "run", "adapter.safetensors", "x.npy", "-o", "y.npy"], stderr=subprocess.DEVNULL)
+        time.sleep(0.15)
+        process.send_signal(kill)
+        if process.wait() != -kill:
+            pytest.skip("the machine was done before it could be stopped")
+        assert open("y.npy").read() == "old"
+    assert [n for n in os.listdir(".") if n.startswith(".")] == [] or kill == signal.SIGTERM
+
+
+def test_a_full_disk_keeps_the_finished_shards(tenon, make, rng):
+    import resource
+
+    adapter = make("linear", 8, 64)
+    os.mkdir("in")
+    sizes = {"a.npy": 2, "b.npy": 500, "c.npy": 2}
+    for name, images in sizes.items():
+        numpy.save(f"in/{name}", rng.normal(size=(images, 9, 8)).astype(numpy.float32))
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+    result = tenon(*RUN, code=1, preexec_fn=limit)
+    assert "b.npy" in result.err and sorted(os.listdir("out")) == ["a.npy", "manifest.json"]
+    assert tenon(*RUN, "--json").json["shards"] == {"done": 2, "skipped": 1}
+
+
+def test_an_unwritable_folder(tenon, shards):
+    if os.geteuid() == 0:
+        # root ignores permission bits; a folder of /proc refuses root too
+        result = tenon("run", "adapter.safetensors", "in", "-o", "/proc/self/tokens", code=1)
+        assert "/proc/self/tokens" in result.err
+        return
+    os.mkdir("locked", 0o500)
+    result = tenon("run", "adapter.safetensors", "in", "-o", "locked/out", code=1)
+    assert "locked/out" in result.err
