@@ -111,7 +111,7 @@ static void print_count(const tenon_config *config, const settings *given, const
 {
     const char *type = tenon_config_type(config);
     printf("%s", type);
-    if (tenon_adapter_type_pools(type)) printf(", window %" PRId64, tn_config_int(config, "pool_window"));
+    if (tenon_type_pools(type)) printf(", window %" PRId64, tn_config_int(config, "pool_window"));
     printf(": ");
     if (made->strip) printf("%" PRId64 " tokens, %" PRId64 " stripped, ", made->tokens_in, made->strip);
     if (given->grid.height) printf("grid %" PRId64 "x%" PRId64 ", ", given->grid.height, given->grid.width);

@@ -27,7 +27,7 @@ int main(void)
     enum { patches = 36, in_dim = 48, out_dim = 64 };
     tenon_config *config;
     tenon_adapter *adapter;
-    check(tenon_register_adapter("pooled_mlp", pooled_mlp, &error));
+    check(tenon_register_adapter("pooled_mlp", pooled_mlp, NULL, &error));
     check(tenon_config_new("pooled_mlp", &config, &error));
     check(tenon_config_set_int(config, "bottleneck", 24, &error));
     check(tenon_adapter_new(config, in_dim, out_dim, NULL, &adapter, &error));

@@ -261,7 +261,7 @@ void scene_free(scene *s)
 
 bool scene_reads(const scene *s, int64_t token, int64_t patch)
 {
-    const bool pools = tenon_adapter_type_pools(s->module.type);
+    const bool pools = tenon_type_pools(s->module.type);
     const int64_t side = pools ? s->module.window : 1, width = s->call.width;
     const bool drop = pools && strcmp(s->module.ragged, "drop") == 0;
     const int64_t columns = drop ? width / side : (width + side - 1) / side;
@@ -427,7 +427,7 @@ void scene_random(scene *s, uint64_t seed)
     s->call.height = height;
     s->call.width = width;
     s->give_grid = height != width || counter_range(seed, 9, 0, 1) == 1;
-    if (tenon_adapter_type_pools(type))
+    if (tenon_type_pools(type))
         snprintf(windows, sizeof windows, "\"ragged\": \"%s\", \"pool_window\": %d, ", ragged, (int)window);
     if (counter_range(seed, 10, 0, 2) == 0 && windows[0] != '\0') {
         snprintf(windows, sizeof windows, "\"ragged\": \"%s\", \"pool_window\": 7, ", ragged);

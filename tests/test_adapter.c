@@ -183,7 +183,7 @@ static double *reference_pyramid(const tenon_adapter *adapter, const float *x, c
 static void rows_and_windows_mix(void **state)
 {
     (void)state;
-    (void)!tenon_register_adapter("pyramid", pyramid, NULL);
+    (void)!tenon_register_adapter("pyramid", pyramid, NULL, NULL);
     tenon_adapter *adapter = adapter_of("{\"type\": \"pyramid\"}", 4, 5);
     prepare_double(adapter);
     for (int64_t trial = 0; trial < 40; trial++) {
@@ -333,7 +333,7 @@ static void calls_are_checked(void **state)
     attention.shape = (int64_t[]){2, 4, 2, 4};
     assert_ok(FORWARD);
     attention.data = y;
-    assert_says(FORWARD, TENON_INVALID, "attention overlaps");
+    assert_says(FORWARD, TENON_INVALID, "y and attention overlap");
     tenon_adapter_free(adapter);
     adapter = adapter_of("{\"type\": \"avgpool\"}", 4, 6);
     prepare_double(adapter);
@@ -347,7 +347,7 @@ static void workspaces_are_enough(void **state)
     static const char *const configs[] = {"{}", "{\"type\": \"linear\"}", "{\"type\": \"avgpool\"}",
                                           "{\"type\": \"attentional_pool\", \"pool_heads\": 2}",
                                           "{\"type\": \"pyramid\"}"};
-    (void)!tenon_register_adapter("pyramid", pyramid, NULL);
+    (void)!tenon_register_adapter("pyramid", pyramid, NULL, NULL);
     for (size_t c = 0; c < sizeof configs / sizeof configs[0]; c++) {
         tenon_adapter *adapter = adapter_of(configs[c], 4, 6);
         prepare_double(adapter);
@@ -529,6 +529,103 @@ static void one_adapter_serves_many_threads(void **state)
     tenon_adapter_free(adapter);
 }
 
+/* Memory that is read must not be written: workspace and masks too. */
+static void overlaps_are_refused(void **state)
+{
+    (void)state;
+    tenon_adapter *adapter = adapter_of("{\"type\": \"linear\"}", 4, 4);
+    prepare_double(adapter);
+    size_t bytes;
+    assert_ok(tenon_adapter_workspace_size(adapter, 4, NULL, &bytes, &error));
+    char *memory = calloc(1, bytes + 4096);
+    float x[16] = {0};
+    tensor3 tx, ty;
+    tensor3_init(&tx, x, 1, 4, 4);
+    tensor3_init(&ty, (float *)(void *)(memory + 64), 1, 4, 4);
+    const tenon_workspace workspace = {memory, bytes};
+    assert_says(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, &workspace, &error), TENON_INVALID,
+                "y and the workspace overlap");
+    DLTensor mask = {memory + 64, {kDLCPU, 0}, 1, {kDLUInt, 8, 1}, (int64_t[]){1}, NULL, 0};
+    tenon_call call;
+    tenon_call_init(&call);
+    call.frame_mask = &mask;
+    assert_says(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, &call, NULL, &error), TENON_INVALID,
+                "y and frame_mask overlap");
+    free(memory);
+    tenon_adapter_free(adapter);
+}
+
+/* The workspace of one worker serves a call that would like more. */
+static void small_workspaces_take_fewer_workers(void **state)
+{
+    (void)state;
+    tenon_adapter *adapter = adapter_of("{\"type\": \"attentional_pool\", \"pool_heads\": 2}", 4, 6);
+    assert_ok(tenon_adapter_prepare(adapter, NULL, &error));
+    float *x = random_floats(64), y[24], z[24];
+    tensor3 tx, ty;
+    tensor3_init(&tx, x, 1, 16, 4);
+    tensor3_init(&ty, y, 1, 4, 6);
+    tenon_call call;
+    tenon_call_init(&call);
+    size_t one, many;
+    call.threads = 1;
+    assert_ok(tenon_adapter_workspace_size(adapter, 16, &call, &one, &error));
+    call.threads = 64;
+    assert_ok(tenon_adapter_workspace_size(adapter, 16, &call, &many, &error));
+    assert_true(many > one);
+    const tenon_workspace workspace = {malloc(one), one}, less = {workspace.data, one - 1};
+    assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, &call, &workspace, &error));
+    ty.tensor.data = z;
+    assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, &call, NULL, &error));
+    assert_memory_equal(y, z, sizeof y);
+    assert_int_equal(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, &call, &less, &error), TENON_INVALID);
+    free(workspace.data);
+    free(x);
+    tenon_adapter_free(adapter);
+}
+
+static void released_parameters_leave_the_pack(void **state)
+{
+    (void)state;
+    tenon_adapter *adapter = adapter_of("{}", 4, 6);
+    prepare_double(adapter);
+    float x[4] = {1, 2, 3, 4}, y[6], z[6];
+    tensor3 tx, ty;
+    tensor3_init(&tx, x, 1, 1, 4);
+    tensor3_init(&ty, y, 1, 1, 6);
+    assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, NULL, &error));
+    tenon_adapter_release_parameters(adapter);
+    assert_null(parameter_data(adapter, "proj1.weight"));
+    ty.tensor.data = z;
+    assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, NULL, &error));
+    assert_memory_equal(y, z, sizeof y);
+    assert_says(tenon_adapter_prepare(adapter, NULL, &error), TENON_NOT_PREPARED, "no storage");
+    tenon_adapter_free(adapter);
+}
+
+/* A server may run OpenMP of its own, fork, and let the child be the first to call tenon. */
+static void forked_children_may_be_the_first(void **state)
+{
+    (void)state;
+    int sum = 0;
+#pragma omp parallel for num_threads(2) reduction(+ : sum)
+    for (int i = 0; i < 100; i++)
+        sum += i;
+    assert_int_equal(sum, 4950);
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(20);
+        tenon_adapter *adapter = adapter_of("{}", 64, 64);
+        tenon_prepare_options options;
+        tenon_prepare_options_init(&options);
+        options.threads = 2;
+        _exit(tenon_adapter_prepare(adapter, &options, NULL) == TENON_OK ? 0 : 1);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    assert_int_equal(status, 0);
+}
+
 static void forked_children_compute(void **state)
 {
     (void)state;
@@ -558,6 +655,7 @@ static void forked_children_compute(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(forked_children_may_be_the_first), /* before any other has used threads */
         cmocka_unit_test(rows_and_windows_mix),
         cmocka_unit_test(parameters_are_set_and_borrowed),
         cmocka_unit_test(changes_unpublish_the_pack),
@@ -567,6 +665,9 @@ int main(void)
         cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(wrong_allocators_are_refused),
         cmocka_unit_test(one_adapter_serves_many_threads),
+        cmocka_unit_test(overlaps_are_refused),
+        cmocka_unit_test(small_workspaces_take_fewer_workers),
+        cmocka_unit_test(released_parameters_leave_the_pack),
         cmocka_unit_test(forked_children_compute),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -54,8 +54,8 @@ static void bad_counts_are_named(void **state)
     assert_says(tenon_pooled_token_count(577, 2, false, &count, &error), TENON_INVALID, "num_tokens=577");
     assert_says(tenon_pooled_token_count(577, 2, false, &count, &error), TENON_INVALID, "square patch grid");
     assert_says(tenon_pooled_token_count(577, 2, false, &count, &error), TENON_INVALID, "CLS token");
-    assert_says(tenon_pooled_token_count(577, 2, false, &count, &error), TENON_INVALID, "strip=1, 24x24");
-    assert_says(tenon_pooled_token_count(580, 2, false, &count, &error), TENON_INVALID, "strip=4, 24x24");
+    assert_says(tenon_pooled_token_count(577, 2, false, &count, &error), TENON_INVALID, "strip=1 would leave 24x24");
+    assert_says(tenon_pooled_token_count(580, 2, false, &count, &error), TENON_INVALID, "strip=4 would leave 24x24");
     assert_says(tenon_pooled_token_count(16, 3, true, &count, &error), TENON_INVALID, "(4x4) be divisible");
     assert_says(tenon_pooled_token_count(16, 3, true, &count, &error), TENON_INVALID, "window (3)");
     assert_says(tenon_pooled_token_count(16, 3, true, &count, &error), TENON_INVALID, "num_tokens=16");
@@ -207,20 +207,74 @@ static void config_counts(void **state)
     assert_non_null(strstr(error.message, "leaves no patches after strip=16"));
 }
 
-/* An older program's tenon_call is shorter: what it lacks has its default. */
-static void short_call_structs_are_read(void **state)
+/* A struct that was never initialised is refused, one of a later header only if it asks for what is not known. */
+static void struct_sizes_are_checked(void **state)
+{
+    (void)state;
+    tenon_config *config = config_of("{\"type\": \"avgpool\"}");
+    tenon_call call = {.pool_window = 3};
+    int64_t count;
+    assert_says(tenon_config_output_num_tokens(config, &call, 729, &count, &error), TENON_INVALID,
+                "call tenon_call_init first");
+    struct {
+        tenon_call call;
+        int64_t later;
+    } longer;
+    tenon_call_init(&longer.call);
+    longer.call.size = sizeof longer;
+    longer.call.pool_window = 3;
+    longer.later = 0;
+    assert_int_equal(tenon_config_output_num_tokens(config, &longer.call, 729, &count, &error), TENON_OK);
+    assert_int_equal(count, 81);
+    longer.later = 1;
+    assert_says(tenon_config_output_num_tokens(config, &longer.call, 729, &count, &error), TENON_UNSUPPORTED,
+                "does not know");
+    tenon_config_free(config);
+}
+
+static void absurd_windows_are_refused(void **state)
 {
     (void)state;
     tenon_config *config = config_of("{\"type\": \"avgpool\"}");
     tenon_call call;
-    tenon_call_init(&call);
-    call.size = offsetof(tenon_call, grid_height);
-    call.pool_window = 3;
-    call.grid_height = 77;
     int64_t count;
-    assert_int_equal(tenon_config_output_num_tokens(config, &call, 729, &count, &error), TENON_OK);
-    assert_int_equal(count, 81);
+    tenon_call_init(&call);
+    static const int64_t windows[] = {INT64_C(1) << 31, INT64_C(1) << 32, 3037000500, INT64_MAX};
+    for (int i = 0; i < 4; i++) {
+        call.pool_window = windows[i];
+        assert_int_equal(tenon_config_output_num_tokens(config, &call, 729, &count, &error), TENON_OK);
+        assert_int_equal(count, 1);
+        tenon_adapter *adapter;
+        size_t bytes;
+        assert_int_equal(tenon_adapter_new(config, 4, 4, NULL, &adapter, &error), TENON_OK);
+        assert_int_equal(tenon_adapter_workspace_size(adapter, 729, &call, &bytes, &error), TENON_OK);
+        /* A patch for each token of 2^62: the map of one window does not fit. */
+        tenon_call huge = call;
+        huge.grid_height = huge.grid_width = INT64_C(1) << 31;
+        assert_int_equal(tenon_adapter_workspace_size(adapter, INT64_C(1) << 62, &huge, &bytes, &error), TENON_INVALID);
+        tenon_adapter_free(adapter);
+    }
     tenon_config_free(config);
+}
+
+static void grids_count_without_a_config(void **state)
+{
+    (void)state;
+    int64_t count;
+    assert_int_equal(tenon_pooled_grid_count(25, 33, 2, "partial", &count, &error), TENON_OK);
+    assert_int_equal(count, 13 * 17);
+    assert_int_equal(tenon_pooled_grid_count(25, 33, 2, "drop", &count, &error), TENON_OK);
+    assert_int_equal(count, 12 * 16);
+    assert_says(tenon_pooled_grid_count(25, 33, 2, "reject", &count, &error), TENON_INVALID, "(25x33)");
+    assert_says(tenon_pooled_grid_count(0, 33, 2, "drop", &count, &error), TENON_INVALID, "positive");
+    assert_says(tenon_pooled_grid_count(5, 5, 0, "drop", &count, &error), TENON_INVALID, "positive");
+    assert_says(tenon_pooled_grid_count(5, 5, 2, "floor", &count, &error), TENON_INVALID, "reject, partial, drop");
+    /* What was stripped is told, and so is what would fit. */
+    assert_int_equal(count_of("{\"type\": \"avgpool\", \"strip\": 1}", 576, TENON_UNSET, TENON_UNSET, TENON_UNSET), -1);
+    assert_non_null(strstr(error.message, "num_tokens=576 less strip=1, which is 575, is not a perfect square"));
+    assert_non_null(strstr(error.message, "strip=0 would leave 24x24"));
+    assert_int_equal(count_of("{\"type\": \"avgpool\"}", 16, 4, TENON_UNSET, TENON_UNSET), -1);
+    assert_non_null(strstr(error.message, "the width is not set"));
 }
 
 static void two_layers_of_windows(tenon_builder *b)
@@ -250,6 +304,41 @@ static void twice(tenon_builder *b)
     tenon_linear(b, "a", 4, TENON_BIAS);
 }
 
+static void careless(tenon_builder *b)
+{
+    assert_null(tenon_option_string(b, "norm", NULL)); /* no fallback is a fallback */
+    if (tenon_builder_context(b) == NULL) return;
+    switch (*(const char *)tenon_builder_context(b)) {
+    case 'n':
+        tenon_linear(b, NULL, 4, TENON_BIAS);
+        break;
+    case 'a':
+        tenon_activation(b, NULL);
+        break;
+    case 'r':
+        tenon_window_mean(b, 2, NULL);
+        break;
+    case 'o':
+        tenon_option_int(b, "in_dim", 1);
+        break;
+    case 'p':
+        tenon_option_int(b, NULL, 1);
+        break;
+    case 'f':
+        tenon_linear(b, "a", 4, 0xfff0);
+        break;
+    case 'd':
+        tenon_option_real(b, "alpha", 0.5) == 5 ? tenon_linear(b, "a", 4, TENON_NO_BIAS) : 0;
+        break;
+    case 't':
+        tenon_window_attention(b, "first", 2, 2, "partial", TENON_NO_BIAS);
+        tenon_window_attention(b, "second", 2, 2, "partial", TENON_BIAS);
+        break;
+    default:
+        break;
+    }
+}
+
 static void endless(tenon_builder *b)
 {
     for (int i = 0; i < 1000; i++)
@@ -273,17 +362,17 @@ static void programs_register_connectors(void **state)
 {
     (void)state;
     tenon_adapter *adapter = NULL;
-    assert_int_equal(tenon_register_adapter("pyramid", two_layers_of_windows, &error), TENON_OK);
-    assert_says(tenon_register_adapter("pyramid", two_layers_of_windows, &error), TENON_EXISTS,
+    assert_int_equal(tenon_register_adapter("pyramid", two_layers_of_windows, NULL, &error), TENON_OK);
+    assert_says(tenon_register_adapter("pyramid", two_layers_of_windows, NULL, &error), TENON_EXISTS,
                 "adapter/pyramid is already registered");
-    assert_says(tenon_register_adapter("linear", two_layers_of_windows, &error), TENON_EXISTS,
+    assert_says(tenon_register_adapter("linear", two_layers_of_windows, NULL, &error), TENON_EXISTS,
                 "adapter/linear is already registered");
-    assert_int_equal(tenon_register_adapter("wrong_width", wrong_width, &error), TENON_OK);
-    assert_int_equal(tenon_register_adapter("complains", complains, &error), TENON_OK);
-    assert_int_equal(tenon_register_adapter("twice", twice, &error), TENON_OK);
-    assert_int_equal(tenon_register_adapter("endless", endless, &error), TENON_OK);
-    assert_int_equal(tenon_register_adapter("nothing", nothing, &error), TENON_OK);
-    assert_int_equal(tenon_register_adapter("", nothing, NULL), TENON_INVALID);
+    assert_int_equal(tenon_register_adapter("wrong_width", wrong_width, NULL, &error), TENON_OK);
+    assert_int_equal(tenon_register_adapter("complains", complains, NULL, &error), TENON_OK);
+    assert_int_equal(tenon_register_adapter("twice", twice, NULL, &error), TENON_OK);
+    assert_int_equal(tenon_register_adapter("endless", endless, NULL, &error), TENON_OK);
+    assert_int_equal(tenon_register_adapter("nothing", nothing, NULL, &error), TENON_OK);
+    assert_int_equal(tenon_register_adapter("", nothing, NULL, NULL), TENON_INVALID);
 
     const char *names[16];
     assert_int_equal(tenon_list_adapters(names, 16), 10);
@@ -307,6 +396,46 @@ static void programs_register_connectors(void **state)
     assert_says(build("{\"type\": \"twice\"}", 4, 4, &adapter), TENON_INVALID, "'a.weight' twice");
     assert_says(build("{\"type\": \"endless\"}", 4, 4, &adapter), TENON_INVALID, "more than 64 layers");
     assert_says(build("{\"type\": \"nothing\"}", 4, 4, &adapter), TENON_INVALID, "no layers");
+}
+
+static void careless_builders_are_told(void **state)
+{
+    (void)state;
+    static char which[] = "n";
+    tenon_adapter *adapter = NULL;
+    assert_int_equal(tenon_register_adapter("careless", careless, which, &error), TENON_OK);
+    static const struct {
+        char kind;
+        const char *says;
+    } cases[] = {{'n', "linear layer whose name is NULL"},
+                 {'a', "activation layer whose name is NULL"},
+                 {'r', "ragged is NULL"},
+                 {'o', "'in_dim' is taken"},
+                 {'p', "an option without a name"},
+                 {'f', "flags 0xfff0"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        which[0] = cases[i].kind;
+        assert_says(build("{\"type\": \"careless\"}", 4, 4, &adapter), TENON_INVALID, cases[i].says);
+    }
+    which[0] = 'd';
+    assert_int_equal(build("{\"type\": \"careless\", \"alpha\": 5}", 4, 4, &adapter),
+                     TENON_OK); /* an integer is real */
+    tenon_adapter_free(adapter);
+    assert_int_equal(build("{\"type\": \"careless\", \"alpha\": 4}", 4, 4, &adapter), TENON_INVALID);
+    which[0] = 't';
+    assert_int_equal(build("{\"type\": \"careless\"}", 4, 4, &adapter), TENON_OK);
+    int64_t index;
+    assert_int_equal(tenon_adapter_num_parameters(adapter), 9);
+    assert_int_equal(tenon_adapter_find_parameter(adapter, "second.v_proj.bias", &index, &error), TENON_OK);
+    assert_int_equal(index, 8);
+    tenon_adapter_free(adapter);
+    tenon_config *config = config_of("{}");
+    assert_says(tenon_config_set_int(config, "out_dim", 3, &error), TENON_INVALID, "'out_dim' is taken");
+    assert_says(tenon_config_set_int(config, "\xff", 3, &error), TENON_INVALID, "not UTF-8");
+    assert_says(tenon_config_set_string(config, "name", "\xc3\x28", &error), TENON_INVALID, "not UTF-8");
+    assert_int_equal(tenon_config_set_string(config, "name", "\xc3\xbc \xe2\x82\xac \xf0\x9f\x98\x80", &error),
+                     TENON_OK);
+    tenon_config_free(config);
 }
 
 static void adapters_are_checked_when_made(void **state)
@@ -337,13 +466,13 @@ static void adapters_are_checked_when_made(void **state)
 static void lists_of_types_are_derived(void **state)
 {
     (void)state;
-    assert_true(tenon_adapter_type_pools("avgpool"));
-    assert_true(tenon_adapter_type_pools("attentional_pool"));
-    assert_false(tenon_adapter_type_pools("linear"));
-    assert_false(tenon_adapter_type_pools("mlp_2layer"));
-    assert_false(tenon_adapter_type_pools("no such type"));
-    assert_true(tenon_adapter_type_needs_divisible("attentional_pool"));
-    assert_false(tenon_adapter_type_needs_divisible("avgpool"));
+    assert_true(tenon_type_pools("avgpool"));
+    assert_true(tenon_type_pools("attentional_pool"));
+    assert_false(tenon_type_pools("linear"));
+    assert_false(tenon_type_pools("mlp_2layer"));
+    assert_false(tenon_type_pools("no such type"));
+    assert_true(tenon_type_needs_divisible("attentional_pool"));
+    assert_false(tenon_type_needs_divisible("avgpool"));
 }
 
 /* B140: parameters and sizes are known before anything is allocated. */
@@ -383,17 +512,13 @@ static void adapters_describe_themselves(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(counts_are_the_papers),
-        cmocka_unit_test(bad_counts_are_named),
-        cmocka_unit_test(frames_and_budgets),
-        cmocka_unit_test(config_defaults_and_checks),
-        cmocka_unit_test(config_json_is_checked),
-        cmocka_unit_test(config_counts),
-        cmocka_unit_test(short_call_structs_are_read),
-        cmocka_unit_test(programs_register_connectors),
-        cmocka_unit_test(adapters_are_checked_when_made),
-        cmocka_unit_test(lists_of_types_are_derived),
-        cmocka_unit_test(adapters_describe_themselves),
+        cmocka_unit_test(counts_are_the_papers),        cmocka_unit_test(bad_counts_are_named),
+        cmocka_unit_test(frames_and_budgets),           cmocka_unit_test(config_defaults_and_checks),
+        cmocka_unit_test(config_json_is_checked),       cmocka_unit_test(config_counts),
+        cmocka_unit_test(struct_sizes_are_checked),     cmocka_unit_test(absurd_windows_are_refused),
+        cmocka_unit_test(grids_count_without_a_config), cmocka_unit_test(programs_register_connectors),
+        cmocka_unit_test(careless_builders_are_told),   cmocka_unit_test(adapters_are_checked_when_made),
+        cmocka_unit_test(lists_of_types_are_derived),   cmocka_unit_test(adapters_describe_themselves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

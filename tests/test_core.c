@@ -92,7 +92,22 @@ static void tensor_checks_name_the_fault(void **state)
     t.strides = wild;
     assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_INVALID);
     assert_non_null(strstr(error.message, "strides"));
+    int64_t apart[3] = {INT64_MAX - 8, INT64_MIN + 100, 1};
+    t.strides = apart;
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_INVALID);
+    int64_t single[3] = {INT64_MIN, 2, 1}; /* the stride of an axis of one element does not matter */
+    shape[0] = 1;
+    t.strides = single;
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_OK);
+    assert_true(tn_tensor_is_injective(&view));
+    shape[0] = 0, shape[1] = INT64_C(1) << 62, shape[2] = 8;
     t.strides = NULL;
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_OK);
+    t.shape = NULL;
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_INVALID);
+    assert_non_null(strstr(error.message, "x has no shape"));
+    t.shape = shape;
+    shape[0] = 2, shape[1] = 3, shape[2] = 2;
     t.byte_offset = 2;
     assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_INVALID);
     t.byte_offset = 0;

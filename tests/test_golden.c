@@ -271,7 +271,7 @@ static void small_cases(void **state)
  * adapter of `s`. */
 static scene sampled(const scene *s, const json_t *rows)
 {
-    const int64_t w = tenon_adapter_type_pools(s->module.type) ? s->module.window : 1;
+    const int64_t w = tenon_type_pools(s->module.type) ? s->module.window : 1;
     const int64_t count = (int64_t)json_array_size(rows), columns = s->call.width / w, width = count * w;
     scene part = *s;
     part.give_grid = true;

@@ -211,6 +211,32 @@ static void b24_prefixes_are_found(void **state)
     tenon_adapter_free(source);
 }
 
+/* Many half candidates do not hide the whole one, and shapes decide between several. */
+static void shapes_decide_between_prefixes(void **state)
+{
+    (void)state;
+    tenon_adapter *source = new_adapter("linear", 3, 5), *loaded = new_adapter("linear", 3, 5);
+    assert_ok(tenon_adapter_reset_parameters(source, TENON_F32, 9, &error));
+    file_plan plan = {0};
+    for (int i = 0; i < 61; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "blocks.%d.attn.proj.weight", i);
+        plan_tensor(&plan, name, f32, 2, 3, 3);
+    }
+    plan_tensor(&plan, "blocks.0.attn.proj.bias", f32, 1, 3, 0);
+    plan_adapter(&plan, source, "zadapter.");
+    assert_true(plan.count == 64);
+    tenon_load_options options;
+    tenon_load_options_init(&options);
+    options.describe_only = true; /* of tenon_adapter_open alone */
+    assert_ok(tenon_adapter_load(loaded, write_plan(&plan, "vit.safetensors"), &options, &error));
+    assert_string_equal(options.used_prefix, "zadapter.");
+    assert_int_equal(options.num_unused, 62);
+    assert_same_parameters(source, loaded);
+    tenon_adapter_free(source);
+    tenon_adapter_free(loaded);
+}
+
 static void b25_missing_tensors_are_named(void **state)
 {
     (void)state;
@@ -375,17 +401,12 @@ static void b141_failures_do_not_leak(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(saved_adapters_open),
-        cmocka_unit_test(saving_needs_storage),
-        cmocka_unit_test(b24_prefixes_are_found),
-        cmocka_unit_test(b25_missing_tensors_are_named),
-        cmocka_unit_test(b21_b23_shapes_are_explained),
-        cmocka_unit_test(b22_widths_are_named),
-        cmocka_unit_test(b26_other_types_are_recognised),
-        cmocka_unit_test(b28_no_connector_at_all),
-        cmocka_unit_test(foreign_files_need_a_config),
-        cmocka_unit_test(versions_are_checked),
-        cmocka_unit_test(b45_file_names_mean_nothing),
+        cmocka_unit_test(saved_adapters_open),           cmocka_unit_test(saving_needs_storage),
+        cmocka_unit_test(b24_prefixes_are_found),        cmocka_unit_test(shapes_decide_between_prefixes),
+        cmocka_unit_test(b25_missing_tensors_are_named), cmocka_unit_test(b21_b23_shapes_are_explained),
+        cmocka_unit_test(b22_widths_are_named),          cmocka_unit_test(b26_other_types_are_recognised),
+        cmocka_unit_test(b28_no_connector_at_all),       cmocka_unit_test(foreign_files_need_a_config),
+        cmocka_unit_test(versions_are_checked),          cmocka_unit_test(b45_file_names_mean_nothing),
         cmocka_unit_test(b141_failures_do_not_leak),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -63,7 +63,7 @@ static bool set_parameter(int i)
                        .device = {kDLCPU, 0},
                        .ndim = p->ndim,
                        .dtype = tenon_dtype_to_dlpack(s.dtype),
-                       .shape = p->shape};
+                       .shape = (int64_t *)(uintptr_t)p->shape};
     return good(tenon_adapter_set_parameter(s.adapter, p->name, &tensor, &s.error));
 }
 

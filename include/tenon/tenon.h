@@ -7,10 +7,11 @@
  *   2. dtypes and tensors            5. adapter and parameters      8. description
  *   3. counting and configuration    6. adapter files               9. tensor files
  *
- * Conventions. Every call that can fail returns a tenon_status and takes a tenon_error last (NULL is allowed). A call
- * that fails leaves its outputs untouched. Counts and shapes are int64_t, bytes are size_t. Structs that may grow begin
- * with their `size` and are filled by their _init function. Strings are UTF-8 and NUL-terminated. Strings that a getter
- * returns belong to the object and live as long as it does.
+ * Conventions. Pointers must not be NULL except where NULL is said to be allowed, as it is for every tenon_error and
+ * every struct of options. Every call that can fail returns a tenon_status and takes a tenon_error last (NULL is
+ * allowed). A call that fails leaves its outputs untouched. Counts and shapes are int64_t, bytes are size_t. Structs
+ * that may grow begin with their `size` and are filled by their _init function. Strings are UTF-8 and NUL-terminated.
+ * Strings that a getter returns belong to the object and live as long as it does, or until what they tell is set anew.
  *
  * Tensors are DLPack's DLTensor: dtype, device, shape, strides (in elements) and byte offset. The library borrows a
  * caller's tensor for the call, except where tenon_adapter_set_parameter says so.
@@ -91,14 +92,18 @@ TENON_API DLDataType tenon_dtype_to_dlpack(tenon_dtype dtype);
 /* Reads "f32", "bf16" or "f16". TENON_INVALID for anything else, with the options. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_dtype_from_name(const char *name, tenon_dtype *dtype, tenon_error *error);
 
-/* Memory for an adapter and what it owns. `alloc` returns `size` bytes aligned to `align` (a power of two), or NULL;
- * `free` gets the pointer and the size back. Both may be called from any thread. */
+/* Memory for an adapter's parameters, packs and workspaces; small objects come from malloc. `alloc` returns `size`
+ * bytes aligned to `align` (a power of two), or NULL; `free` gets the pointer and the size back. Both may be called
+ * from any thread. */
 typedef struct tenon_allocator {
     size_t size;
     void *(*alloc)(void *context, size_t size, size_t align);
     void (*free)(void *context, void *data, size_t size);
     void *context;
 } tenon_allocator;
+
+/* The system's. */
+TENON_API void tenon_allocator_init(tenon_allocator *allocator);
 
 /* ---- 3. counting and configuration ------------------------------------------------------------------------------ */
 
@@ -110,6 +115,11 @@ typedef struct tenon_allocator {
 TENON_API TENON_MUST_CHECK tenon_status tenon_pooled_token_count(int64_t num_input_tokens, int64_t window,
                                                                  bool require_divisible, int64_t *count,
                                                                  tenon_error *error);
+
+/* The same on any grid. `ragged` says what becomes of windows that the grid does not fill: "reject", "partial" or
+ * "drop". */
+TENON_API TENON_MUST_CHECK tenon_status tenon_pooled_grid_count(int64_t height, int64_t width, int64_t window,
+                                                                const char *ragged, int64_t *count, tenon_error *error);
 
 /* Tokens of one frame when num_tokens visual tokens belong to num_frames frames. TENON_INVALID, naming both numbers,
  * when they do not divide. */
@@ -171,7 +181,8 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_config_set_string(tenon_config *co
 
 TENON_API const char *tenon_config_type(const tenon_config *config);
 
-/* Read an option back, defaults of the seven fields included. TENON_NOT_FOUND: never set; TENON_INVALID: another kind.
+/* Read an option back, the default where one of the seven fields is not set (`ragged` has none: the type decides).
+ * TENON_NOT_FOUND: never set; TENON_INVALID: another kind.
  */
 TENON_API TENON_MUST_CHECK tenon_status tenon_config_get_int(const tenon_config *config, const char *name,
                                                              int64_t *value, tenon_error *error);
@@ -193,10 +204,13 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_config_output_num_tokens(const ten
 typedef struct tenon_builder tenon_builder;
 typedef void (*tenon_builder_function)(tenon_builder *builder);
 
-/* Registers a connector type for the rest of the process; the name is copied. Safe from any thread. TENON_EXISTS:
- * the name is taken. */
+/* The pointer given when the type was registered. */
+TENON_API void *tenon_builder_context(const tenon_builder *builder);
+
+/* Registers a connector type for the rest of the process; the name is copied, and `context` (NULL is allowed) must live
+ * as long. Safe from any thread. TENON_EXISTS: the name is taken. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_register_adapter(const char *name, tenon_builder_function function,
-                                                               tenon_error *error);
+                                                               void *context, tenon_error *error);
 
 /* TENON_OK when the type is registered; else TENON_NOT_FOUND and a message that lists the types there are. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_find_adapter(const char *name, tenon_error *error);
@@ -207,14 +221,15 @@ TENON_API size_t tenon_list_adapters(const char **names, size_t capacity);
 
 /* What the layers of a registered type say: does it pool the patch grid, and does it by default refuse a grid that its
  * window does not divide? Both are false for an unknown name. */
-TENON_API bool tenon_adapter_type_pools(const char *name);
-TENON_API bool tenon_adapter_type_needs_divisible(const char *name);
+TENON_API bool tenon_type_pools(const char *name);
+TENON_API bool tenon_type_needs_divisible(const char *name);
 
 /* The widths being built for; 0 while the library only counts tokens and widths are not known. */
 TENON_API int64_t tenon_builder_in_dim(const tenon_builder *builder);
 TENON_API int64_t tenon_builder_out_dim(const tenon_builder *builder);
 
-/* Read an option of the config, or the fallback when it is not set. */
+/* Read an option of the config, or the fallback when it is not set. What was read is saved in the adapter's file, so
+ * the names "type", "in_dim" and "out_dim" are taken. A string's fallback may be NULL. */
 TENON_API int64_t tenon_option_int(tenon_builder *builder, const char *name, int64_t fallback);
 TENON_API double tenon_option_real(tenon_builder *builder, const char *name, double fallback);
 TENON_API const char *tenon_option_string(tenon_builder *builder, const char *name, const char *fallback);
@@ -238,8 +253,10 @@ TENON_API int tenon_activation(tenon_builder *builder, const char *activation);
 TENON_API int tenon_window_mean(tenon_builder *builder, int64_t window, const char *ragged);
 
 /* Multi-head attention inside each window: the query is the mean of the window's patches, keys and values are the
- * patches; parameters q_proj, k_proj, v_proj (in, in) with bias. There is no output projection: append a linear. */
-TENON_API int tenon_window_attention(tenon_builder *builder, int64_t heads, int64_t window, const char *ragged);
+ * patches; parameters q_proj, k_proj, v_proj (in, in), under "name." unless the name is "". There is no output
+ * projection: append a linear. */
+TENON_API int tenon_window_attention(tenon_builder *builder, const char *name, int64_t heads, int64_t window,
+                                     const char *ragged, unsigned flags);
 
 /* ---- 5. adapter and parameters ---------------------------------------------------------------------------------- */
 
@@ -270,8 +287,8 @@ typedef struct tenon_parameter {
     size_t size;
     const char *name;
     tenon_dtype dtype;
-    int ndim; /* 1 or 2 */
-    int64_t shape[2];
+    int ndim;
+    const int64_t *shape; /* [ndim] */
     const void *data;
 } tenon_parameter;
 
@@ -290,9 +307,14 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_reset_parameters(tenon_ada
                                                                        uint64_t seed, tenon_error *error);
 
 /* Uses the caller's tensor (dense, row-major, on the CPU) as this parameter. The data is borrowed until the parameter
- * is replaced or the adapter freed; the DLTensor itself is not. Unpublishes what tenon_adapter_prepare made. */
+ * is replaced or released or the adapter freed; the DLTensor itself is not. Unpublishes what tenon_adapter_prepare
+ * made; a change of the data in place does not, and needs tenon_adapter_prepare again. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_set_parameter(tenon_adapter *adapter, const char *name,
                                                                     const DLTensor *tensor, tenon_error *error);
+
+/* Drops the parameters, owned and borrowed; what tenon_adapter_prepare made stays in use. Halves the memory of a
+ * program that only runs. */
+TENON_API void tenon_adapter_release_parameters(tenon_adapter *adapter);
 
 /* ---- 6. adapter files ------------------------------------------------------------------------------------------- */
 
@@ -338,6 +360,9 @@ struct tenon_executor {
     void *context;
 };
 
+/* No run function yet, width 1. */
+TENON_API void tenon_executor_init(tenon_executor *executor);
+
 typedef struct tenon_prepare_options {
     size_t size;
     const char *cpu; /* the highest CPU level to use, from tenon_cpu_levels(); NULL: TENON_CPU of the environment, else
@@ -374,8 +399,9 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_workspace_size(const tenon
                                                                      size_t *bytes, tenon_error *error);
 
 /* Runs the connector: x (batch, tokens, in_dim) of f32, bf16 or f16 with any strides; y (batch, out_tokens, out_dim) of
- * any of these, its last axis contiguous. x and y may not overlap. `call` may be NULL. With a workspace nothing is
- * allocated; with NULL the adapter's allocator serves the call. Any number of threads may run one adapter at once. */
+ * any of these, its last axis contiguous. What is written (y, attention, workspace) may not overlap what is read.
+ * `call` may be NULL. With a workspace nothing is allocated; with NULL the adapter's allocator serves the call. Any
+ * number of threads may run one adapter at once. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_forward(const tenon_adapter *adapter, const DLTensor *x,
                                                               DLTensor *y, const tenon_call *call,
                                                               const tenon_workspace *workspace, tenon_error *error);
@@ -451,7 +477,7 @@ TENON_API const char *tenon_file_metadata(const tenon_file *file, const char *ke
 
 /* Reads `count` slices along the first axis, from `first` on, as dense row-major elements of the tensor's `dtype` into
  * `data`, which holds `capacity` bytes. A scalar is one slice. Any number of threads may read one file at once.
- * TENON_BAD_FILE: the file changed or shrank since it was opened. */
+ * TENON_BAD_FILE: the file changed or shrank since it was opened. After a failure `data` may be partly filled. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_read(const tenon_file *file, int64_t index, int64_t first,
                                                         int64_t count, void *data, size_t capacity, tenon_error *error);
 
@@ -459,7 +485,7 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_file_read(const tenon_file *file, 
  * committed; until then, and after a failure, what was there stays. */
 typedef struct tenon_writer tenon_writer;
 
-/* Declares the file; nothing is written yet. TENON_INVALID: another suffix, or the target is no regular file. */
+/* Opens a hidden file beside the target; under its name nothing is written yet. TENON_INVALID: another suffix, or the target is no regular file. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_writer_new(const char *path, tenon_writer **writer, tenon_error *error);
 
 /* Declares a tensor, before the first write; *index (may be NULL) numbers it. f32, f16, integers and bool; bf16 in

@@ -1,16 +1,17 @@
 /* The adapter object: making, freeing, counting, describing. */
 #include "adapter/adapter.h"
 
-#include "core/size.h"
+#include "core/versioned.h"
 #include <stdlib.h>
-#include <string.h>
 
 /* The fields of an allocator the caller gave, or the system's. */
 static tenon_status read_allocator(const tenon_allocator *given, tenon_allocator *allocator, tenon_error *error)
 {
-    *allocator = given != NULL ? *given : tn_system_allocator;
-    if (allocator->size < sizeof *allocator || allocator->alloc == NULL || allocator->free == NULL) {
-        return tn_fail(error, TENON_INVALID, "an allocator needs its size, alloc and free");
+    *allocator = tn_system_allocator;
+    TN_TRY(tn_struct_read(allocator, sizeof *allocator, given, TN_FIRST_SIZE(tenon_allocator, context),
+                          "tenon_allocator", error));
+    if (allocator->alloc == NULL || allocator->free == NULL) {
+        return tn_fail(error, TENON_INVALID, "an allocator needs alloc and free");
     }
     return TENON_OK;
 }
@@ -81,8 +82,9 @@ int64_t tenon_adapter_out_dim(const tenon_adapter *adapter)
 tenon_status tenon_adapter_output_num_tokens(const tenon_adapter *adapter, const tenon_call *call,
                                              int64_t num_input_tokens, int64_t *count, tenon_error *error)
 {
-    const tenon_call settings = tn_call_read(call);
+    tenon_call settings;
     tn_geometry geometry;
+    TN_TRY(tn_call_read(&settings, call, error));
     TN_TRY(tn_geometry_make(&geometry, adapter->list, &settings, num_input_tokens, false, error));
     *count = geometry.count[geometry.num_windows];
     return TENON_OK;
@@ -116,16 +118,16 @@ tenon_status tenon_adapter_layer(const tenon_adapter *adapter, int64_t index, te
                                     .out_dim = layer->out_dim,
                                     .first_parameter = layer->first_parameter,
                                     .num_parameters = layer->num_parameters};
-    const size_t known = info->size < sizeof found ? info->size : sizeof found;
-    memcpy((char *)info + sizeof info->size, (const char *)&found + sizeof info->size, known - sizeof info->size);
-    return TENON_OK;
+    return tn_struct_write(info, &found, sizeof found, TN_FIRST_SIZE(tenon_layer_info, num_parameters),
+                           "tenon_layer_info", error);
 }
 
 tenon_status tenon_adapter_flops(const tenon_adapter *adapter, int64_t num_input_tokens, const tenon_call *call,
                                  double *flops, tenon_error *error)
 {
-    const tenon_call settings = tn_call_read(call);
+    tenon_call settings;
     tn_geometry geometry;
+    TN_TRY(tn_call_read(&settings, call, error));
     TN_TRY(tn_geometry_make(&geometry, adapter->list, &settings, num_input_tokens, false, error));
     double sum = 0;
     for (int i = 0; i < adapter->plan.num_steps; i++) {

@@ -28,7 +28,8 @@ typedef struct tn_parameter {
 /* A step of the plan: a layer, with what is done in the same pass. */
 typedef struct tn_step {
     tn_layer layer; /* a copy; out_dim is the folded layer's where there is one */
-    int folded;     /* number of the linear layer folded into this one, or -1 */
+    int first;      /* its number in the list */
+    int folded;     /* number of the layer folded into it, or -1 */
     int window;     /* for a window layer: which of the geometry's tilings it is; else -1 */
     int level;      /* of the rows it makes: how many window layers came before or are it */
     tn_act act;     /* activation fused into its output */

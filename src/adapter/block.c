@@ -4,18 +4,21 @@
 
 #include "core/size.h"
 
-void tn_block_rows_plan(tn_block_rows *rows, const tn_geometry *geometry, int64_t most_rows, int counted)
+bool tn_block_rows_plan(tn_block_rows *rows, const tn_geometry *geometry, int64_t most_rows, int counted)
 {
+    const int top = geometry->num_windows;
     int64_t fan_out = 1; /* rows of level `counted` that one token reads, at most */
-    rows->num_windows = geometry->num_windows;
-    for (int level = geometry->num_windows; level > counted; level--) {
-        fan_out *= tn_tiling_slots(&geometry->tiling[level - 1]);
+    for (int level = top; level > counted; level--) {
+        if (!tn_mul_i64(fan_out, tn_tiling_slots(&geometry->tiling[level - 1]), &fan_out)) return false;
     }
+    rows->num_windows = top;
     rows->block_rows = tn_max_i64(1, most_rows / fan_out);
-    rows->capacity[rows->num_windows] = rows->block_rows;
-    for (int level = rows->num_windows; level > 0; level--) {
-        rows->capacity[level - 1] = rows->capacity[level] * tn_tiling_slots(&geometry->tiling[level - 1]);
+    rows->capacity[top] = rows->block_rows;
+    for (int level = top; level > 0; level--) {
+        const int64_t slots = tn_tiling_slots(&geometry->tiling[level - 1]);
+        if (!tn_mul_i64(rows->capacity[level], slots, &rows->capacity[level - 1])) return false;
     }
+    return true;
 }
 
 bool tn_block_rows_size(const tn_block_rows *rows, size_t *bytes)

@@ -24,8 +24,9 @@ typedef struct tn_block_rows {
     int64_t num_dead;
 } tn_block_rows;
 
-/* Sets the capacities for this geometry: as many tokens as fit `most_rows` rows at level `counted` (at least one). */
-void tn_block_rows_plan(tn_block_rows *rows, const tn_geometry *geometry, int64_t most_rows, int counted);
+/* Sets the capacities for this geometry: as many tokens as fit `most_rows` rows at level `counted` (at least one).
+ * False when a number does not fit. */
+bool tn_block_rows_plan(tn_block_rows *rows, const tn_geometry *geometry, int64_t most_rows, int counted);
 
 /* Bytes of the arrays; false when they do not fit. */
 bool tn_block_rows_size(const tn_block_rows *rows, size_t *bytes);

@@ -17,6 +17,7 @@ typedef struct run {
     tn_masks masks;
     tn_tensor x, y;      /* [batch, tokens, in_dim], [batch, out_tokens, out_dim] */
     tn_tensor attention; /* [batch, out_tokens, heads, window^2], or data NULL */
+    int attention_step;  /* the step that writes it */
 } run;
 
 /* The workspace of a call, cut up. */
@@ -40,17 +41,15 @@ static bool reserve(layout *l, size_t bytes, size_t *offset)
     return bytes <= SIZE_MAX - TN_ALIGN && tn_add_size(l->size, tn_align_up(bytes, TN_ALIGN), &l->size);
 }
 
-static void plan_rows(layout *l, const run *r)
+static bool plan_rows(layout *l, const run *r)
 {
     const tn_step *steps = r->adapter->plan.steps;
     const int64_t most = r->pack->ops->block_rows;
-    /* Where the first step reads the features through its windows, no row of level 0 is ever stored. */
-    tn_block_rows_plan(&l->rows, &r->geometry, most, steps[0].window == 0 ? 1 : 0);
-    if (l->rows.capacity[0] > most_map_rows) {
-        tn_block_rows bounded;
-        tn_block_rows_plan(&bounded, &r->geometry, most_map_rows, 0);
-        if (bounded.block_rows < l->rows.block_rows) l->rows = bounded;
-    }
+    /* Where the first step reads the features through its windows, no row of level 0 is ever stored: only its map is.
+     */
+    const bool by_block = tn_block_rows_plan(&l->rows, &r->geometry, most, steps[0].window == 0 ? 1 : 0);
+    if (by_block && l->rows.capacity[0] <= most_map_rows) return true;
+    return tn_block_rows_plan(&l->rows, &r->geometry, most_map_rows, 0);
 }
 
 static int64_t step_slots(const run *r, const tn_step *step)
@@ -64,7 +63,7 @@ static bool plan_layout(layout *l, const run *r)
     const tn_ops *ops = r->pack->ops;
     size_t rows, offsets, values = 0, buffer = 0, scratch = 0;
     *l = (layout){.size = 0};
-    plan_rows(l, r);
+    if (!plan_rows(l, r)) return false;
     for (int i = 0; i < plan->num_steps; i++) {
         const tn_step *step = &plan->steps[i];
         const tn_layer_type *type = step->layer.type;
@@ -176,7 +175,7 @@ static void run_steps(const run *r, const tn_block_rows *rows, const layout *l, 
         } else {
             block.y = tn_dense_rows(memory + l->values[i % 2], compute, step->layer.out_dim);
         }
-        if (r->attention.data != NULL && step->layer.heads > 0) {
+        if (r->attention.data != NULL && i == r->attention_step) {
             block.attention = rows_of(&r->attention, (const int64_t *)(const void *)(memory + l->offsets));
         }
         step->layer.type->forward(&block, &step->layer, context, (const char *)r->pack->data + r->pack->offset[i],
@@ -191,10 +190,8 @@ static void run_blocks(const run *r, layout *l, void *workspace)
     const int64_t batch = r->y.shape[0], tokens = batch * r->y.shape[1];
     int64_t *offsets = (int64_t *)(void *)(memory + l->offsets);
     tn_block_rows_place(&l->rows, memory + l->rows_at);
-    if (tokens > 0) { /* blocks of equal size */
-        const int64_t blocks = tn_ceil_div(tokens, l->rows.block_rows);
-        l->rows.block_rows = tn_ceil_div(tokens, blocks);
-    }
+    const int64_t blocks = tn_ceil_div(tokens, l->rows.block_rows);
+    l->rows.block_rows = tn_ceil_div(tokens, blocks); /* blocks of equal size */
     for (int64_t token = 0; token < tokens;) {
         tn_block_rows_fill(&l->rows, &r->geometry, &r->masks, batch, &token);
         if (l->rows.num_dead > 0) write_dead(r, &l->rows, offsets, &context);
@@ -234,9 +231,6 @@ static tenon_status check_tokens(run *r, const DLTensor *y, tenon_error *error)
     if (!tn_tensor_is_injective(&r->y)) {
         return tn_fail(error, TENON_INVALID, "y has strides under which two tokens share memory");
     }
-    if (tn_tensor_overlap(&r->x, tn_dtype_size(r->x.dtype), &r->y, tn_dtype_size(r->y.dtype))) {
-        return tn_fail(error, TENON_INVALID, "x and y overlap in memory");
-    }
     return TENON_OK;
 }
 
@@ -254,37 +248,60 @@ static tenon_status check_masks(run *r, const tenon_call *call, tenon_error *err
     return TENON_OK;
 }
 
-/* The layer whose pooling weights the caller wants: its windows must be the tokens. */
-static const tn_layer *pooling_layer(const run *r)
+/* The step whose pooling weights the caller wants: its windows must be the tokens. */
+static tenon_status find_attention_step(run *r, tenon_error *error)
 {
-    for (int i = 0; i < r->adapter->plan.num_steps; i++) {
-        const tn_step *step = &r->adapter->plan.steps[i];
-        if (step->layer.heads > 0 && step->level == r->geometry.num_windows) return &step->layer;
+    const tn_plan *plan = &r->adapter->plan;
+    for (int i = 0; i < plan->num_steps; i++) {
+        if (!plan->steps[i].layer.type->writes_attention || plan->steps[i].level != r->geometry.num_windows) continue;
+        r->attention_step = i;
+        return TENON_OK;
     }
-    return NULL;
+    return tn_fail(error, TENON_UNSUPPORTED, "adapter type '%s' has no pooling weights to write",
+                   tenon_config_type(r->adapter->config));
 }
 
 static tenon_status check_attention(run *r, const tenon_call *call, tenon_error *error)
 {
     if (call->attention == NULL) return TENON_OK;
-    const tn_layer *layer = pooling_layer(r);
-    if (layer == NULL) {
-        return tn_fail(error, TENON_UNSUPPORTED, "adapter type '%s' has no pooling weights to write",
-                       tenon_config_type(r->adapter->config));
-    }
+    TN_TRY(find_attention_step(r, error));
     TN_TRY(tn_tensor_view(call->attention, "attention", 4, &r->attention, error));
-    const tn_tiling *last = &r->geometry.tiling[r->geometry.num_windows - 1];
-    int64_t slots;
-    if (!tn_mul_i64(last->window, last->window, &slots)) slots = -1; /* no tensor has this shape */
-    const int64_t expected[] = {r->x.shape[0], r->geometry.count[r->geometry.num_windows], layer->heads, slots};
+    const int64_t slots = tn_tiling_slots(&r->geometry.tiling[r->geometry.num_windows - 1]);
+    const int64_t heads = r->adapter->plan.steps[r->attention_step].layer.heads;
+    const int64_t expected[] = {r->x.shape[0], r->geometry.count[r->geometry.num_windows], heads, slots};
     TN_TRY(check_shape(&r->attention, "attention", expected, error));
     const tn_tensor *t = &r->attention;
-    if (t->dtype != TN_F32 || t->stride[3] != 1 || t->stride[2] != slots || !tn_tensor_is_injective(t)) {
+    const bool dense = (t->stride[3] == 1 || slots == 1) && (t->stride[2] == slots || heads == 1);
+    if (t->dtype != TN_F32 || !dense || !tn_tensor_is_injective(t)) {
         return tn_fail(error, TENON_UNSUPPORTED, "attention must be float32 and contiguous in its last two axes");
     }
-    if (tn_tensor_overlap(t, sizeof(float), &r->x, tn_dtype_size(r->x.dtype)) ||
-        tn_tensor_overlap(t, sizeof(float), &r->y, tn_dtype_size(r->y.dtype))) {
-        return tn_fail(error, TENON_INVALID, "attention overlaps x or y in memory");
+    return TENON_OK;
+}
+
+/* What the call writes must not meet what it reads, nor each other. */
+static tenon_status check_overlap(const run *r, const tenon_workspace *workspace, tenon_error *error)
+{
+    const int64_t bytes = workspace != NULL ? (int64_t)workspace->size : 0;
+    const tn_tensor memory = {
+        .data = workspace != NULL ? workspace->data : NULL, .ndim = 1, .shape = {bytes}, .stride = {1}};
+    const struct {
+        const char *name;
+        const tn_tensor *tensor;
+        size_t element;
+        bool written;
+    } all[] = {
+        {"x", &r->x, tn_dtype_size(r->x.dtype), false},    {"y", &r->y, tn_dtype_size(r->y.dtype), true},
+        {"patch_mask", &r->masks.patch, 1, false},         {"frame_mask", &r->masks.frame, 1, false},
+        {"attention", &r->attention, sizeof(float), true}, {"the workspace", &memory, 1, true},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        for (size_t j = 0; j < i; j++) {
+            if (all[i].tensor->data == NULL || all[j].tensor->data == NULL || !(all[i].written || all[j].written)) {
+                continue;
+            }
+            if (!tn_tensor_overlap(all[j].tensor, all[j].element, all[i].tensor, all[i].element)) continue;
+            return tn_fail(error, TENON_INVALID, "%s and %s overlap in memory", all[j].name, all[i].name);
+        }
     }
     return TENON_OK;
 }
@@ -298,13 +315,20 @@ static tenon_status check_call(run *r, const DLTensor *x, const DLTensor *y, con
     return check_attention(r, call, error);
 }
 
-static tenon_status find_workspace(const run *r, const layout *l, const tenon_workspace *given, void **memory,
-                                   tenon_error *error)
+/* Lays the call out in what there is. A workspace that is too small for all workers may do for fewer: how many OpenMP
+ * offers depends on the thread that asks, and the tokens do not depend on it. */
+static tenon_status find_workspace(run *r, layout *l, const tenon_workspace *given, void **memory, tenon_error *error)
 {
+    if (!plan_layout(l, r)) return tn_fail(error, TENON_INVALID, "the workspace of this call does not fit 64 bits");
     if (given == NULL) return tn_alloc(&r->adapter->allocator, l->size, "the workspace of a call", memory, error);
-    if (given->data == NULL || given->size < l->size) {
-        return tn_fail(error, TENON_INVALID, "the workspace has %zu bytes; this call needs %zu",
-                       given->data == NULL ? 0 : given->size, l->size);
+    const size_t available = given->data != NULL ? given->size : 0;
+    const size_t wanted = l->size;
+    while (available < l->size && r->parallel.workers > 1) {
+        r->parallel.workers--;
+        if (!plan_layout(l, r)) break;
+    }
+    if (available < l->size) {
+        return tn_fail(error, TENON_INVALID, "the workspace has %zu bytes; this call needs %zu", available, wanted);
     }
     *memory = given->data;
     return TENON_OK;
@@ -315,7 +339,8 @@ static tenon_status run_call(run *r, const tenon_workspace *workspace, tenon_err
     layout l;
     void *memory;
     tn_environment environment;
-    if (!plan_layout(&l, r)) return tn_fail(error, TENON_INVALID, "the workspace of this call does not fit 64 bits");
+    if (r->y.shape[0] == 0 || r->y.shape[1] == 0) return TENON_OK;
+    TN_TRY(check_overlap(r, workspace, error));
     TN_TRY(find_workspace(r, &l, workspace, &memory, error));
     tn_environment_enter(&environment);
     run_blocks(r, &l, memory);
@@ -333,9 +358,10 @@ tenon_status tenon_adapter_forward(const tenon_adapter *adapter, const DLTensor 
                        "the adapter is not prepared; call tenon_adapter_prepare after its "
                        "parameters were reset, loaded or set");
     }
-    const tenon_call settings = tn_call_read(call);
     run r = {.adapter = adapter, .pack = pack};
-    tenon_status status = check_call(&r, x, y, &settings, error);
+    tenon_call settings;
+    tenon_status status = tn_call_read(&settings, call, error);
+    if (status == TENON_OK) status = check_call(&r, x, y, &settings, error);
     if (status == TENON_OK) status = run_call(&r, workspace, error);
     tn_pack_release(adapter, pack);
     return status;
@@ -346,6 +372,7 @@ static tenon_status measure(run *r, int64_t num_input_tokens, const tenon_call *
     layout l;
     TN_TRY(tn_parallel_init(&r->parallel, call->threads, call->executor, error));
     TN_TRY(tn_geometry_make(&r->geometry, r->adapter->list, call, num_input_tokens, call->attention != NULL, error));
+    if (call->attention != NULL) TN_TRY(find_attention_step(r, error));
     if (!plan_layout(&l, r)) return tn_fail(error, TENON_INVALID, "the workspace of this call does not fit 64 bits");
     *bytes = l.size;
     return TENON_OK;
@@ -355,10 +382,10 @@ tenon_status tenon_adapter_workspace_size(const tenon_adapter *adapter, int64_t 
                                           const tenon_call *call, size_t *bytes, tenon_error *error)
 {
     tn_pack *pack = tn_pack_acquire(adapter), planned = {.size = 0};
-    const tenon_call settings = tn_call_read(call);
     run r = {.adapter = adapter, .pack = pack != NULL ? pack : &planned};
-    tenon_status status = TENON_OK;
-    if (pack == NULL) {
+    tenon_call settings;
+    tenon_status status = tn_call_read(&settings, call, error);
+    if (pack == NULL && status == TENON_OK) {
         status = tn_find_table(NULL, &planned.ops, error);
         if (status == TENON_OK) status = tn_pack_plan(adapter, &planned, error);
     }

@@ -2,26 +2,30 @@
  * and reading them into fresh storage. Nothing of the adapter changes before everything has been read. */
 #include "adapter/adapter.h"
 
-#include "connectors/registry.h"
+#include "core/size.h"
+#include "core/versioned.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* A prefix under which the file has tensors with names of ours. */
+/* A prefix under which the file has tensors with names of ours: the first `length` bytes of `name`, which the file
+ * owns. */
 typedef struct candidate {
-    char prefix[256];
-    int64_t matches;
+    const char *name;
+    size_t length;
+    int64_t matches; /* names of ours under it */
+    int64_t fitting; /* of these, with our shape */
 } candidate;
-
-enum { max_candidates = 64 };
 
 typedef struct match {
     const tenon_file *file;
     const char *path;
     const tn_list *list;
-    int num_candidates;
-    candidate candidates[max_candidates];
+    candidate *candidates; /* sorted by prefix, each once */
+    size_t num_candidates;
 } match;
+
+enum { first_options_size = TN_FIRST_SIZE(tenon_load_options, num_unused), max_prefix = 255 };
 
 void tenon_load_options_init(tenon_load_options *options)
 {
@@ -29,17 +33,16 @@ void tenon_load_options_init(tenon_load_options *options)
 }
 
 /* The given options, or defaults; older callers' structs are shorter. */
-static tenon_load_options read_options(const tenon_load_options *options)
+static tenon_status read_options(tenon_load_options *settings, const tenon_load_options *options, tenon_error *error)
 {
-    tenon_load_options read;
-    tenon_load_options_init(&read);
-    if (options != NULL) memcpy(&read, options, options->size < sizeof read ? options->size : sizeof read);
-    return read;
+    tenon_load_options_init(settings);
+    return tn_struct_read(settings, sizeof *settings, options, first_options_size, "tenon_load_options", error);
 }
 
+/* The outputs; read_options has checked that the struct has them. */
 static void report(tenon_load_options *options, const char *prefix, int64_t used, int64_t unused)
 {
-    if (options == NULL || options->size < sizeof *options) return;
+    if (options == NULL) return;
     snprintf(options->used_prefix, sizeof options->used_prefix, "%s", prefix);
     options->num_used = used;
     options->num_unused = unused;
@@ -63,58 +66,109 @@ static int64_t prefix_length(const char *name, const char *suffix)
     return (int64_t)length;
 }
 
-static void count_candidate(match *m, const char *name, int64_t length)
+static int compare_prefixes(const void *a, const void *b)
 {
-    if (length >= (int64_t)sizeof m->candidates[0].prefix) return;
-    for (int i = 0; i < m->num_candidates; i++) {
-        candidate *c = &m->candidates[i];
-        if (strncmp(c->prefix, name, (size_t)length) == 0 && c->prefix[length] == '\0') {
-            c->matches++;
-            return;
-        }
-    }
-    if (m->num_candidates == max_candidates) return;
-    candidate *c = &m->candidates[m->num_candidates++];
-    memcpy(c->prefix, name, (size_t)length);
-    c->prefix[length] = '\0';
-    c->matches = 1;
+    const candidate *p = a, *q = b;
+    const size_t common = p->length < q->length ? p->length : q->length;
+    const int order = memcmp(p->name, q->name, common);
+    return order != 0 ? order : (p->length > q->length) - (p->length < q->length);
 }
 
-static void find_candidates(match *m)
+/* Sorts and joins what has the same prefix. */
+static size_t join_candidates(candidate *candidates, size_t count)
 {
-    const int64_t count = tenon_file_num_tensors(m->file);
-    m->num_candidates = 0;
-    for (int64_t t = 0; t < count; t++) {
-        const tenon_file_tensor tensor = tensor_at(m->file, t);
-        for (int64_t p = 0; p < m->list->num_parameters; p++) {
-            const int64_t length = prefix_length(tensor.name, m->list->parameters[p].name);
-            if (length >= 0) count_candidate(m, tensor.name, length);
+    size_t joined = 0;
+    if (count == 0) return 0;
+    qsort(candidates, count, sizeof *candidates, compare_prefixes);
+    for (size_t i = 1; i < count; i++) {
+        if (compare_prefixes(&candidates[joined], &candidates[i]) == 0) {
+            candidates[joined].matches += candidates[i].matches;
+            candidates[joined].fitting += candidates[i].fitting;
+        } else {
+            candidates[++joined] = candidates[i];
         }
     }
+    return joined + 1;
+}
+
+static bool shape_fits(const tenon_file_tensor *tensor, const tn_parameter_spec *spec)
+{
+    return tensor->ndim == spec->ndim &&
+           memcmp(tensor->shape, spec->shape, (size_t)spec->ndim * sizeof spec->shape[0]) == 0;
+}
+
+/* What tensor `t` says for prefixes: one candidate for each of our names that it ends in. */
+static size_t candidates_of(candidate *found, const match *m, int64_t t)
+{
+    const tenon_file_tensor tensor = tensor_at(m->file, t);
+    size_t count = 0;
+    for (int64_t p = 0; p < m->list->num_parameters; p++) {
+        const tn_parameter_spec *spec = &m->list->parameters[p];
+        const int64_t length = prefix_length(tensor.name, spec->name);
+        if (length < 0) continue;
+        found[count++] = (candidate){tensor.name, (size_t)length, 1, shape_fits(&tensor, spec)};
+    }
+    return count;
+}
+
+/* Fills m->candidates, which the caller frees. */
+static tenon_status find_candidates(match *m, tenon_error *error)
+{
+    const size_t tensors = (size_t)tenon_file_num_tensors(m->file), names = (size_t)m->list->num_parameters;
+    size_t most;
+    if (!tn_mul_size(tensors, names, &most) || !tn_mul_size(most + 1, sizeof(candidate), &most) ||
+        (m->candidates = malloc(most)) == NULL) { /* touched only as far as it is used */
+        return tn_fail(error, TENON_NO_MEMORY, "out of memory: %zu tensors cannot be searched", tensors);
+    }
+    size_t count = 0;
+    for (size_t t = 0; t < tensors; t++)
+        count += candidates_of(m->candidates + count, m, (int64_t)t);
+    m->num_candidates = join_candidates(m->candidates, count);
+    return TENON_OK;
+}
+
+/* A candidate's prefix, to be printed. */
+static tn_quoted quote_prefix(const candidate *c)
+{
+    return tn_quote_bytes(c->name, c->length);
 }
 
 /* "'model.' (20 tensors), ...": the prefixes of the file by their first two parts, most tensors first. */
 static void add_prefixes_seen(tn_text *text, const tenon_file *file)
 {
-    match seen = {.num_candidates = 0};
     const int64_t count = tenon_file_num_tensors(file);
-    for (int64_t t = 0; t < count; t++) {
+    candidate *seen = malloc(((size_t)count + 1) * sizeof *seen);
+    if (count == 0) tn_text_add(text, "none, the file is empty");
+    for (int64_t t = 0; t < count && seen != NULL; t++) {
         const char *name = tensor_at(file, t).name;
         const char *dot = strchr(name, '.');
         const char *second = dot != NULL ? strchr(dot + 1, '.') : NULL;
-        count_candidate(&seen, name, second != NULL ? second + 1 - name : dot != NULL ? dot + 1 - name : 0);
+        const char *end = second != NULL ? second + 1 : dot != NULL ? dot + 1 : name;
+        seen[t] = (candidate){name, (size_t)(end - name), 1, 0};
     }
-    for (int shown = 0; shown < 5 && shown < seen.num_candidates; shown++) {
-        candidate *most = &seen.candidates[0];
-        for (int i = 1; i < seen.num_candidates; i++) {
-            if (seen.candidates[i].matches > most->matches) most = &seen.candidates[i];
+    const size_t prefixes = seen != NULL ? join_candidates(seen, (size_t)count) : 0;
+    for (size_t shown = 0; shown < 5 && shown < prefixes; shown++) {
+        candidate *most = &seen[0];
+        for (size_t i = 1; i < prefixes; i++) {
+            if (seen[i].matches > most->matches) most = &seen[i];
         }
-        if (most->matches == 0) break;
-        tn_text_add(text, "%s'%s' (%lld tensors)", shown > 0 ? ", " : "", tn_quote(most->prefix).text,
+        tn_text_add(text, "%s'%s' (%lld tensors)", shown > 0 ? ", " : "", quote_prefix(most).text,
                     (long long)most->matches);
         most->matches = 0;
     }
-    if (count == 0) tn_text_add(text, "none, the file is empty");
+    free(seen);
+}
+
+static void add_if_complete(tn_text *text, match *other, const char *type)
+{
+    if (find_candidates(other, NULL) != TENON_OK) return;
+    for (size_t c = 0; c < other->num_candidates; c++) {
+        if (other->candidates[c].matches != other->list->num_parameters) continue;
+        tn_text_add(text, "; the file holds tensors of adapter type '%s' under prefix '%s'", type,
+                    quote_prefix(&other->candidates[c]).text);
+        break;
+    }
+    free(other->candidates);
 }
 
 /* " It looks like adapter type 'mlp_2layer'." where all parameter names of another registered type are there. */
@@ -127,47 +181,70 @@ static void add_look_alike(tn_text *text, const match *m)
         tn_list *list = NULL;
         if (tenon_config_new(names[i], &config, NULL) == TENON_OK &&
             tn_config_list(config, 0, 0, NULL, &list, NULL) == TENON_OK) {
-            match other = {.file = m->file, .list = list};
-            find_candidates(&other);
-            for (int c = 0; c < other.num_candidates; c++) {
-                if (other.candidates[c].matches != list->num_parameters) continue;
-                tn_text_add(text, "; the file holds tensors of adapter type '%s' under prefix '%s'", names[i],
-                            tn_quote(other.candidates[c].prefix).text);
-                break;
-            }
+            add_if_complete(text, &(match){.file = m->file, .list = list}, names[i]);
         }
         free(list);
         tenon_config_free(config);
     }
 }
 
-/* The prefix to use: the caller's, the only complete one, or else the best to complain about. */
-static tenon_status choose_prefix(match *m, const char *given, candidate *chosen, tenon_error *error)
+/* The caller's prefix, a dot added where it lacks one. */
+static tenon_status given_prefix(const char *given, char *prefix, tenon_error *error)
 {
-    if (given != NULL) {
-        const size_t length = strlen(given);
-        const bool needs_dot = length > 0 && given[length - 1] != '.';
-        if (length + 2 > sizeof chosen->prefix) {
-            return tn_fail(error, TENON_INVALID, "prefix '%s' is too long", tn_quote(given).text);
-        }
-        snprintf(chosen->prefix, sizeof chosen->prefix, "%s%s", given, needs_dot ? "." : "");
-        return TENON_OK;
+    const size_t length = strlen(given);
+    if (length >= max_prefix) {
+        return tn_fail(error, TENON_INVALID, "prefix '%s' has %zu bytes; at most %d are supported",
+                       tn_quote(given).text, length, max_prefix - 1);
     }
-    find_candidates(m);
-    char several[512];
+    snprintf(prefix, max_prefix + 1, "%s%s", given, length > 0 && given[length - 1] != '.' ? "." : "");
+    return TENON_OK;
+}
+
+/* How good a candidate is: all names and shapes, all names, some names. */
+static int64_t quality(const candidate *c, int64_t names)
+{
+    if (c->matches < names) return c->matches;
+    return c->fitting < names ? names + 1 : names + 2;
+}
+
+/* The best candidate: the only complete one, or the only one whose shapes fit, or else the best to complain about. */
+static tenon_status best_prefix(const match *m, char *prefix, tenon_error *error)
+{
+    const int64_t names = m->list->num_parameters;
+    const candidate *best = NULL;
+    char several[512] = "";
     tn_text text = {several, sizeof several, 0};
-    int complete = 0;
-    *chosen = (candidate){.matches = 0};
-    for (int i = 0; i < m->num_candidates; i++) {
-        const candidate *c = &m->candidates[i];
-        if (c->matches > chosen->matches) *chosen = *c;
-        if (c->matches < m->list->num_parameters) continue;
-        tn_text_add(&text, "%s'%s'", complete++ > 0 ? ", " : "", tn_quote(c->prefix).text);
+    int equals = 0;
+    for (size_t i = 0; i < m->num_candidates; i++) {
+        if (best == NULL || quality(&m->candidates[i], names) > quality(best, names)) best = &m->candidates[i];
     }
-    if (complete <= 1) return TENON_OK;
-    return tn_fail(error, TENON_MISMATCH,
-                   "%s: the adapter's tensors are there under %d prefixes: %s; give the prefix to use", m->path,
-                   complete, several);
+    prefix[0] = '\0';
+    if (best == NULL) return TENON_OK;
+    for (size_t i = 0; i < m->num_candidates && best->matches == names; i++) {
+        if (quality(&m->candidates[i], names) != quality(best, names)) continue;
+        tn_text_add(&text, "%s'%s'", equals++ > 0 ? ", " : "", quote_prefix(&m->candidates[i]).text);
+    }
+    if (equals > 1) {
+        return tn_fail(error, TENON_MISMATCH,
+                       "%s: the adapter's tensors are there under %d prefixes: %s; give the prefix to use", m->path,
+                       equals, several);
+    }
+    if (best->length > max_prefix) {
+        return tn_fail(error, TENON_UNSUPPORTED, "%s: prefix '%s' has %zu bytes; at most %d are supported", m->path,
+                       quote_prefix(best).text, best->length, max_prefix);
+    }
+    memcpy(prefix, best->name, best->length);
+    prefix[best->length] = '\0';
+    return TENON_OK;
+}
+
+static tenon_status choose_prefix(match *m, const char *given, char *prefix, tenon_error *error)
+{
+    if (given != NULL) return given_prefix(given, prefix, error);
+    TN_TRY(find_candidates(m, error));
+    const tenon_status status = best_prefix(m, prefix, error);
+    free(m->candidates);
+    return status;
 }
 
 /* The index of prefix + name in the file, or -1. */
@@ -202,12 +279,6 @@ static const char *shape_hint(const tenon_file_tensor *tensor, const tn_paramete
         return " (looks transposed)";
     }
     return "";
-}
-
-static bool shape_fits(const tenon_file_tensor *tensor, const tn_parameter_spec *spec)
-{
-    return tensor->ndim == spec->ndim &&
-           memcmp(tensor->shape, spec->shape, (size_t)spec->ndim * sizeof spec->shape[0]) == 0;
 }
 
 static void add_item(tn_text *text, const char *heading, int64_t *count, const char *item)
@@ -270,19 +341,19 @@ static int64_t add_unexpected(tn_text *text, const match *m, const char *prefix)
 }
 
 /* All that is wrong under a prefix, in one message. */
-static tenon_status check_tensors(const match *m, const char *type, const candidate *chosen, tenon_error *error)
+static tenon_status check_tensors(const match *m, const char *type, const char *prefix, tenon_error *error)
 {
     char lists[TENON_ERROR_SIZE - 1024], seen[768];
     tn_text text = {lists, sizeof lists, 0}, prefixes = {seen, sizeof seen, 0};
     lists[0] = seen[0] = '\0';
-    const int64_t missing = add_missing(&text, m, chosen->prefix);
-    int64_t wrong = add_misshapen(&text, m, chosen->prefix);
-    if (missing < m->list->num_parameters) wrong += add_unexpected(&text, m, chosen->prefix);
+    const int64_t missing = add_missing(&text, m, prefix);
+    int64_t wrong = add_misshapen(&text, m, prefix);
+    if (missing < m->list->num_parameters) wrong += add_unexpected(&text, m, prefix);
     if (missing + wrong == 0) return TENON_OK;
     if (missing > 0) add_look_alike(&text, m);
     add_prefixes_seen(&prefixes, m->file);
     return tn_fail(error, TENON_MISMATCH, "%s does not fit adapter type '%s' under prefix '%s'%s; prefixes seen: %s",
-                   m->path, type, tn_quote(chosen->prefix).text, lists, seen);
+                   m->path, type, tn_quote(prefix).text, lists, seen);
 }
 
 static tenon_status read_parameters(const tenon_adapter *adapter, const tenon_file *file, const char *prefix,
@@ -301,24 +372,25 @@ static tenon_status read_parameters(const tenon_adapter *adapter, const tenon_fi
     return TENON_OK;
 }
 
-static tenon_status load_from(tenon_adapter *adapter, const tenon_file *file, const char *path,
+static tenon_status load_from(tenon_adapter *adapter, const tenon_file *file, const char *path, bool describe_only,
                               tenon_load_options *options, tenon_error *error)
 {
-    const tenon_load_options settings = read_options(options);
+    tenon_load_options settings;
+    TN_TRY(read_options(&settings, options, error));
     match m = {.file = file, .path = path, .list = adapter->list};
-    candidate chosen;
-    TN_TRY(choose_prefix(&m, settings.prefix, &chosen, error));
-    TN_TRY(check_tensors(&m, tenon_config_type(adapter->config), &chosen, error));
+    char prefix[max_prefix + 1];
+    TN_TRY(choose_prefix(&m, settings.prefix, prefix, error));
+    TN_TRY(check_tensors(&m, tenon_config_type(adapter->config), prefix, error));
     tn_parameter *fresh = NULL;
     TN_TRY(tn_parameters_new(adapter, &fresh, error));
-    const tenon_status status = read_parameters(adapter, file, chosen.prefix, settings.describe_only, fresh, error);
+    const tenon_status status = read_parameters(adapter, file, prefix, describe_only, fresh, error);
     if (status != TENON_OK) {
         tn_parameters_free(adapter, fresh);
         return status;
     }
     tn_adapter_replace_parameters(adapter, fresh);
     const int64_t used = adapter->list->num_parameters;
-    report(options, chosen.prefix, used, tenon_file_num_tensors(file) - used);
+    report(options, prefix, used, tenon_file_num_tensors(file) - used);
     return TENON_OK;
 }
 
@@ -327,7 +399,7 @@ tenon_status tenon_adapter_load(tenon_adapter *adapter, const char *path, tenon_
 {
     tenon_file *file;
     TN_TRY(tenon_file_open(path, NULL, &file, error));
-    const tenon_status status = load_from(adapter, file, path, options, error);
+    const tenon_status status = load_from(adapter, file, path, false, options, error);
     tenon_file_close(file);
     return status;
 }
@@ -363,12 +435,13 @@ static tenon_status make_adapter(const tenon_file *file, const char *path, const
 tenon_status tenon_adapter_open(const char *path, tenon_load_options *options, tenon_adapter **adapter,
                                 tenon_error *error)
 {
-    const tenon_load_options settings = read_options(options);
+    tenon_load_options settings;
     tenon_file *file;
     tenon_adapter *made = NULL;
+    TN_TRY(read_options(&settings, options, error));
     TN_TRY(tenon_file_open(path, NULL, &file, error));
     tenon_status status = make_adapter(file, path, &settings, &made, error);
-    if (status == TENON_OK) status = load_from(made, file, path, options, error);
+    if (status == TENON_OK) status = load_from(made, file, path, settings.describe_only, options, error);
     tenon_file_close(file);
     if (status != TENON_OK) {
         tenon_adapter_free(made);

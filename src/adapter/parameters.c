@@ -4,6 +4,7 @@
 #include "core/rng.h"
 #include "core/size.h"
 #include "core/tensor.h"
+#include "core/versioned.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,14 +71,13 @@ tenon_status tenon_adapter_parameter(const tenon_adapter *adapter, int64_t index
                        (long long)adapter->list->num_parameters);
     }
     const tn_parameter_spec *spec = &adapter->list->parameters[index];
-    const tenon_parameter found = {.size = parameter->size,
-                                   .name = spec->name,
+    const tenon_parameter found = {.name = spec->name,
                                    .dtype = (tenon_dtype)adapter->parameters[index].dtype,
                                    .ndim = spec->ndim,
-                                   .shape = {spec->shape[0], spec->shape[1]},
+                                   .shape = spec->shape,
                                    .data = adapter->parameters[index].data};
-    memcpy(parameter, &found, parameter->size < sizeof found ? parameter->size : sizeof found);
-    return TENON_OK;
+    return tn_struct_write(parameter, &found, sizeof found, TN_FIRST_SIZE(tenon_parameter, data), "tenon_parameter",
+                           error);
 }
 
 tenon_status tenon_adapter_find_parameter(const tenon_adapter *adapter, const char *name, int64_t *index,
@@ -156,6 +156,15 @@ tenon_status tenon_adapter_reset_parameters(tenon_adapter *adapter, tenon_dtype 
     tn_environment_leave(&environment);
     tn_adapter_replace_parameters(adapter, fresh);
     return TENON_OK;
+}
+
+void tenon_adapter_release_parameters(tenon_adapter *adapter)
+{
+    for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
+        const tn_dtype dtype = adapter->parameters[i].dtype;
+        drop_storage(adapter, &adapter->parameters[i]);
+        adapter->parameters[i].dtype = dtype;
+    }
 }
 
 tenon_status tenon_adapter_set_parameter(tenon_adapter *adapter, const char *name, const DLTensor *tensor,

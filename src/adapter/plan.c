@@ -6,11 +6,6 @@
  */
 #include "adapter/adapter.h"
 
-static bool is_linear(const tn_layer *layer)
-{
-    return layer->type == &tn_linear_type;
-}
-
 static bool folding_pays(const tn_layer *first, const tn_layer *second)
 {
     const double k = (double)first->in_dim, n1 = (double)first->out_dim, n2 = (double)second->out_dim;
@@ -23,11 +18,11 @@ void tn_plan_make(tn_plan *plan, const tn_list *list)
     plan->num_steps = 0;
     for (int i = 0; i < list->num_layers; i++) {
         tn_step *step = &plan->steps[plan->num_steps++];
-        *step = (tn_step){.layer = list->layers[i], .folded = -1, .window = -1, .act = TN_ACT_NONE};
+        *step = (tn_step){.layer = list->layers[i], .first = i, .folded = -1, .window = -1, .act = TN_ACT_NONE};
         if (step->layer.type->reach == TN_REACH_WINDOW) step->window = level++;
         step->level = level;
         const tn_layer *next = i + 1 < list->num_layers ? &list->layers[i + 1] : NULL;
-        if (next != NULL && is_linear(&step->layer) && is_linear(next) && folding_pays(&step->layer, next)) {
+        if (next != NULL && step->layer.type->folds && next->type->folds && folding_pays(&step->layer, next)) {
             step->folded = ++i;
             step->layer.out_dim = next->out_dim;
             step->layer.bias = step->layer.bias || next->bias;

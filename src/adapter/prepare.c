@@ -2,6 +2,7 @@
 #include "adapter/adapter.h"
 
 #include "core/size.h"
+#include "core/versioned.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -73,7 +74,7 @@ static tenon_status fold(const tenon_adapter *adapter, const tn_step *step, cons
                          tn_weights *folded, void **memory, size_t *size, tenon_error *error)
 {
     const tn_ops *ops = context->ops;
-    const tn_layer *first = &adapter->list->layers[step->layer.input], *second = &adapter->list->layers[step->folded];
+    const tn_layer *first = &adapter->list->layers[step->first], *second = &adapter->list->layers[step->folded];
     const tn_weights w1 = weights_of(adapter, first), w2 = weights_of(adapter, second);
     const int64_t n2 = second->out_dim, n1 = first->out_dim, k = first->in_dim;
     size_t weight, bias;
@@ -165,7 +166,7 @@ void tenon_prepare_options_init(tenon_prepare_options *options)
 
 tenon_status tn_find_table(const char *level, const tn_ops **ops, tenon_error *error)
 {
-    const bool from_environment = level == NULL && getenv("TENON_CPU") != NULL;
+    const bool from_environment = level == NULL;
     if (from_environment) level = getenv("TENON_CPU");
     if (level != NULL && level[0] == '\0') level = NULL;
     *ops = tn_cpu_find(level);
@@ -178,9 +179,10 @@ tenon_status tenon_adapter_prepare(tenon_adapter *adapter, const tenon_prepare_o
 {
     tenon_prepare_options settings;
     tenon_prepare_options_init(&settings);
-    if (options != NULL) memcpy(&settings, options, options->size < sizeof settings ? options->size : sizeof settings);
     const tn_ops *ops;
     tn_parallel parallel;
+    TN_TRY(tn_struct_read(&settings, sizeof settings, options, TN_FIRST_SIZE(tenon_prepare_options, executor),
+                          "tenon_prepare_options", error));
     TN_TRY(tn_find_table(settings.cpu, &ops, error));
     TN_TRY(tn_parallel_init(&parallel, settings.threads, settings.executor, error));
     return tn_adapter_prepare_for(adapter, ops, &parallel, error);

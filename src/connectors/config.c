@@ -2,7 +2,6 @@
  * a type says before it is built. */
 #include "connectors/config.h"
 
-#include "connectors/registry.h"
 #include "layers/geometry.h"
 #include <math.h>
 #include <stdlib.h>
@@ -16,10 +15,14 @@ static const struct field {
     check check;
     int64_t integer;
     const char *string; /* NULL: no default, the type decides */
+    bool carried;       /* ignored by types that do not use it */
 } fields[] = {
-    {"hidden_dim", TN_OPTION_INT, NOT_NEGATIVE, 0, NULL}, {"activation", TN_OPTION_STRING, ACTIVATION, 0, "gelu"},
-    {"pool_window", TN_OPTION_INT, POSITIVE, 2, NULL},    {"pool_heads", TN_OPTION_INT, POSITIVE, 16, NULL},
-    {"strip", TN_OPTION_INT, NOT_NEGATIVE, 0, NULL},      {"ragged", TN_OPTION_STRING, RAGGED, 0, NULL},
+    {"hidden_dim", TN_OPTION_INT, NOT_NEGATIVE, 0, NULL, true},
+    {"activation", TN_OPTION_STRING, ACTIVATION, 0, "gelu", true},
+    {"pool_window", TN_OPTION_INT, POSITIVE, 2, NULL, true},
+    {"pool_heads", TN_OPTION_INT, POSITIVE, 16, NULL, true},
+    {"strip", TN_OPTION_INT, NOT_NEGATIVE, 0, NULL, true},
+    {"ragged", TN_OPTION_STRING, RAGGED, 0, NULL, false},
 };
 enum { num_fields = sizeof fields / sizeof fields[0] };
 
@@ -58,8 +61,8 @@ static tenon_status check_field(const struct field *field, const tn_option *valu
 tenon_status tenon_config_new(const char *type, tenon_config **config, tenon_error *error)
 {
     if (type == NULL || config == NULL) return tn_fail(error, TENON_INVALID, "tenon_config_new: an argument is NULL");
-    const tenon_builder_function build = tn_registry_find(type, error);
-    if (build == NULL) return TENON_NOT_FOUND;
+    tn_recipe recipe;
+    TN_TRY(tn_registry_find(type, &recipe, error));
     tenon_config *made = calloc(1, sizeof *made);
     char *name = strdup(type);
     if (made == NULL || name == NULL) {
@@ -68,7 +71,7 @@ tenon_status tenon_config_new(const char *type, tenon_config **config, tenon_err
         return tn_fail(error, TENON_NO_MEMORY, "out of memory: a config cannot be made");
     }
     made->type = name;
-    made->build = build;
+    made->recipe = recipe;
     *config = made;
     return TENON_OK;
 }
@@ -105,6 +108,7 @@ static tenon_status set_option(tenon_config *config, const char *name, const tn_
     if (strcmp(name, "type") == 0) {
         return tn_fail(error, TENON_INVALID, "the type of a config cannot be changed; make a new config");
     }
+    TN_TRY(tn_option_check_name(name, error));
     const struct field *field = find_field(name);
     if (field != NULL) TN_TRY(check_field(field, value, error));
     return tn_options_set(&config->options, name, value, error);
@@ -179,13 +183,43 @@ tenon_status tenon_config_get_string(const tenon_config *config, const char *nam
     return TENON_OK;
 }
 
+/* An option that the builder did not read is a mistake, except for the fields that every config carries. */
+static tenon_status check_all_read(const tenon_config *config, const tn_options *read, tenon_error *error)
+{
+    for (size_t i = 0; i < config->options.count; i++) {
+        const char *name = config->options.items[i].name;
+        const struct field *field = find_field(name);
+        if (tn_options_find(read, name) != NULL || (field != NULL && field->carried)) continue;
+        char names[256] = "";
+        tn_text text = {names, sizeof names, 0};
+        for (size_t j = 0; j < read->count; j++)
+            tn_text_add(&text, "%s, ", read->items[j].name);
+        return tn_fail(error, TENON_INVALID, "adapter type '%s' has no option '%s'; it has %sstrip", config->type,
+                       tn_quote(name).text, names);
+    }
+    return TENON_OK;
+}
+
+static tenon_status build_list(const tenon_config *config, int64_t in_dim, int64_t out_dim, tn_options *read,
+                               tn_list *list, tenon_error *error)
+{
+    tn_options seen = {NULL, 0};
+    const tn_build build = {
+        config->recipe.function, config->recipe.context, config->type, &config->options, in_dim, out_dim};
+    tenon_status status = tn_list_build(list, &seen, &build, error);
+    if (status == TENON_OK) status = check_all_read(config, &seen, error);
+    for (size_t i = 0; i < seen.count && read != NULL && status == TENON_OK; i++)
+        status = tn_options_set(read, seen.items[i].name, &seen.items[i], error);
+    tn_options_free(&seen);
+    return status;
+}
+
 tenon_status tn_config_list(const tenon_config *config, int64_t in_dim, int64_t out_dim, tn_options *read,
                             tn_list **list, tenon_error *error)
 {
     tn_list *made = calloc(1, sizeof *made);
     if (made == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: a list of layers cannot be made");
-    const tenon_status status =
-        tn_list_build(made, read, config->build, config->type, &config->options, in_dim, out_dim, error);
+    const tenon_status status = build_list(config, in_dim, out_dim, read, made, error);
     if (status != TENON_OK) {
         free(made);
         return status;
@@ -203,7 +237,8 @@ tenon_status tenon_config_output_num_tokens(const tenon_config *config, const te
     }
     tn_list *list = NULL;
     tn_geometry geometry;
-    const tenon_call settings = tn_call_read(call);
+    tenon_call settings;
+    TN_TRY(tn_call_read(&settings, call, error));
     TN_TRY(tn_config_list(config, 0, 0, NULL, &list, error));
     const tenon_status status = tn_geometry_make(&geometry, list, &settings, num_input_tokens, false, error);
     free(list);
@@ -238,12 +273,12 @@ static bool rejects_ragged(const tn_layer *layer)
     return is_window(layer) && layer->ragged == TN_RAGGED_REJECT;
 }
 
-bool tenon_adapter_type_pools(const char *name)
+bool tenon_type_pools(const char *name)
 {
     return any_layer(name, is_window);
 }
 
-bool tenon_adapter_type_needs_divisible(const char *name)
+bool tenon_type_needs_divisible(const char *name)
 {
     return any_layer(name, rejects_ragged);
 }

@@ -2,12 +2,13 @@
 #ifndef TN_CONNECTORS_CONFIG_H
 #define TN_CONNECTORS_CONFIG_H
 
+#include "connectors/registry.h"
 #include "core/options.h"
 #include "layers/layer.h"
 
 struct tenon_config {
     char *type;
-    tenon_builder_function build;
+    tn_recipe recipe;
     tn_options options; /* what was set; never contains "type" */
 };
 

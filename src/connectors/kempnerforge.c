@@ -32,7 +32,7 @@ void tn_build_attentional_pool(tenon_builder *b)
     const int64_t window = tenon_option_int(b, "pool_window", 2);
     const int64_t heads = tenon_option_int(b, "pool_heads", 16);
     const char *ragged = tenon_option_string(b, "ragged", "reject");
-    tenon_window_attention(b, heads, window, ragged);
+    tenon_window_attention(b, "", heads, window, ragged, TENON_BIAS);
     tenon_linear(b, "o_proj", tenon_builder_in_dim(b), TENON_BIAS);
     tenon_linear(b, "out_proj", tenon_builder_out_dim(b), TENON_BIAS);
 }

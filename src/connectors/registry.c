@@ -9,16 +9,16 @@
 
 typedef struct row {
     const char *name;
-    tenon_builder_function build;
+    tn_recipe recipe;
     struct row *next;
 } row;
 
 /* Sorted by name. */
 static row shipped[] = {
-    {"attentional_pool", tn_build_attentional_pool, &shipped[1]},
-    {"avgpool", tn_build_avgpool, &shipped[2]},
-    {"linear", tn_build_linear, &shipped[3]},
-    {"mlp_2layer", tn_build_mlp_2layer, NULL},
+    {"attentional_pool", {tn_build_attentional_pool, NULL}, &shipped[1]},
+    {"avgpool", {tn_build_avgpool, NULL}, &shipped[2]},
+    {"linear", {tn_build_linear, NULL}, &shipped[3]},
+    {"mlp_2layer", {tn_build_mlp_2layer, NULL}, NULL},
 };
 
 /* The list, sorted; rows are only ever added, under the global lock. */
@@ -41,30 +41,31 @@ static void insert_locked(row *added)
     *link = added;
 }
 
-tenon_builder_function tn_registry_find(const char *name, tenon_error *error)
+tenon_status tn_registry_find(const char *name, tn_recipe *recipe, tenon_error *error)
 {
-    char names[1024];
+    char names[1024] = "";
     tn_text text = {names, sizeof names, 0};
-    names[0] = '\0';
     tn_global_lock_acquire();
     const row *found = find_locked(name);
+    if (found != NULL) *recipe = found->recipe;
     for (const row *r = first; r != NULL && found == NULL; r = r->next) {
         tn_text_add(&text, "%s%s", r == first ? "" : ", ", r->name);
     }
     tn_global_lock_release();
-    if (found != NULL) return found->build;
-    (void)tn_fail(error, TENON_NOT_FOUND, "unknown adapter type '%s'; registered types: %s", tn_quote(name).text,
-                  names);
-    return NULL;
+    if (found != NULL) return TENON_OK;
+    return tn_fail(error, TENON_NOT_FOUND, "unknown adapter type '%s'; registered types: %s", tn_quote(name).text,
+                   names);
 }
 
 tenon_status tenon_find_adapter(const char *name, tenon_error *error)
 {
+    tn_recipe recipe;
     if (name == NULL) return tn_fail(error, TENON_INVALID, "adapter type is NULL");
-    return tn_registry_find(name, error) != NULL ? TENON_OK : TENON_NOT_FOUND;
+    return tn_registry_find(name, &recipe, error);
 }
 
-tenon_status tenon_register_adapter(const char *name, tenon_builder_function function, tenon_error *error)
+tenon_status tenon_register_adapter(const char *name, tenon_builder_function function, void *context,
+                                    tenon_error *error)
 {
     if (name == NULL || name[0] == '\0' || function == NULL) {
         return tn_fail(error, TENON_INVALID, "an adapter type needs a name and a builder function");
@@ -76,7 +77,7 @@ tenon_status tenon_register_adapter(const char *name, tenon_builder_function fun
         free(copy);
         return tn_fail(error, TENON_NO_MEMORY, "out of memory: adapter/%s cannot be registered", tn_quote(name).text);
     }
-    *added = (row){copy, function, NULL};
+    *added = (row){copy, {function, context}, NULL};
     tn_global_lock_acquire();
     const bool taken = find_locked(name) != NULL;
     if (!taken) insert_locked(added);

@@ -4,8 +4,14 @@
 
 #include "tenon/tenon.h"
 
-/* NULL, and *error says which names there are. */
-tenon_builder_function tn_registry_find(const char *name, tenon_error *error);
+/* A function that lists layers, and what it was registered with. */
+typedef struct tn_recipe {
+    tenon_builder_function function;
+    void *context;
+} tn_recipe;
+
+/* TENON_NOT_FOUND says which names there are. */
+tenon_status tn_registry_find(const char *name, tn_recipe *recipe, tenon_error *error);
 
 /* The connectors that tenon ships. */
 void tn_build_linear(tenon_builder *builder);

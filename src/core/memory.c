@@ -21,6 +21,11 @@ static void system_free(void *context, void *data, size_t size)
 
 const tenon_allocator tn_system_allocator = {sizeof(tenon_allocator), system_alloc, system_free, NULL};
 
+void tenon_allocator_init(tenon_allocator *allocator)
+{
+    *allocator = tn_system_allocator;
+}
+
 tenon_status tn_alloc(const tenon_allocator *allocator, size_t size, const char *what, void **data, tenon_error *error)
 {
     void *memory = allocator->alloc(allocator->context, size > 0 ? size : 1, TN_ALIGN);

@@ -22,6 +22,9 @@ typedef struct tn_options {
 
 void tn_options_free(tn_options *options);
 
+/* TENON_INVALID: not UTF-8, or a name that adapter files use beside the options ("type", "in_dim", "out_dim"). */
+tenon_status tn_option_check_name(const char *name, tenon_error *error);
+
 /* NULL when there is none. */
 const tn_option *tn_options_find(const tn_options *options, const char *name);
 

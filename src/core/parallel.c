@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "core/size.h"
+#include "core/versioned.h"
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -12,14 +13,18 @@
 #endif
 
 #ifdef _OPENMP
-/* The process in which OpenMP first ran a region of ours: its pool does not exist in children. */
-static _Atomic(long) openmp_process;
+/* The process that loaded the library. OpenMP's threads may have run there, for us or for others, and do not exist in
+ * its children. */
+static pid_t loading_process;
+
+__attribute__((constructor)) static void remember_process(void)
+{
+    loading_process = getpid();
+}
 
 static bool is_forked_child(void)
 {
-    long expected = 0;
-    const long self = (long)getpid();
-    return !atomic_compare_exchange_strong(&openmp_process, &expected, self) && expected != self;
+    return getpid() != loading_process;
 }
 
 static int openmp_threads(int threads)
@@ -35,6 +40,11 @@ static int openmp_threads(int threads)
 }
 #endif
 
+void tenon_executor_init(tenon_executor *executor)
+{
+    *executor = (tenon_executor){.size = sizeof *executor, .width = 1};
+}
+
 tenon_status tn_parallel_init(tn_parallel *parallel, int threads, const tenon_executor *executor, tenon_error *error)
 {
     enum { max_workers = 4096 };
@@ -45,9 +55,9 @@ tenon_status tn_parallel_init(tn_parallel *parallel, int threads, const tenon_ex
         *parallel = (tn_parallel){openmp_threads(threads), NULL};
         return TENON_OK;
     }
-    if (executor->size < sizeof *executor || executor->run == NULL || executor->width < 1 ||
+    if (executor->size < TN_FIRST_SIZE(tenon_executor, context) || executor->run == NULL || executor->width < 1 ||
         executor->width > max_workers) {
-        return tn_fail(error, TENON_INVALID, "executor needs its size, a run function and a width of 1 to %d",
+        return tn_fail(error, TENON_INVALID, "an executor needs its size, a run function and a width of 1 to %d",
                        max_workers);
     }
     const int workers = threads > 0 && threads < executor->width ? threads : executor->width;

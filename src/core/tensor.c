@@ -3,7 +3,6 @@
 
 #include "core/error.h"
 #include "core/size.h"
-#include <stdlib.h>
 
 /* Lowest and highest element offset that the shape and strides reach; false when they leave int64. */
 static bool span(const tn_tensor *t, int64_t *low, int64_t *high)
@@ -33,7 +32,8 @@ static bool is_empty(const tn_tensor *t)
 static tenon_status fill_view(const DLTensor *tensor, const char *name, int ndim, size_t element, tn_tensor *view,
                               tenon_error *error)
 {
-    if (tensor->device.device_type != kDLCPU) {
+    const bool pinned = tensor->device.device_type == kDLCUDAHost || tensor->device.device_type == kDLROCMHost;
+    if (tensor->device.device_type != kDLCPU && !pinned) {
         return tn_fail(error, TENON_UNSUPPORTED,
                        "%s is on DLPack device %d:%d; this build computes on the CPU (device 1)", name,
                        (int)tensor->device.device_type, tensor->device.device_id);
@@ -45,19 +45,21 @@ static tenon_status fill_view(const DLTensor *tensor, const char *name, int ndim
                        ndim);
     }
     view->ndim = ndim;
-    int64_t dense = 1;
+    if (ndim > 0 && tensor->shape == NULL) return tn_fail(error, TENON_INVALID, "%s has no shape", name);
     size_t bytes;
     if (!tn_shape_bytes(ndim, tensor->shape, element, &bytes)) {
         return tn_fail(error, TENON_INVALID, "%s has shape %s: negative, or too many elements for 64 bits", name,
                        tn_shape_to_text(ndim, tensor->shape).text);
     }
+    int64_t dense = 1; /* of the axes behind; 0 once one of them is empty, as no stride matters then */
     for (int i = ndim - 1; i >= 0; i--) {
         view->shape[i] = tensor->shape[i];
-        view->stride[i] = tensor->strides != NULL ? tensor->strides[i] : dense;
-        dense *= tn_max_i64(tensor->shape[i], 1);
+        view->stride[i] = tensor->strides != NULL && tensor->shape[i] > 1 ? tensor->strides[i] : dense;
+        dense *= bytes > 0 ? tensor->shape[i] : 0;
     }
-    int64_t low, high;
-    if (!span(view, &low, &high) || !tn_mul_i64(high - low, (int64_t)element, &low)) {
+    int64_t low, high, reach;
+    if (!span(view, &low, &high) || __builtin_sub_overflow(high, low, &reach) || reach == INT64_MAX ||
+        !tn_mul_i64(reach + 1, (int64_t)element, &reach)) {
         return tn_fail(error, TENON_INVALID, "%s has strides that reach past 64 bits", name);
     }
     if (tensor->data == NULL && !is_empty(view)) {
@@ -112,20 +114,25 @@ bool tn_tensor_is_dense(const tn_tensor *tensor)
     return true;
 }
 
+static uint64_t magnitude(int64_t stride)
+{
+    return stride < 0 ? 0 - (uint64_t)stride : (uint64_t)stride;
+}
+
 bool tn_tensor_is_injective(const tn_tensor *tensor)
 {
-    int64_t reach = 0; /* of the axes with smaller strides */
+    uint64_t reach = 0; /* of the axes with smaller strides; fits, since tn_tensor_view has checked the span */
     bool used[TN_MAX_DIMS] = {false};
-    for (int n = 0; n < tensor->ndim; n++) {
+    for (int n = 0; n < tensor->ndim && !is_empty(tensor); n++) {
         int smallest = -1;
         for (int i = 0; i < tensor->ndim; i++) {
             if (used[i]) continue;
-            if (smallest < 0 || llabs(tensor->stride[i]) < llabs(tensor->stride[smallest])) smallest = i;
+            if (smallest < 0 || magnitude(tensor->stride[i]) < magnitude(tensor->stride[smallest])) smallest = i;
         }
         used[smallest] = true;
         if (tensor->shape[smallest] <= 1) continue;
-        if (llabs(tensor->stride[smallest]) <= reach) return false;
-        reach += (tensor->shape[smallest] - 1) * llabs(tensor->stride[smallest]);
+        if (magnitude(tensor->stride[smallest]) <= reach) return false;
+        reach += (uint64_t)(tensor->shape[smallest] - 1) * magnitude(tensor->stride[smallest]);
     }
     return true;
 }

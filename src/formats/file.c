@@ -3,7 +3,9 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "core/parallel.h"
 #include "core/size.h"
+#include "core/versioned.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -145,16 +147,14 @@ static tenon_status check_index(const tenon_file *file, int64_t index, tenon_err
 tenon_status tenon_file_get_tensor(const tenon_file *file, int64_t index, tenon_file_tensor *tensor, tenon_error *error)
 {
     TN_TRY(check_index(file, index, error));
-    if (tensor->size < sizeof *tensor) {
-        return tn_fail(error, TENON_INVALID, "tensor: size %zu; call tenon_file_tensor_init", tensor->size);
-    }
     const tn_entry *entry = &file->entries[index];
-    tensor->name = entry->name;
-    tensor->stored = entry->stored;
-    tensor->dtype = entry->encoding->dtype;
-    tensor->ndim = entry->ndim;
-    tensor->shape = entry->shape;
-    return TENON_OK;
+    const tenon_file_tensor found = {.name = entry->name,
+                                     .stored = entry->stored,
+                                     .dtype = entry->encoding->dtype,
+                                     .ndim = entry->ndim,
+                                     .shape = entry->shape};
+    return tn_struct_write(tensor, &found, sizeof found, TN_FIRST_SIZE(tenon_file_tensor, shape), "tenon_file_tensor",
+                           error);
 }
 
 tenon_status tenon_file_find_tensor(const tenon_file *file, const char *name, int64_t *index, tenon_error *error)
@@ -186,7 +186,10 @@ static tenon_status read_converted(const tn_entry *entry, uint64_t first, size_t
         const size_t now = count < most ? count : most;
         TN_TRY(tn_input_read(entry->input, entry->offset + first * stored, aligned, now * stored, error));
         if (entry->swapped) tn_swap_bytes(aligned, stored, now);
+        tn_environment environment; /* narrowing rounds to nearest, whatever the caller's mode is */
+        tn_environment_enter(&environment);
         entry->encoding->convert(data, aligned, now);
+        tn_environment_leave(&environment);
         data += now * delivered;
         first += now;
         count -= now;

@@ -2,6 +2,7 @@
 #include "formats/format.h"
 
 #include "core/error.h"
+#include "core/versioned.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -112,7 +113,8 @@ tenon_status tenon_file_open(const char *path, const tenon_file_options *options
     if (path == NULL || file == NULL) return tn_fail(error, TENON_INVALID, "a file needs a path and a place");
     tenon_file_options settings;
     tenon_file_options_init(&settings);
-    if (options != NULL) memcpy(&settings, options, options->size < sizeof settings ? options->size : sizeof settings);
+    TN_TRY(tn_struct_read(&settings, sizeof settings, options, TN_FIRST_SIZE(tenon_file_options, npy_bfloat16),
+                          "tenon_file_options", error));
     tenon_file *made = calloc(1, sizeof *made);
     if (made == NULL) return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", tn_quote(path).text);
     made->path = strdup(path);

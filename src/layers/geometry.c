@@ -3,8 +3,8 @@
 #include "layers/geometry.h"
 
 #include "core/size.h"
+#include "core/versioned.h"
 #include <math.h>
-#include <string.h>
 
 void tenon_call_init(tenon_call *call)
 {
@@ -12,12 +12,10 @@ void tenon_call_init(tenon_call *call)
         .size = sizeof *call, .pool_window = TENON_UNSET, .grid_height = TENON_UNSET, .grid_width = TENON_UNSET};
 }
 
-tenon_call tn_call_read(const tenon_call *call)
+tenon_status tn_call_read(tenon_call *settings, const tenon_call *call, tenon_error *error)
 {
-    tenon_call read;
-    tenon_call_init(&read);
-    if (call != NULL) memcpy(&read, call, call->size < sizeof read ? call->size : sizeof read);
-    return read;
+    tenon_call_init(settings);
+    return tn_struct_read(settings, sizeof *settings, call, TN_FIRST_SIZE(tenon_call, executor), "tenon_call", error);
 }
 
 int64_t tn_isqrt(int64_t n)
@@ -30,33 +28,34 @@ int64_t tn_isqrt(int64_t n)
     return root;
 }
 
-/* The smallest strip that makes a square of n, or 0 when none of a few leading tokens does. */
-static int64_t fitting_strip(int64_t n)
+/* How many leading tokens a hint may suggest to strip, beyond those that are. */
+enum { most_registers = 17 };
+
+/* Why `patches` = num_input - strip is no square, and what would make it one. */
+static tenon_status no_square(int64_t patches, int64_t strip, tenon_error *error)
 {
-    enum { most_registers = 16 };
-    for (int64_t strip = 1; strip <= most_registers && strip < n; strip++) {
-        const int64_t side = tn_isqrt(n - strip);
-        if (side * side == n - strip) return strip;
+    char taken[96] = "", hint[128] = "";
+    tn_text text = {taken, sizeof taken, 0}, advice = {hint, sizeof hint, 0};
+    if (strip > 0) {
+        tn_text_add(&text, " less strip=%lld, which is %lld,", (long long)strip, (long long)patches);
     }
-    return 0;
+    for (int64_t fit = 0; fit < strip + most_registers && fit < patches + strip; fit++) {
+        const int64_t rest = patches + strip - fit, side = tn_isqrt(rest);
+        if (side * side != rest) continue;
+        tn_text_add(&advice, " strip=%lld would leave %lldx%lld patches.", (long long)fit, (long long)side,
+                    (long long)side);
+        break;
+    }
+    return tn_fail(error, TENON_INVALID,
+                   "pooling requires a square patch grid, but num_tokens=%lld%s is not a perfect square. Use a vision "
+                   "encoder that strips any CLS token so the patch tokens form a square grid, or give the grid.%s",
+                   (long long)(patches + strip), taken, hint);
 }
 
 static tenon_status square_grid(int64_t patches, int64_t strip, int64_t *side, tenon_error *error)
 {
     *side = tn_isqrt(patches);
-    if (*side * *side == patches) return TENON_OK;
-    char hint[96] = "";
-    tn_text text = {hint, sizeof hint, 0};
-    const int64_t fit = fitting_strip(patches);
-    const int64_t fit_side = tn_isqrt(patches - fit);
-    if (fit > 0) {
-        tn_text_add(&text, " With strip=%lld, %lldx%lld patches would be left.", (long long)(strip + fit),
-                    (long long)fit_side, (long long)fit_side);
-    }
-    return tn_fail(error, TENON_INVALID,
-                   "pooling requires a square patch grid, but num_tokens=%lld is not a perfect square. Use a vision "
-                   "encoder that strips any CLS token so the patch tokens form a square grid, or give the grid.%s",
-                   (long long)patches, hint);
+    return *side * *side == patches ? TENON_OK : no_square(patches, strip, error);
 }
 
 /* The grid of the call, or a square. `strip` tokens have been taken off num_input; `patches` are left. */
@@ -72,9 +71,14 @@ static tenon_status find_grid(const tenon_call *call, int64_t num_input, int64_t
     int64_t cells;
     *height = call->grid_height;
     *width = call->grid_width;
+    if (*height == TENON_UNSET || *width == TENON_UNSET) {
+        return tn_fail(error, TENON_INVALID, "a grid needs both its height and its width; the %s is not set",
+                       *height == TENON_UNSET ? "height" : "width");
+    }
     if (*height <= 0 || *width <= 0 || !tn_mul_i64(*height, *width, &cells) || cells > INT64_MAX - strip) {
-        return tn_fail(error, TENON_INVALID, "grid %lldx%lld: height and width must both be given and positive",
-                       (long long)*height, (long long)*width);
+        return tn_fail(error, TENON_INVALID, "grid %lldx%lld: %s", (long long)*height, (long long)*width,
+                       *height <= 0 || *width <= 0 ? "height and width must be positive"
+                                                   : "too many patches for 64 bits");
     }
     if (cells == patches) return TENON_OK;
     return tn_fail(error, TENON_MISMATCH,
@@ -106,6 +110,10 @@ static tenon_status tile(tn_tiling *tiling, const tn_layer *layer, const tenon_c
                           .window = window,
                           .slot_height = whole_windows ? window : tn_min_i64(window, height),
                           .slot_width = whole_windows ? window : tn_min_i64(window, width)};
+    int64_t slots;
+    if (!tn_mul_i64(tiling->slot_height, tiling->slot_width, &slots)) {
+        return tn_fail(error, TENON_INVALID, "a window of %lld has too many patches for 64 bits", (long long)window);
+    }
     if (tiling->out_height == 0 || tiling->out_width == 0) {
         return tn_fail(error, TENON_INVALID,
                        "a window of %lld with ragged='drop' leaves no token of a %lldx%lld grid; pick a smaller window",
@@ -141,7 +149,7 @@ tenon_status tn_geometry_make(tn_geometry *geometry, const tn_list *list, const 
 {
     const bool grid_given = call->grid_height != TENON_UNSET || call->grid_width != TENON_UNSET;
     const bool needs_grid = has_windows(list);
-    tn_geometry made = {.num_input = num_input, .strip = list->strip};
+    tn_geometry made = {.strip = list->strip};
     if (num_input < 0 || (num_input == 0 && (needs_grid || grid_given))) {
         return tn_fail(error, TENON_INVALID, "num_input_tokens must be positive (got %lld)", (long long)num_input);
     }
@@ -174,6 +182,18 @@ void tn_tiling_patches(int64_t *patches, const tn_tiling *tiling, int64_t index)
     }
 }
 
+static tenon_status count_windows(int64_t height, int64_t width, int64_t window, tn_ragged ragged, int64_t *count,
+                                  tenon_error *error)
+{
+    const tn_layer layer = {.type = &tn_window_mean_type, .window = window, .ragged = ragged};
+    tenon_call call;
+    tn_tiling tiling = {.window = window};
+    tenon_call_init(&call);
+    TN_TRY(tile(&tiling, &layer, &call, height, width, false, error));
+    *count = tiling.out_height * tiling.out_width;
+    return TENON_OK;
+}
+
 tenon_status tenon_pooled_token_count(int64_t num_input_tokens, int64_t window, bool require_divisible, int64_t *count,
                                       tenon_error *error)
 {
@@ -184,16 +204,23 @@ tenon_status tenon_pooled_token_count(int64_t num_input_tokens, int64_t window, 
         return tn_fail(error, TENON_INVALID, "num_input_tokens must be positive (got %lld)",
                        (long long)num_input_tokens);
     }
-    const tn_layer layer = {.window = window,
-                            .ragged = require_divisible ? TN_RAGGED_REJECT : TN_RAGGED_PARTIAL,
-                            .type = &tn_window_mean_type};
-    const tenon_call call = tn_call_read(NULL);
-    tn_tiling tiling;
     int64_t side;
     TN_TRY(square_grid(num_input_tokens, 0, &side, error));
-    TN_TRY(tile(&tiling, &layer, &call, side, side, false, error));
-    *count = tiling.out_height * tiling.out_width;
-    return TENON_OK;
+    const tn_ragged ragged = require_divisible ? TN_RAGGED_REJECT : TN_RAGGED_PARTIAL;
+    return count_windows(side, side, window, ragged, count, error);
+}
+
+tenon_status tenon_pooled_grid_count(int64_t height, int64_t width, int64_t window, const char *ragged, int64_t *count,
+                                     tenon_error *error)
+{
+    int64_t cells;
+    tn_ragged rule;
+    TN_TRY(tn_ragged_from_name(ragged, &rule, error));
+    if (height <= 0 || width <= 0 || !tn_mul_i64(height, width, &cells)) {
+        return tn_fail(error, TENON_INVALID, "grid %lldx%lld: height, width and their product must be positive",
+                       (long long)height, (long long)width);
+    }
+    return count_windows(height, width, window, rule, count, error);
 }
 
 tenon_status tenon_tokens_per_frame(int64_t num_tokens, int64_t num_frames, int64_t *count, tenon_error *error)

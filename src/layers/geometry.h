@@ -13,9 +13,14 @@ typedef struct tn_tiling {
     int64_t slot_height, slot_width;
 } tn_tiling;
 
+/* Slots of a window; the geometry has checked the product. */
+static inline int64_t tn_tiling_slots(const tn_tiling *tiling)
+{
+    return tiling->slot_height * tiling->slot_width;
+}
+
 /* What one call of a connector sees of an image. Level 0 is the patches; each window layer makes the next level. */
 typedef struct tn_geometry {
-    int64_t num_input; /* tokens in, before stripping */
     int64_t strip;
     int num_windows;
     tn_tiling tiling[TN_MAX_WINDOWS];
@@ -23,18 +28,12 @@ typedef struct tn_geometry {
 } tn_geometry;
 
 /* The settings of `call`, defaults where it is NULL or of an older, smaller version of the struct. */
-tenon_call tn_call_read(const tenon_call *call);
+tenon_status tn_call_read(tenon_call *settings, const tenon_call *call, tenon_error *error);
 
 /* Geometry of an image of num_input tokens, or the sentence why there is none. `whole_windows`: every window has
  * window^2 slots, also where the grid is smaller (the layout of the attention output). */
 tenon_status tn_geometry_make(tn_geometry *geometry, const tn_list *list, const tenon_call *call, int64_t num_input,
                               bool whole_windows, tenon_error *error);
-
-/* Slots of a window. */
-static inline int64_t tn_tiling_slots(const tn_tiling *tiling)
-{
-    return tiling->slot_height * tiling->slot_width;
-}
 
 /* Writes the numbers of the patches of window `index`, row by row, -1 where the grid has none: patches [slots]. */
 void tn_tiling_patches(int64_t *patches, const tn_tiling *tiling, int64_t index);

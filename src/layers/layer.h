@@ -75,6 +75,8 @@ struct tn_layer_type {
     const char *name;
     tn_reach reach;
     bool pools;            /* its window is the one that a call may override */
+    bool folds;            /* y = x W^T + b, so that two in a row may become one */
+    bool writes_attention; /* its pooling weights are what a call may ask for */
     bool fuses_activation; /* applies an activation that follows at no cost */
 
     /* Bytes of the packed parameters; false when they do not fit. NULL: no parameters. */
@@ -95,12 +97,19 @@ struct tn_layer_type {
 
 extern const tn_layer_type tn_linear_type, tn_activation_type, tn_window_mean_type, tn_window_attention_type;
 
-/* Runs a builder function. Widths 0: only counts are wanted, and nothing is checked against a width. On success *read
- * (may be NULL) additionally holds each option the builder read, with the value it got. */
-tenon_status tn_list_build(tn_list *list, tn_options *read, tenon_builder_function function, const char *type,
-                           const tn_options *options, int64_t in_dim, int64_t out_dim, tenon_error *error);
+/* What a list is built from. Widths 0: only counts are wanted, and nothing is checked against a width. */
+typedef struct tn_build {
+    tenon_builder_function function;
+    void *context;
+    const char *type;
+    const tn_options *options;
+    int64_t in_dim, out_dim;
+} tn_build;
 
-/* For layer files: appends a layer that reads the value before it; NULL after an error. */
+/* Runs a builder function. Whatever happens, *read holds each option that it read, with the value it got. */
+tenon_status tn_list_build(tn_list *list, tn_options *read, const tn_build *build, tenon_error *error);
+
+/* For layer files: appends a layer that reads the value before it; NULL after an error, which a NULL name is. */
 tn_layer *tn_builder_append(tenon_builder *builder, const tn_layer_type *type, const char *name);
 
 /* Declare a parameter of the layer appended last: "name.suffix", or "suffix" where the layer has no name. */
@@ -109,6 +118,9 @@ void tn_builder_vector(tenon_builder *builder, const char *suffix, int64_t size,
 
 /* Sets and checks a window layer's side and its rule for ragged grids. */
 void tn_builder_window(tenon_builder *builder, tn_layer *layer, int64_t window, const char *ragged);
+
+/* Refuses flags that a layer does not have. */
+void tn_builder_flags(tenon_builder *builder, unsigned flags, unsigned known);
 
 /* True once the builder has failed. */
 bool tn_builder_failed(const tenon_builder *builder);

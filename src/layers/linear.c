@@ -10,6 +10,7 @@ int tenon_linear(tenon_builder *builder, const char *name, int64_t out_dim, unsi
         tenon_builder_fail(builder, "linear layer '%s' has width %lld; it must be positive", name, (long long)out_dim);
         return -1;
     }
+    tn_builder_flags(builder, flags, TENON_BIAS);
     layer->out_dim = out_dim;
     layer->bias = (flags & TENON_BIAS) != 0;
     tn_builder_matrix(builder, "weight", out_dim, layer->in_dim);
@@ -63,6 +64,7 @@ static double flops(const tn_layer *layer, double rows, double patches)
 const tn_layer_type tn_linear_type = {
     .name = "linear",
     .reach = TN_REACH_ROW,
+    .folds = true,
     .fuses_activation = true,
     .packed_size = packed_size,
     .pack = pack,

@@ -13,12 +13,25 @@
 #include "layers/layer.h"
 #include <math.h>
 
-/* Parameters in order; each weight is followed by its bias. */
-enum { Q_WEIGHT, Q_BIAS, K_WEIGHT, K_BIAS, V_WEIGHT, V_BIAS };
+enum { QUERY, KEY, VALUE };
 
-int tenon_window_attention(tenon_builder *builder, int64_t heads, int64_t window, const char *ragged)
+/* Parameters lie in this order, each weight followed by its bias where there are biases. */
+static int weight_of(const tn_layer *layer, int map)
 {
-    tn_layer *layer = tn_builder_append(builder, &tn_window_attention_type, "");
+    return layer->bias ? 2 * map : map;
+}
+
+/* A weight and its bias. */
+static void declare(tenon_builder *builder, const tn_layer *layer, const char *weight, const char *bias)
+{
+    tn_builder_matrix(builder, weight, layer->in_dim, layer->in_dim);
+    if (layer->bias) tn_builder_vector(builder, bias, layer->in_dim, layer->in_dim);
+}
+
+int tenon_window_attention(tenon_builder *builder, const char *name, int64_t heads, int64_t window, const char *ragged,
+                           unsigned flags)
+{
+    tn_layer *layer = tn_builder_append(builder, &tn_window_attention_type, name);
     if (layer == NULL) return -1;
     const int64_t width = layer->in_dim;
     if (heads <= 0) {
@@ -29,14 +42,12 @@ int tenon_window_attention(tenon_builder *builder, int64_t heads, int64_t window
     }
     layer->heads = heads;
     layer->out_dim = width;
-    layer->bias = true;
+    layer->bias = (flags & TENON_BIAS) != 0;
+    tn_builder_flags(builder, flags, TENON_BIAS);
     tn_builder_window(builder, layer, window, ragged);
-    tn_builder_matrix(builder, "q_proj.weight", width, width);
-    tn_builder_vector(builder, "q_proj.bias", width, width);
-    tn_builder_matrix(builder, "k_proj.weight", width, width);
-    tn_builder_vector(builder, "k_proj.bias", width, width);
-    tn_builder_matrix(builder, "v_proj.weight", width, width);
-    tn_builder_vector(builder, "v_proj.bias", width, width);
+    declare(builder, layer, "q_proj.weight", "q_proj.bias");
+    declare(builder, layer, "k_proj.weight", "k_proj.bias");
+    declare(builder, layer, "v_proj.weight", "v_proj.bias");
     return tn_builder_failed(builder) ? -1 : layer->output;
 }
 
@@ -49,11 +60,11 @@ typedef struct maps {
 static bool plan(maps *m, const tn_layer *layer, const tn_ops *ops, const tn_weights *weights)
 {
     const int64_t width = layer->in_dim, heads = layer->heads, head_dim = width / heads;
-    const tn_map query = {1, width, width, weights->dtype[Q_WEIGHT]};
-    const tn_map key = {heads, width, head_dim, weights->dtype[K_WEIGHT]};
-    const tn_map value = {heads, head_dim, width, weights->dtype[V_WEIGHT]};
-    if (!tn_dense_plan(&m->query, ops, query, true) || !tn_dense_plan(&m->key, ops, key, false) ||
-        !tn_dense_plan(&m->value, ops, value, true)) {
+    const tn_map query = {1, width, width, weights->dtype[weight_of(layer, QUERY)]};
+    const tn_map key = {heads, width, head_dim, weights->dtype[weight_of(layer, KEY)]};
+    const tn_map value = {heads, head_dim, width, weights->dtype[weight_of(layer, VALUE)]};
+    if (!tn_dense_plan(&m->query, ops, query, layer->bias) || !tn_dense_plan(&m->key, ops, key, false) ||
+        !tn_dense_plan(&m->value, ops, value, layer->bias)) {
         return false;
     }
     m->key_offset = m->query.size;
@@ -75,13 +86,13 @@ static void pack(void *packed, const tn_layer *layer, const tn_context *context,
     maps m;
     if (!plan(&m, layer, context->ops, weights)) return; /* packed_size has said so */
     const int64_t width = layer->in_dim, head = width / layer->heads * width;
+    const int q = weight_of(layer, QUERY), k = weight_of(layer, KEY), v = weight_of(layer, VALUE);
     char *data = packed;
-    tn_dense_pack(data, &m.query, context, weights->data[Q_WEIGHT], 0, width, 1, weights->data[Q_BIAS],
-                  weights->dtype[Q_BIAS]);
+    tn_dense_pack(data, &m.query, context, weights->data[q], 0, width, 1, weights->data[q + 1], weights->dtype[q + 1]);
     /* W_k,h^T: output i is a column of W_k, input j a row of head h. */
-    tn_dense_pack(data + m.key_offset, &m.key, context, weights->data[K_WEIGHT], head, 1, width, NULL, TN_F32);
-    tn_dense_pack(data + m.value_offset, &m.value, context, weights->data[V_WEIGHT], head, width, 1,
-                  weights->data[V_BIAS], weights->dtype[V_BIAS]);
+    tn_dense_pack(data + m.key_offset, &m.key, context, weights->data[k], head, 1, width, NULL, TN_F32);
+    tn_dense_pack(data + m.value_offset, &m.value, context, weights->data[v], head, width, 1, weights->data[v + 1],
+                  weights->dtype[v + 1]);
 }
 
 /* A block is run in pieces small enough that u and z stay in cache. */
@@ -184,6 +195,7 @@ const tn_layer_type tn_window_attention_type = {
     .name = "window_attention",
     .reach = TN_REACH_WINDOW,
     .pools = true,
+    .writes_attention = true,
     .fuses_activation = true,
     .packed_size = packed_size,
     .pack = pack,
