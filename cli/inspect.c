@@ -15,7 +15,6 @@ typedef struct settings {
     tn_pair grid;
     int64_t in_dim;
     int64_t out_dim;
-    bool no_workspace;
     bool json;
 } settings;
 
@@ -32,8 +31,6 @@ static const tn_option options[] = {
      "check that the connector takes features of this width; exit code 1 when it does not", "--in-dim 1152"},
     {"out-dim", 0, TN_INT, "D", NULL, 1, offsetof(settings, out_dim),
      "check that the connector makes tokens of this width; exit code 1 when it does not", "--out-dim 4096"},
-    {"no-workspace", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, no_workspace),
-     "leave the workspace out, so that headers are read and no weights", "--no-workspace"},
     TN_MODEL_OPTION_PREFIX(settings),
     TN_MODEL_OPTION_CONFIG(settings),
     TN_OPTION_JSON(settings),
@@ -42,7 +39,7 @@ static const tn_option options[] = {
 static const tn_example examples[] = {
     {"tenon inspect adapter.safetensors", "type, widths, layers, parameters, cost and tokens"},
     {"tenon inspect adapter.safetensors --in-dim 1152 --out-dim 4096", "does it fit between these two models?"},
-    {"tenon inspect llava/ --config adapter.json --no-workspace", "the connector inside a sharded checkpoint"},
+    {"tenon inspect llava/ --config adapter.json", "the connector inside a sharded checkpoint"},
     {.line = NULL}};
 
 /* Encoders in use: 224/16, 256/16, 336/14, 384/14, 512/16, 518/14. */
@@ -55,7 +52,6 @@ typedef struct grid_row {
     bool refused; /* the connector cannot pool this grid */
     int64_t tokens;
     double flops;
-    bool has_workspace;
     size_t workspace;
 } grid_row;
 
@@ -116,9 +112,7 @@ static void describe_grid(const tenon_adapter *adapter, const settings *given, g
         return;
     if (tenon_adapter_output_num_tokens(adapter, &call, row->tokens_in, &row->tokens, NULL) != TENON_OK) return;
     if (tenon_adapter_flops(adapter, row->tokens_in, &call, &row->flops, NULL) != TENON_OK) return;
-    row->refused = false;
-    row->has_workspace = tenon_adapter_cpu(adapter) && tenon_adapter_workspace_size(adapter, row->tokens_in, &call,
-                                                                                    &row->workspace, NULL) == TENON_OK;
+    row->refused = tenon_adapter_workspace_size(adapter, row->tokens_in, &call, &row->workspace, NULL) != TENON_OK;
 }
 
 typedef struct totals {
@@ -176,7 +170,7 @@ static void print_grids(const grid_row *rows, size_t count)
             printf("%-9s %9" PRId64 "            -                -           -\n", grid, row->tokens_in);
         else
             printf("%-9s %9" PRId64 "   %10" PRId64 "   %14.1f   %9s\n", grid, row->tokens_in, row->tokens,
-                   row->flops / 1e6, row->has_workspace ? tn_bytes_text((double)row->workspace) : "-");
+                   row->flops / 1e6, tn_bytes_text((double)row->workspace));
     }
 }
 
@@ -236,8 +230,7 @@ static json_t *grid_as_json(const grid_row *row)
                                "tokens_in", (json_int_t)row->tokens_in);
     json_object_set_new(object, "tokens", row->refused ? json_null() : json_integer(row->tokens));
     json_object_set_new(object, "flops", row->refused ? json_null() : tn_json_real(row->flops));
-    json_object_set_new(object, "workspace",
-                        row->has_workspace ? json_integer((json_int_t)row->workspace) : json_null());
+    json_object_set_new(object, "workspace", row->refused ? json_null() : json_integer((json_int_t)row->workspace));
     return object;
 }
 
@@ -300,11 +293,9 @@ static int run(const tn_command *command, int argc, char **argv)
     tenon_error error;
     int code = tn_options_parse(command, argc, argv, &given, words);
     if (code >= 0) return code;
-    tenon_status status = tn_model_open(words[0], &given.model, given.no_workspace, &adapter, &found, &error);
+    tenon_status status = tn_model_open(words[0], &given.model, true, &adapter, &found, &error);
     if (status != TENON_OK) return explain_failure(words[0], &given, &error);
-    /* The workspace depends on what prepare packs; this is the one reason to read the weights. */
-    if (!given.no_workspace) status = tenon_adapter_prepare(adapter, NULL, &error);
-    code = status == TENON_OK ? describe(words[0], adapter, &given, &found) : tn_failed_error(&error);
+    code = describe(words[0], adapter, &given, &found);
     tenon_adapter_free(adapter);
     return code;
 }

@@ -54,7 +54,7 @@ _tenon_inspect() {
         --in-dim) ;;
         --out-dim) ;;
         --prefix) ;;
-        *) _tenon_options "--window --grid --in-dim --out-dim --no-workspace --prefix --config --json --help" ;;
+        *) _tenon_options "--window --grid --in-dim --out-dim --prefix --config --json --help" ;;
     esac
 }
 

@@ -82,12 +82,10 @@ def test_inspect_text(make, tenon):
 def test_B140_parameters_and_bytes_before_loading(tenon):
     words = ["--type", "mlp_2layer", "--in-dim", "1024", "--out-dim", "4096", "--dtype", "f16", "-o", "a.safetensors"]
     tenon("init", *words)
-    got = tenon("inspect", "a.safetensors", "--json", "--no-workspace").json
+    got = tenon("inspect", "a.safetensors", "--json").json
     assert got["parameters"] == 20979712 and got["bytes"] == 41959424
-    assert "20,979,712" in tenon("inspect", "a.safetensors", "--no-workspace").out
-    assert all(row["workspace"] is None for row in got["grids"])
-    full = tenon("inspect", "a.safetensors", "--json").json
-    assert all(row["workspace"] > 0 for row in full["grids"])
+    assert "20,979,712" in tenon("inspect", "a.safetensors").out
+    assert all(row["workspace"] > 0 for row in got["grids"])
 
 
 def test_inspect_json(make, tenon):

@@ -81,6 +81,7 @@ static ALWAYS_INLINE vf relu(vf x)
 
 /* values[i] = f(values[i]) for i < count, a multiple of `lanes`. */
 #define EACH_VECTOR(f)                                                                                                 \
+    UNROLL_STEPS                                                                                                       \
     for (int64_t i = 0; i < count; i += lanes)                                                                         \
     vf_store(values + i, f(vf_load(values + i)))
 

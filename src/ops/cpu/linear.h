@@ -13,7 +13,7 @@
 #ifndef TN_OPS_CPU_LINEAR_H
 #define TN_OPS_CPU_LINEAR_H
 
-enum { block_depth = 256, most_tiles = 24, most_rows = most_tiles * tile_rows, most_panels = 8 };
+enum { block_depth = 256, most_tiles = 24, most_rows = most_tiles * tile_rows, most_panels = 16 };
 
 typedef struct linear_call {
     tn_rows y, x;

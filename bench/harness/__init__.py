@@ -1,0 +1,1 @@
+"""The benchmark behind bench/run.py: contenders as processes, measured in turns."""

@@ -1,0 +1,98 @@
+"""Runs the sections and reports."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import pathlib
+import sys
+
+from . import machine, report
+from .environment import CACHE, ROOT, say
+from .session import LABELS, Session
+
+QUIET_LOAD = 0.3
+
+
+def _probes(session: Session) -> dict:
+    probe = session.probe()
+    rates = {}
+    for kind in ("fma_f32", "fma_f64", "read"):
+        for threads in {1, session.threads}:
+            rates[f"{kind} {threads}"] = probe.rate(kind, threads=threads)
+    probe.close()
+    return rates
+
+
+def _heading(document: dict) -> str:
+    sections = document["sections"].values()
+    dates = sorted({section["noise"]["date"] for section in sections})
+    stolen = max(section["noise"]["stolen"] for section in sections)
+    load = max(section["noise"]["load_at_start"] for section in sections)
+    m, versions = document["machine"], document["versions"]
+    names = {"eager": "PyTorch", **LABELS}
+    peers = ", ".join(f"{names[n]} {v}" for n, v in sorted(versions.items()) if v and n not in ("tenon", "compile"))
+    peaks = [section["probes"] for section in sections]
+    low, high = (pick(p[f"fma_f32 {m['cores']}"] for p in peaks) for pick in (min, max))
+    reads = [p[f"read {m['cores']}"] for p in peaks]
+    return (
+        f"{m['cpu']}, {m['cores']} cores, level {document['level']}; tenon {document['commit']} ({m['compiler']}); {peers}. "
+        f"Measured {dates[0]} to {dates[-1]}. FMA peak {low:.0f} to {high:.0f} GFLOP/s and reads {min(reads):.1f} to "
+        f"{max(reads):.1f} GB/s between the sections; load {load:.2f} at most before a section, {stolen:.1%} of the time "
+        "stolen by the host.\n"
+    )
+
+
+def _warn(noise: machine.Noise) -> None:
+    if noise.load > QUIET_LOAD * machine.cores():
+        say(f"the machine is busy (load {noise.load:.1f}): these figures compare only with each other")
+
+
+def _path(options: argparse.Namespace) -> pathlib.Path:
+    name = machine.slug(f"{machine.cpu_model()} {machine.cores()} cores") + ".json"
+    return CACHE / "bench-quick" / name if options.quick else ROOT / "bench/results" / name
+
+
+def _measure(options: argparse.Namespace, session: Session) -> dict:
+    sections = {}
+    for name in options.sections:
+        noise = machine.Noise()
+        _warn(noise)
+        section = importlib.import_module(f".{name}", __package__)
+        results = section.run(session)
+        print(section.tables(results), flush=True)
+        sections[name] = {"results": results, "noise": noise.as_json(), "probes": _probes(session)}
+    return sections
+
+
+def fragment(document: dict) -> str:
+    """All sections of a results file as markdown."""
+    parts = [_heading(document)]
+    for name, section in document["sections"].items():
+        parts.append(importlib.import_module(f".{name}", __package__).tables(section["results"]))
+    for name, reason in document["left_out"].items():
+        parts.append(f"Left out: {LABELS.get(name, name)} ({reason}).\n")
+    return "\n".join(parts)
+
+
+def run(options: argparse.Namespace) -> int:
+    rounds = options.repeat or (3 if options.quick else 15)
+    with Session(pathlib.Path(sys.executable), options.build, rounds, options.quick) as session:
+        sections = _measure(options, session)
+        document = {
+            "machine": machine.describe(),
+            "commit": machine.commit(),
+            "level": session.level,
+            "rounds": rounds,
+            "quick": options.quick,
+            "versions": session.versions,
+            "left_out": session.left_out,
+            "sections": sections,
+        }
+    path = _path(options)
+    report.write_json(path, document)
+    say(f"written: {path}")
+    if options.write_docs:
+        report.write_docs(fragment(json.loads(path.read_text())))
+    return 0

@@ -1,0 +1,98 @@
+"""`tenon run` over a folder of shards against the forward alone."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import time
+
+import numpy as np
+
+from . import inputs
+from .cases import CONNECTORS, Connector
+from .environment import CACHE, say
+from .measures import Series, in_turns
+from .report import mark, markdown
+from .session import Session
+from .workers import WorkerError
+
+BAR = 0.90
+SHARDS = (2, 14)  # the difference of both runs has no start in it
+
+
+def _command(session: Session) -> pathlib.Path | None:
+    path = session.build / "bin/tenon"
+    return path if path.exists() else None
+
+
+def _features(folder: pathlib.Path, case: Connector, shards: int) -> None:
+    folder.mkdir()
+    x = inputs.features(case)
+    for i in range(shards):
+        np.save(folder / f"shard-{i:03}.npy", x)
+
+
+def _seconds(command: pathlib.Path, model: pathlib.Path, features: pathlib.Path, tokens: pathlib.Path) -> float:
+    start = time.perf_counter()
+    done = subprocess.run([command, "run", model, features, "-o", tokens], capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if done.returncode != 0:
+        raise WorkerError(done.stderr.strip()[:300])
+    shutil.rmtree(tokens)
+    return seconds
+
+
+def measure(session: Session, case: Connector, command: pathlib.Path) -> dict:
+    say(f"folder: {case.title}")
+    worker = session.prepared("tenon", **case.fields())
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        folder = pathlib.Path(name)
+        model = folder / "adapter.safetensors"
+        worker.ask("save", path=model)
+        for shards in SHARDS:
+            _features(folder / f"in-{shards}", case, shards)
+        runners = {
+            f"{shards} shards": lambda n=shards: _seconds(command, model, folder / f"in-{n}", folder / "out")
+            for shards in SHARDS
+        }
+        series = in_turns(runners | {"forward": worker.seconds}, max(3, session.rounds // 3))
+    worker.close()
+    few, many = (series[f"{shards} shards"] for shards in SHARDS)
+    images = case.batch * (SHARDS[1] - SHARDS[0])
+    rate = Series(tuple(images / (m - f) for f, m in zip(few.values, many.values, strict=True)))
+    alone = Series(tuple(case.batch / s for s in series["forward"].values))
+    return {
+        "title": case.title,
+        "images_per_second": rate.as_json(),
+        "forward_images_per_second": alone.as_json(),
+        "whole_run_images_per_second": case.batch * SHARDS[1] / many.median,
+        "share": rate.median / alone.median,
+        "passed": rate.median >= BAR * alone.median,
+    }
+
+
+def run(session: Session) -> dict:
+    command = _command(session)
+    if command is None:
+        say("this build has no tenon command: no folder run")
+        return {"rows": []}
+    wanted = [case for case in CONNECTORS if case.batch > 1 and case.out_dim == 4096]
+    mlp = Connector("mlp_2layer", 4, 576, 1024, 4096)
+    return {"rows": [measure(session, case, command) for case in [*wanted, mlp]]}
+
+
+def tables(results: dict) -> str:
+    rows = [
+        [row["title"], f"{row['images_per_second']['median']:.1f}", f"{row['forward_images_per_second']['median']:.1f}"]
+        + [f"{row['share']:.2f} {mark(row['passed'])}", f"{row['whole_run_images_per_second']:.1f}"]
+        for row in results["rows"]
+    ]
+    head = ["a shard", "images/s", "forward alone, images/s", "share", "start included, images/s"]
+    note = (
+        f"`tenon run` over {SHARDS[1]} npy shards less the same over {SHARDS[0]}, on the disk of the cache folder, against "
+        f"the forward alone in memory. Bar {BAR}."
+    )
+    return markdown("A folder of shards", head, rows, note) if rows else ""

@@ -1,0 +1,61 @@
+"""Tables, the results file and the page in docs/."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+from .environment import ROOT
+
+DOCS = ROOT / "docs/performance.md"
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+
+class Disagreement(Exception):
+    """Contenders that do not compute the same are not compared."""
+
+
+def markdown(title: str, head: list[str], rows: list[list[str]], note: str = "") -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
+    return "\n".join([f"### {title}", "", *([note, ""] if note else []), *lines, ""])
+
+
+def cell_ms(seconds: dict | None) -> str:
+    if seconds is None:
+        return "-"
+    median, low, high = (1e3 * seconds[key] for key in ("median", "low", "high"))
+    digits = 0 if median >= 100 else 1 if median >= 10 else 2
+    return f"{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def mark(passed: bool) -> str:
+    return "met" if passed else "**missed**"
+
+
+def mib(size: float) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+def write_json(path: pathlib.Path, document: dict) -> None:
+    """Sections that this run did not measure stay what they were."""
+    old = json.loads(path.read_text()) if path.exists() else {}
+    merged = {**old, **document, "sections": {**old.get("sections", {}), **document["sections"]}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(merged, indent=1) + "\n")
+
+
+def insert(page: str, fragment: str) -> str:
+    """The page with what stands between the markers replaced."""
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no {BEGIN} ... {END}")
+    return f"{head}{BEGIN}\n{fragment.strip()}\n{END}{tail}"
+
+
+def write_docs(fragment: str) -> None:
+    DOCS.write_text(insert(DOCS.read_text(), fragment))

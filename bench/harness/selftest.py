@@ -1,0 +1,113 @@
+"""Checks of the harness itself, without contenders and without time: `run.py --self-test`."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import tempfile
+
+SKIPPED = 77  # ctest's SKIP_RETURN_CODE
+
+
+def _measures() -> None:
+    from .measures import Series, geometric_mean, in_turns
+
+    s = Series((4.0, 1.0, 3.0, 2.0, 100.0))
+    assert s.median == 3.0 and s.quartiles == (2.0, 4.0) and s.spread == 2.0 / 3.0
+    assert Series((5.0,)).quartiles == (5.0, 5.0)
+    assert Series((6.0, 8.0)).over(Series((2.0, 4.0))).values == (3.0, 2.0)
+    assert math.isclose(geometric_mean([1.0, 4.0]), 2.0)
+    order: list[str] = []
+    turns = in_turns({n: lambda n=n: order.append(n) or 1.0 for n in "abc"}, 3)
+    assert "".join(order) == "abcbcacab" and all(len(t.values) == 3 for t in turns.values())
+
+
+def _protocol() -> None:
+    from .workers import WorkerError, numbers, parse_answer
+
+    assert parse_answer("ok ns=1,2 level=avx2\n") == {"ns": "1,2", "level": "avx2"}
+    assert numbers("1,2.5") == [1.0, 2.5]
+    for line in ("error it is missing\n", "segmentation fault\n"):
+        try:
+            parse_answer(line)
+        except WorkerError:
+            continue
+        raise AssertionError(line)
+
+
+def _inputs() -> None:
+    import numpy as np
+
+    from . import inputs
+    from .cases import Connector
+
+    values = np.array([1.0, 1.00390625, 1.01171875, -3.1415927], np.float32)  # two ties, to even either way
+    assert inputs.rounded(values, "bf16").tolist() == [1.0, 1.0, 1.015625, -3.140625]
+    assert inputs.rounded(values, "f32") is values
+    case = Connector("attentional_pool", 2, 16, 8, 6, window=2, heads=2)
+    p = inputs.parameters(case)
+    assert list(p)[:2] == ["q_proj.weight", "q_proj.bias"] and p["out_proj.weight"].shape == (6, 8)
+    ref = inputs.reference(case)
+    assert ref.shape == (2, 4, 6)
+    cut = inputs.windows(np.arange(16.0).reshape(1, 16, 1), 2)
+    assert cut[0, 1, :, 0].tolist() == [2.0, 3.0, 6.0, 7.0]
+    assert inputs.worst_token(ref.astype(np.float32), ref) < 1e-7
+    off = ref.copy()
+    off[1, 2] *= 1.5
+    assert math.isclose(inputs.worst_token(off, ref), 0.5)
+    off[0, 0, 0] = math.nan
+    assert inputs.worst_token(off, ref) == math.inf
+
+
+def _agreement() -> None:
+    """A contender that is wrong is refused."""
+    import numpy as np
+
+    from . import inputs
+    from .cases import Connector
+    from .connectors import check
+    from .report import Disagreement
+
+    case = Connector("mlp_2layer", 1, 4, 8, 6)
+    reference = inputs.reference(case)
+
+    class Fake:
+        def __init__(self, output):
+            self.output = lambda: output
+
+    assert check("fake", Fake(reference.astype(np.float32).ravel()), case, reference) < 1e-6
+    try:
+        check("fake", Fake(reference.ravel() * 1.001), case, reference)
+    except Disagreement as error:
+        assert "fake" in str(error)
+    else:
+        raise AssertionError("a wrong result was accepted")
+
+
+def _report() -> None:
+    from . import machine, report
+    from .cases import CONNECTORS
+
+    assert report.insert(f"a\n{report.BEGIN}\nold\n{report.END}\nz", "new\n") == (
+        f"a\n{report.BEGIN}\nnew\n{report.END}\nz"
+    )
+    assert machine.slug("AMD EPYC (R) 7763") == "amd-epyc-r-7763"
+    assert report.cell_ms({"median": 0.1234, "low": 0.12, "high": 0.2}) == "123 (120-200)"
+    assert len({case.title for case in CONNECTORS}) == len(CONNECTORS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "a/b.json"
+        report.write_json(path, {"commit": "1", "sections": {"x": 1, "y": 2}})
+        report.write_json(path, {"commit": "2", "sections": {"y": 3}})
+        assert '"x": 1' in path.read_text() and '"y": 3' in path.read_text() and '"2"' in path.read_text()
+
+
+def run() -> int:
+    try:
+        import numpy  # noqa: F401
+    except ImportError:
+        print("NumPy is missing: skipped")
+        return SKIPPED
+    for check in (_measures, _protocol, _inputs, _agreement, _report):
+        check()
+    print("the harness agrees with itself")
+    return 0
