@@ -8,5 +8,9 @@ sh scripts/build.sh "$preset" -DTENON_TESTS=ON -DPython3_EXECUTABLE="$(sh script
 
 # Tests ask for more threads than there are cores: idle ones must sleep, not spin.
 export OMP_WAIT_POLICY=passive
-export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
+# Under sanitizers: a stack for each finding, and NULL for absurd sizes, as from any other allocator.
+export UBSAN_OPTIONS=print_stacktrace=1
+export ASAN_OPTIONS=allocator_may_return_null=1
+export TSAN_OPTIONS=allocator_may_return_null=1
+export LSAN_OPTIONS="suppressions=$PWD/scripts/lsan.supp:print_suppressions=0"
 ctest --test-dir "build/$preset" -j"$(nproc)" --output-on-failure "$@"

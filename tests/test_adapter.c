@@ -6,6 +6,7 @@
 #include "tests.h"
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -14,7 +15,7 @@
 static tenon_error error;
 
 /* The linker sends the library's allocations here (see CMakeLists.txt), so that they can be counted. */
-static int system_allocations;
+static atomic_int system_allocations;
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
 void *__real_realloc(void *data, size_t size);
