@@ -11,8 +11,8 @@ test-long: ## clang, sanitizers, threads, a build without OpenMP, each CPU level
 	@sh scripts/install_deps.sh ci && sh scripts/test_long.sh
 coverage: ## lines of src and cli that the tests reach
 	@sh scripts/install_deps.sh test && sh scripts/coverage.sh
-bench: ## time the kernels on this machine
-	@sh scripts/install_deps.sh build && sh scripts/bench.sh
+bench: ## time connectors and engine beside their peers; BENCH="--quick --only engine" (half an hour without)
+	@sh scripts/install_deps.sh build && python3 bench/run.py $(BENCH)
 install: build ## install under /usr/local, or PREFIX=...
 	@cmake --install build/release --prefix $(or $(PREFIX),/usr/local)
 tidy: ## clang-tidy over src and cli

@@ -27,6 +27,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, metavar="N", help="rounds (15; 3 with --quick)")
     parser.add_argument("--build", type=pathlib.Path, metavar="DIR", help="a build of ours to use instead of making one")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/performance.md")
+    parser.add_argument("--docs-only", action="store_true", help="likewise, from the kept results; measures nothing")
     parser.add_argument("--self-test", action="store_true", help="check the harness itself; measures nothing")
     options = parser.parse_args(words)
     options.sections = options.only.split(",") if options.only else list(SECTIONS)
@@ -57,6 +58,10 @@ def main() -> int:
         from harness import selftest
 
         return selftest.run()
+    if options.docs_only:
+        from harness import driver
+
+        return driver.write_docs(options)
     environment.install_debian()
     environment.enter(sys.argv[1:], str(ROOT / "bench/run.py"))
     options.build = options.build or environment.build()

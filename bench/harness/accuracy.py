@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import numpy as np
 
 from . import inputs
 from .cases import Connector
 from .environment import say
 from .report import mark, markdown
-from .session import Session
+from .session import Session, close
+from .workers import Worker
 
 WIDTHS = (768, 1024, 1152, 4096)
 FLOOR, FACTOR = 1e-6, 1.25
@@ -27,29 +28,32 @@ def _cases() -> list[Connector]:
     return cases
 
 
-def measure(session: Session, case: Connector) -> dict:
+def _error(session: Session, worker: Worker, reference: np.ndarray, **fields: object) -> float | None:
+    if not session.prepare(worker, **fields):
+        return None
+    return inputs.worst_token(worker.output(), reference)
+
+
+def measure(session: Session, ours: Worker, torch: Worker | None, case: Connector) -> dict:
     say(f"accuracy {case.title}")
     reference = inputs.reference(case)
-    row = {"title": case.title, "k": case.in_dim}
-    ours = session.prepared("tenon", **case.fields())
-    row["tenon"] = inputs.worst_token(ours.output(), reference)
-    ours.close()
+    row = {"title": case.title, "tenon": _error(session, ours, reference, **case.fields())}
+    # The same rounded weights and features, computed in f32, or in the storage type as PyTorch's users do.
     for key, compute in (("torch_f32", "f32"), ("torch_storage", case.dtype)):
-        # The same rounded weights and features, computed in f32, or in the storage type as PyTorch users do.
-        peer = session.prepared("eager", compute=compute, **replace(case).fields())
-        if peer:
-            row[key] = inputs.worst_token(peer.output(), reference)
-            peer.close()
-    row["passed"] = row["tenon"] <= max(FLOOR, FACTOR * row.get("torch_f32", 0.0))
+        row[key] = _error(session, torch, reference, compute=compute, **case.fields()) if torch else None
+    row["passed"] = row["tenon"] <= max(FLOOR, FACTOR * (row["torch_f32"] or 0.0))
     return row
 
 
 def run(session: Session) -> dict:
-    return {"rows": [measure(session, case) for case in _cases()]}
+    ours, torch = session.worker("tenon"), session.prepared("eager", **_cases()[0].fields())
+    rows = [measure(session, ours, torch, case) for case in _cases()]
+    close([worker for worker in (ours, torch) if worker])
+    return {"rows": rows}
 
 
 def tables(results: dict) -> str:
-    text = lambda row, key: f"{row[key]:.1e}" if key in row else "-"
+    text = lambda row, key: f"{row[key]:.1e}" if row[key] is not None else "-"
     rows = [
         [row["title"], text(row, "tenon"), text(row, "torch_f32"), text(row, "torch_storage"), mark(row["passed"])]
         for row in results["rows"]

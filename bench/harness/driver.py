@@ -8,7 +8,7 @@ import json
 import pathlib
 import sys
 
-from . import machine, report
+from . import machine, report, roofline
 from .environment import CACHE, ROOT, say
 from .session import LABELS, Session
 
@@ -93,6 +93,12 @@ def run(options: argparse.Namespace) -> int:
     path = _path(options)
     report.write_json(path, document)
     say(f"written: {path}")
-    if options.write_docs:
-        report.write_docs(fragment(json.loads(path.read_text())))
+    return write_docs(options) if options.write_docs else 0
+
+
+def write_docs(options: argparse.Namespace) -> int:
+    """The kept results of this machine, as tables of docs/performance.md."""
+    path = _path(options)
+    report.write_docs({"bench": fragment(json.loads(path.read_text())), "roofline": roofline.table()})
+    say(f"{path.name} is in {report.DOCS}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .cases import Connector
 from .environment import say
-from .measures import in_turns
+from .measures import Series, in_turns
 from .report import mark, markdown, mib
 from .session import Session
 from .workers import WorkerError
@@ -44,7 +44,7 @@ def _times(session: Session, many: int, few: int) -> dict:
     series = in_turns({"before": few_calls, "many": lambda: one(many), "after": few_calls}, max(3, session.rounds // 4))
     worker.close()
     both = [(a + b) / 2 for a, b in zip(series["before"].values, series["after"].values, strict=True)]
-    ratios = type(series["many"])(tuple(m / f for m, f in zip(series["many"].values, both, strict=True)))
+    ratios = Series(tuple(m / f for m, f in zip(series["many"].values, both, strict=True)))
     return {"many": many, "few": few, "seconds_per_frame": series["many"].as_json(), "ratio": ratios.as_json()}
 
 

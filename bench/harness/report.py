@@ -8,7 +8,6 @@ import pathlib
 from .environment import ROOT
 
 DOCS = ROOT / "docs/performance.md"
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 class Disagreement(Exception):
@@ -48,14 +47,19 @@ def write_json(path: pathlib.Path, document: dict) -> None:
     path.write_text(json.dumps(merged, indent=1) + "\n")
 
 
-def insert(page: str, fragment: str) -> str:
-    """The page with what stands between the markers replaced."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} ... {END}")
-    return f"{head}{BEGIN}\n{fragment.strip()}\n{END}{tail}"
+def insert(page: str, name: str, fragment: str) -> str:
+    """The page with what stands between the name's markers replaced."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    head, found, rest = page.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"the page has no {begin} ... {end}")
+    return f"{head}{begin}\n{fragment.strip()}\n{end}{tail}"
 
 
-def write_docs(fragment: str) -> None:
-    DOCS.write_text(insert(DOCS.read_text(), fragment))
+def write_docs(fragments: dict[str, str]) -> None:
+    """Each fragment between the markers of its name."""
+    page = DOCS.read_text()
+    for name, fragment in fragments.items():
+        page = insert(page, name, fragment)
+    DOCS.write_text(page)

@@ -85,12 +85,14 @@ def _agreement() -> None:
 
 
 def _report() -> None:
-    from . import machine, report
+    from . import machine, report, roofline
     from .cases import CONNECTORS
 
-    assert report.insert(f"a\n{report.BEGIN}\nold\n{report.END}\nz", "new\n") == (
-        f"a\n{report.BEGIN}\nnew\n{report.END}\nz"
-    )
+    page = "a\n<!-- x:begin -->\n{}\n<!-- x:end -->\nz"
+    assert report.insert(page.format("old"), "x", "new\n") == page.format("new")
+    docs = report.DOCS.read_text()
+    assert report.insert(docs, "roofline", roofline.table()) == docs, "docs/performance.md: run.py --write-docs"
+    assert "<!-- bench:begin -->" in docs and "<!-- bench:end -->" in docs
     assert machine.slug("AMD EPYC (R) 7763") == "amd-epyc-r-7763"
     assert report.cell_ms({"median": 0.1234, "low": 0.12, "high": 0.2}) == "123 (120-200)"
     assert len({case.title for case in CONNECTORS}) == len(CONNECTORS)

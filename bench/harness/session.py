@@ -69,23 +69,29 @@ class Session:
         return self.stack.enter_context(Worker(name, self._command(name), self._environment()))
 
     def prepared(self, name: str, **fields: object) -> Worker | None:
-        """A contender ready to run the case; None, with the reason kept, where it cannot."""
+        """A new contender ready to run the case; None, with the reason kept, where it cannot."""
         try:
             worker = self.worker(name)
         except OSError as error:
             return self._leave_out(name, str(error))
+        return worker if self.prepare(worker, **fields) else None
+
+    def prepare(self, worker: Worker, **fields: object) -> bool:
+        """Gets a contender ready for another case; closes it where it cannot."""
+        name = worker.name
         try:
             answer = worker.ask("prepare", threads=self.threads, **fields)
             if name in LIBRARIES:
                 answer |= worker.ask("version")
-            self.versions[name] = answer.get("version", self.versions.get(name, ""))
-            self.level = answer.get("level", self.level)
-            worker.facts = answer
             worker.calibrate()
         except WorkerError as error:
             worker.close()
-            return self._leave_out(name, str(error))
-        return worker
+            self._leave_out(name, str(error))
+            return False
+        self.versions[name] = answer.get("version", self.versions.get(name, ""))
+        self.level = answer.get("level", self.level)
+        worker.facts = answer
+        return True
 
     def _leave_out(self, name: str, reason: str) -> None:
         if name in ("tenon", "engine"):

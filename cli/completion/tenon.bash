@@ -85,20 +85,37 @@ _tenon_compare() {
     esac
 }
 
+_tenon_bench() {
+    case "$previous" in
+        --dtype ) _tenon_words "f32 bf16 f16" ;;
+        --cpu ) _tenon_words "$(tenon --print-values levels 2>/dev/null)" ;;
+        --config ) _tenon_files ;;
+        --tokens) ;;
+        --batch) ;;
+        --threads) ;;
+        --window) ;;
+        --grid) ;;
+        --repeat) ;;
+        --prefix) ;;
+        *) _tenon_options "--tokens --batch --dtype --threads --window --grid --repeat --cpu --prefix --config --json --help" ;;
+    esac
+}
+
 _tenon() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        _tenon_words "tokens init inspect run compare help --version"
+        _tenon_words "tokens init inspect run compare bench help --version"
         return
     fi
     case "${COMP_WORDS[1]}" in
-        help) _tenon_words "tokens init inspect run compare" ;;
+        help) _tenon_words "tokens init inspect run compare bench" ;;
         tokens) _tenon_tokens ;;
         init) _tenon_init ;;
         inspect) _tenon_inspect ;;
         run) _tenon_run ;;
         compare) _tenon_compare ;;
+        bench) _tenon_bench ;;
     esac
 }
 

@@ -1,0 +1,313 @@
+/* tenon bench: how fast a connector runs on an input of a given shape, beside what the machine can do. Forwards and
+ * probes alternate and medians are reported, because machines change speed within a minute. */
+#include "bench_limits.h"
+#include "commands.h"
+#include "model.h"
+#include "progress.h"
+#include "report.h"
+
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct settings {
+    tn_model_settings model;
+    int64_t tokens;
+    int64_t batch;
+    int64_t window;
+    int64_t repeat;
+    int64_t threads;
+    tn_pair grid;
+    const char *dtype;
+    const char *cpu;
+    bool json;
+} settings;
+
+enum { MOST_REPEATS = 1001 };
+
+static const tn_argument arguments[] = {
+    {"MODEL", false, "@file", "a connector's safetensors file, an index of shards or the folder of a checkpoint"},
+    {.name = NULL}};
+
+static const tn_option options[] = {
+    {"tokens", 0, TN_INT, "N", NULL, 1, offsetof(settings, tokens), "tokens of an image", "--tokens 729"},
+    {"batch", 0, TN_INT, "B", NULL, 1, offsetof(settings, batch), "images in a call (without it 1)", "--batch 8"},
+    {"dtype", 0, TN_STRING, "D", "f32 bf16 f16", 0, offsetof(settings, dtype),
+     "storage of features and tokens: f32, bf16 or f16 (without it the parameters')", "--dtype bf16"},
+    {"threads", 0, TN_INT, "T", NULL, 1, offsetof(settings, threads),
+     "threads that compute (without it one for each core)", "--threads 1"},
+    {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "pool with this window instead of the config's",
+     "--window 3"},
+    {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
+     "rows x columns of the patch grid (without it the grid is square)", "--grid 32x128"},
+    {"repeat", 0, TN_INT, "R", NULL, 1, offsetof(settings, repeat), "forwards that are timed (without it 21)",
+     "--repeat 101"},
+    {"cpu", 0, TN_STRING, "LEVEL", "@levels", 0, offsetof(settings, cpu),
+     "the highest CPU level to use (without it TENON_CPU, else the best there is)", "--cpu baseline"},
+    TN_MODEL_OPTION_PREFIX(settings),
+    TN_MODEL_OPTION_CONFIG(settings),
+    TN_OPTION_JSON(settings),
+    {.name = NULL}};
+
+static const tn_example examples[] = {
+    {"tenon bench adapter.safetensors --tokens 576", "one image of CLIP-L/14 at 336 pixels"},
+    {"tenon bench pool.safetensors --tokens 729 --batch 8 --dtype bf16 --json", "eight video frames, as JSON"},
+    {.line = NULL}};
+
+/* What a forward needs. */
+typedef struct work {
+    tenon_adapter *adapter;
+    tenon_call call;
+    tenon_workspace workspace;
+    int64_t x_shape[3];
+    int64_t y_shape[3];
+    DLTensor x; /* (batch, tokens, in_dim) */
+    DLTensor y; /* (batch, out_tokens, out_dim) */
+    double flops;
+    double weight_bytes;
+} work;
+
+/* Medians over the repeats, and the quartiles of the time. */
+typedef struct figures {
+    double seconds;
+    double low;
+    double high;
+    double fma;
+    double read;
+} figures;
+
+/* ---- the setup ---- */
+
+/* Values of either sign between 1/2 and 1, made as bit patterns. */
+static void fill(void *data, tenon_dtype dtype, size_t bytes)
+{
+    uint32_t random = 1;
+    uint32_t *words = data;
+    for (size_t i = 0; i < bytes / sizeof *words; i++) {
+        random = random * 1664525u + 1013904223u;
+        if (dtype == TENON_F32)
+            words[i] = (random & 0x807fffffu) | 0x3f000000u;
+        else if (dtype == TENON_BF16)
+            words[i] = (random & 0x807f807fu) | 0x3f003f00u;
+        else
+            words[i] = (random & 0x83ff83ffu) | 0x38003800u;
+    }
+}
+
+static bool tensor_bytes(const int64_t shape[3], tenon_dtype dtype, size_t *bytes)
+{
+    *bytes = tenon_dtype_size(dtype);
+    for (int axis = 0; axis < 3; axis++)
+        if (__builtin_mul_overflow(*bytes, (size_t)shape[axis], bytes)) return false;
+    return *bytes < SIZE_MAX / 2;
+}
+
+static bool make_tensor(DLTensor *tensor, int64_t shape[3], tenon_dtype dtype, tenon_error *error)
+{
+    size_t bytes;
+    if (!tensor_bytes(shape, dtype, &bytes))
+        return tn_error(error, "the input is too large: %s", tn_shape_text(3, shape));
+    void *data = malloc(bytes + sizeof(uint32_t));
+    if (!data)
+        return tn_error(error, "out of memory: %s %s is %s", tn_shape_text(3, shape), tenon_dtype_name(dtype),
+                        tn_bytes_text((double)bytes));
+    fill(data, dtype, bytes + sizeof(uint32_t));
+    *tensor = (DLTensor){.data = data, .device = {kDLCPU, 0}, .ndim = 3, .dtype = tenon_dtype_to_dlpack(dtype)};
+    tensor->shape = shape;
+    return true;
+}
+
+/* The storage asked for, or the parameters'. */
+static bool find_dtype(const tenon_adapter *adapter, const settings *given, tenon_dtype *dtype, tenon_error *error)
+{
+    if (given->dtype) return tenon_dtype_from_name(given->dtype, dtype, error) == TENON_OK;
+    tenon_parameter first;
+    tenon_parameter_init(&first);
+    if (tenon_adapter_parameter(adapter, 0, &first, error) != TENON_OK) return false;
+    *dtype = first.dtype;
+    return true;
+}
+
+static bool sum_weights(work *w, tenon_error *error)
+{
+    for (int64_t i = 0; i < tenon_adapter_num_parameters(w->adapter); i++) {
+        tenon_parameter parameter;
+        tenon_parameter_init(&parameter);
+        if (tenon_adapter_parameter(w->adapter, i, &parameter, error) != TENON_OK) return false;
+        w->weight_bytes += (double)tn_parameter_elements(&parameter) * (double)tenon_dtype_size(parameter.dtype);
+    }
+    return true;
+}
+
+static bool prepare(work *w, const settings *given, tenon_error *error)
+{
+    tenon_prepare_options prepared;
+    tenon_prepare_options_init(&prepared);
+    prepared.cpu = given->cpu;
+    prepared.threads = (int)given->threads;
+    tenon_call_init(&w->call);
+    w->call.threads = (int)given->threads;
+    w->call.pool_window = given->window;
+    if (given->grid.height) {
+        w->call.grid_height = given->grid.height;
+        w->call.grid_width = given->grid.width;
+    }
+    return tenon_adapter_prepare(w->adapter, &prepared, error) == TENON_OK && sum_weights(w, error);
+}
+
+static bool measure_shapes(work *w, const settings *given, tenon_error *error)
+{
+    int64_t out_tokens;
+    const tenon_call *call = &w->call;
+    if (tenon_adapter_output_num_tokens(w->adapter, call, given->tokens, &out_tokens, error) != TENON_OK ||
+        tenon_adapter_flops(w->adapter, given->tokens, call, &w->flops, error) != TENON_OK ||
+        tenon_adapter_workspace_size(w->adapter, given->tokens, call, &w->workspace.size, error) != TENON_OK)
+        return false;
+    w->flops *= (double)given->batch;
+    const int64_t x[3] = {given->batch, given->tokens, tenon_adapter_in_dim(w->adapter)};
+    const int64_t y[3] = {given->batch, out_tokens, tenon_adapter_out_dim(w->adapter)};
+    memcpy(w->x_shape, x, sizeof x);
+    memcpy(w->y_shape, y, sizeof y);
+    return true;
+}
+
+static bool set_up(work *w, const settings *given, tenon_error *error)
+{
+    tenon_dtype dtype;
+    if (!prepare(w, given, error) || !measure_shapes(w, given, error) ||
+        !find_dtype(w->adapter, given, &dtype, error) || !make_tensor(&w->x, w->x_shape, dtype, error) ||
+        !make_tensor(&w->y, w->y_shape, dtype, error))
+        return false;
+    w->workspace.data = malloc(w->workspace.size);
+    return w->workspace.data ||
+           tn_error(error, "out of memory: the workspace is %s", tn_bytes_text((double)w->workspace.size));
+}
+
+static void tear_down(work *w)
+{
+    free(w->x.data);
+    free(w->y.data);
+    free(w->workspace.data);
+    tenon_adapter_free(w->adapter);
+}
+
+/* ---- the measurement ---- */
+
+static int ascending(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The value at this share of the sorted ones. */
+static double quantile(double *values, int64_t count, double share)
+{
+    qsort(values, (size_t)count, sizeof *values, ascending);
+    return values[(int64_t)(share * (double)(count - 1) + 0.5)];
+}
+
+static bool forward(work *w, double *seconds, tenon_error *error)
+{
+    const double started = tn_seconds();
+    const tenon_status status = tenon_adapter_forward(w->adapter, &w->x, &w->y, &w->call, &w->workspace, error);
+    *seconds = tn_seconds() - started;
+    return status == TENON_OK;
+}
+
+static bool measure(work *w, const tn_limits *limits, int64_t repeat, figures *found, tenon_error *error)
+{
+    double seconds[MOST_REPEATS], fma[MOST_REPEATS], read[MOST_REPEATS];
+    for (int64_t i = 0; i < repeat; i++) {
+        fma[i] = tn_limits_fma(limits);
+        read[i] = tn_limits_read(limits);
+        /* The first forward after the probes finds its weights out of the caches and its threads asleep. */
+        if (!forward(w, &seconds[i], error) || !forward(w, &seconds[i], error)) return false;
+    }
+    *found = (figures){quantile(seconds, repeat, 0.5), quantile(seconds, repeat, 0.25), quantile(seconds, repeat, 0.75),
+                       quantile(fma, repeat, 0.5), quantile(read, repeat, 0.5)};
+    return true;
+}
+
+/* ---- the report ---- */
+
+static int report_json(const char *path, const settings *given, const work *w, const figures *f)
+{
+    return tn_print_json(json_pack(
+        "{s:s, s:s, s:I, s:[I, I, I], s:[I, I, I], s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I}", "model", path, "level",
+        tenon_adapter_cpu(w->adapter), "threads", (json_int_t)given->threads, "features", (json_int_t)w->x_shape[0],
+        (json_int_t)w->x_shape[1], (json_int_t)w->x_shape[2], "tokens", (json_int_t)w->y_shape[0],
+        (json_int_t)w->y_shape[1], (json_int_t)w->y_shape[2], "median_ms", 1e3 * f->seconds, "low_ms", 1e3 * f->low,
+        "high_ms", 1e3 * f->high, "gflops", 1e-9 * w->flops / f->seconds, "fma_peak_gflops", f->fma, "read_gbs",
+        f->read, "weights_gbs", 1e-9 * w->weight_bytes / f->seconds, "workspace_bytes", (json_int_t)w->workspace.size));
+}
+
+static int report_text(const char *path, const settings *given, const work *w, const figures *f)
+{
+    const double gflops = 1e-9 * w->flops / f->seconds, weights = 1e-9 * w->weight_bytes / f->seconds;
+    printf("%s: %s -> %s, %" PRId64 " thread%s, %s\n", path, tn_shape_text(3, w->x_shape), tn_shape_text(3, w->y_shape),
+           given->threads, given->threads == 1 ? "" : "s", tenon_adapter_cpu(w->adapter));
+    printf("time        %.3f ms (quartiles %.3f to %.3f)\n", 1e3 * f->seconds, 1e3 * f->low, 1e3 * f->high);
+    printf("arithmetic  %.1f GFLOP/s, %.0f %% of the %.1f that multiply-adds in registers reach\n", gflops,
+           100 * gflops / f->fma, f->fma);
+    printf("weights     %.2f GB/s, %.0f %% of the %.2f that plain reads reach\n", weights, 100 * weights / f->read,
+           f->read);
+    printf("workspace   %zu bytes (%s)\n", w->workspace.size, tn_bytes_text((double)w->workspace.size));
+    return TN_EXIT_OK;
+}
+
+/* ---- the command ---- */
+
+static int check_settings(const tn_command *command, settings *given)
+{
+    if (!given->tokens) return tn_usage(command, "bench needs --tokens N, the tokens of an image");
+    if (given->threads > INT_MAX) return tn_usage(command, "--threads is too large (got %" PRId64 ")", given->threads);
+    if (given->repeat > MOST_REPEATS)
+        return tn_usage(command, "--repeat is at most %d (got %" PRId64 ")", MOST_REPEATS, given->repeat);
+    tenon_error error;
+    tenon_dtype dtype;
+    if (given->dtype && tenon_dtype_from_name(given->dtype, &dtype, &error) != TENON_OK)
+        return tn_usage(command, "%s", error.message);
+    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (!given->threads) given->threads = cores > 0 ? cores : 1;
+    return -1;
+}
+
+static int run(const tn_command *command, int argc, char **argv)
+{
+    settings given = {.window = TENON_UNSET, .batch = 1, .repeat = 21};
+    const char *words[TN_MAX_ARGUMENTS];
+    work w = {.adapter = NULL};
+    tn_limits *limits = NULL;
+    figures found;
+    tenon_error error;
+    int code = tn_options_parse(command, argc, argv, &given, words);
+    if (code < 0) code = check_settings(command, &given);
+    if (code >= 0) return code;
+    bool good = tn_model_open(words[0], &given.model, false, &w.adapter, NULL, &error) == TENON_OK &&
+                set_up(&w, &given, &error) &&
+                tn_limits_new(tenon_adapter_cpu(w.adapter), (int)given.threads, &limits, &error) == TENON_OK &&
+                measure(&w, limits, given.repeat, &found, &error);
+    if (!good)
+        code = tn_failed_error(&error);
+    else
+        code = given.json ? report_json(words[0], &given, &w, &found) : report_text(words[0], &given, &w, &found);
+    tn_limits_free(limits);
+    tear_down(&w);
+    return code;
+}
+
+const tn_command tn_command_bench = {
+    "bench",
+    "time a connector on this machine",
+    "Runs a connector on made-up features of the given shape and prints the median time, beside what the machine can "
+    "do: "
+    "multiply-adds that stay in registers, and plain reads of memory. Forwards and these probes alternate; quartiles "
+    "tell how quiet the machine was. Weights are counted once a forward. Nothing is written.",
+    arguments,
+    options,
+    examples,
+    "0: measured. 1: the model cannot be read, or does not take this input. 2: the command line is wrong.",
+    run};
