@@ -485,7 +485,8 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_file_read(const tenon_file *file, 
  * committed; until then, and after a failure, what was there stays. */
 typedef struct tenon_writer tenon_writer;
 
-/* Opens a hidden file beside the target; under its name nothing is written yet. TENON_INVALID: another suffix, or the target is no regular file. */
+/* Opens a hidden file beside the target; under its name nothing is written yet. TENON_INVALID: another suffix, or the
+ * target is no regular file. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_writer_new(const char *path, tenon_writer **writer, tenon_error *error);
 
 /* Declares a tensor, before the first write; *index (may be NULL) numbers it. f32, f16, integers and bool; bf16 in
