@@ -90,7 +90,7 @@ def tables(results: dict) -> str:
     for row in results["rows"]:
         times = [cell_ms(row["seconds"].get(name)) for name in ("tenon", *shown)]
         ratio = row.get("ratio_rounds")
-        text = f"{row['ratio']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio else "-"
+        text = f"{row['ratio']:.3f} ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio else "-"
         storage = ", ".join(f"{ratio:.2f}" for ratio in row["storage"].values()) or "-"
         rows.append(
             [row["title"], *times, f"{row['limit_ms']:.1f}", percent(row["share_of_limit"]), text]
