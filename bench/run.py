@@ -25,7 +25,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", metavar="LIST", help=f"some of {', '.join(SECTIONS)}, separated by commas")
     parser.add_argument("--quick", action="store_true", help="few rounds: shows that it works; results are not kept")
     parser.add_argument("--repeat", type=int, metavar="N", help="rounds (15; 3 with --quick)")
-    parser.add_argument("--build", type=pathlib.Path, metavar="DIR", help="a build of ours to use instead of making one")
+    parser.add_argument("--build", type=pathlib.Path, metavar="DIR", help="a build of ours, instead of making one")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/performance.md")
     parser.add_argument("--docs-only", action="store_true", help="likewise, from the kept results; measures nothing")
     parser.add_argument("--self-test", action="store_true", help="check the harness itself; measures nothing")

@@ -90,7 +90,7 @@ def tables(results: dict) -> str:
     for row in results["rows"]:
         times = [cell_ms(row["seconds"].get(name)) for name in ("tenon", *shown)]
         ratio = row.get("ratio_rounds")
-        text = f"{row['ratio']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio else "-"
+        text = f"{row['ratio']:.3f} ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio else "-"
         storage = ", ".join(f"{ratio:.2f}" for ratio in row["storage"].values()) or "-"
         rows.append(
             [row["title"], *times, f"{row['limit_ms']:.1f}", percent(row["share_of_limit"]), text]
@@ -98,9 +98,9 @@ def tables(results: dict) -> str:
         )
     note = (
         "Medians in ms, the quartiles of the rounds in parentheses. The limit is the connector's necessary operations "
-        f"at the FMA peak of the same rounds; a row within {NEAR_LIMIT} of it passes whatever the peers do. bf16 and f16: our "
-        f"time with weights and features stored so, over our f32 time (bar {STORAGE_BAR} from 49 output rows up). The error "
-        "is ours against float64, the worst token's; every contender was within "
+        f"at the FMA peak of the same rounds; a row within {NEAR_LIMIT} of it passes whatever the peers do. bf16 and "
+        f"f16: our time with weights and features stored so, over our f32 time (bar {STORAGE_BAR} from 49 output rows up). "
+        "The error is ours against float64, the worst token's; every contender was within "
         f"{TOLERANCE['f32']:g} (bf16: {TOLERANCE['bf16']:g}), else there would be no table."
     )
     return markdown("Whole connectors", head, rows, note)

@@ -37,10 +37,10 @@ def _heading(document: dict) -> str:
     low, high = (pick(p[f"fma_f32 {m['cores']}"] for p in peaks) for pick in (min, max))
     reads = [p[f"read {m['cores']}"] for p in peaks]
     return (
-        f"{m['cpu']}, {m['cores']} cores, level {document['level']}; tenon {document['commit']} ({m['compiler']}); {peers}. "
-        f"Measured {dates[0]} to {dates[-1]}. FMA peak {low:.0f} to {high:.0f} GFLOP/s and reads {min(reads):.1f} to "
-        f"{max(reads):.1f} GB/s between the sections; load {load:.2f} at most before a section, {stolen:.1%} of the time "
-        "stolen by the host.\n"
+        f"{m['cpu']}, {m['cores']} cores, level {document['level']}; tenon {document['commit']} "
+        f"({m['compiler']}); {peers}. Measured {dates[0]} to {dates[-1]}. FMA peak {low:.0f} to {high:.0f} GFLOP/s and reads "
+        f"{min(reads):.1f} to {max(reads):.1f} GB/s between the sections; load {load:.2f} at most before a section, "
+        f"{stolen:.1%} of the time stolen by the host.\n"
     )
 
 

@@ -92,7 +92,7 @@ def tables(results: dict) -> str:
     ]
     head = ["a shard", "images/s", "forward alone, images/s", "share", "start included, images/s"]
     note = (
-        f"`tenon run` over {SHARDS[1]} npy shards less the same over {SHARDS[0]}, on the disk of the cache folder, against "
-        f"the forward alone in memory. Bar {BAR}."
+        f"`tenon run` over {SHARDS[1]} npy shards less the same over {SHARDS[0]}, on the disk of the cache folder, "
+        f"against the forward alone in memory. Bar {BAR}."
     )
     return markdown("A folder of shards", head, rows, note) if rows else ""

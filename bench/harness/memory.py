@@ -41,7 +41,8 @@ def _times(session: Session, many: int, few: int) -> dict:
     worker.ask("prepare", threads=session.threads, **video(many).fields())
     one = lambda batch: float(worker.ask("run", warm=0, count=1, batch=batch)["ns"]) * 1e-9 / batch
     few_calls = lambda: sum(one(few) for _ in range(many // few // 2)) / (many // few // 2)
-    series = in_turns({"before": few_calls, "many": lambda: one(many), "after": few_calls}, max(3, session.rounds // 4))
+    runners = {"before": few_calls, "many": lambda: one(many), "after": few_calls}
+    series = in_turns(runners, max(3, session.rounds // 4))
     worker.close()
     both = [(a + b) / 2 for a, b in zip(series["before"].values, series["after"].values, strict=True)]
     ratios = Series(tuple(m / f for m, f in zip(series["many"].values, both, strict=True)))

@@ -67,6 +67,6 @@ def tables(results: dict) -> str:
     head += ["bytes read to describe", "bytes read to load / file"]
     note = (
         f"Allowed: {BAR} times a plain copy (new memory and memcpy, one thread) and the fold's operations at "
-        f"{FOLD_SHARE:.0%} of the float64 FMA peak, in which folding sums. Each figure is the median of the rounds' fastest."
+        f"{FOLD_SHARE:.0%} of the float64 FMA peak, in which folding sums. Medians of each round's fastest."
     )
     return markdown("Preparing and opening", head, rows, note)

@@ -6,7 +6,6 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
