@@ -13,7 +13,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tenon"
 VENV = CACHE / "bench-venv"
-BUILD = CACHE / "bench-build"
+BUILD = ROOT / "build/bench"
 REQUIREMENTS = ROOT / "bench/requirements.txt"
 # package: the library that shows it is there
 DEBIAN = {"libopenblas-dev": "libopenblas.so", "libblis-dev": "libblis.so", "libdnnl-dev": "libdnnl.so"}

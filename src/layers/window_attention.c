@@ -95,7 +95,7 @@ static void pack(void *packed, const tn_layer *layer, const tn_context *context,
                   weights->dtype[v + 1]);
 }
 
-/* A block is run in pieces small enough that u and z stay in cache. */
+/* Means and queries are made for a whole block; u and z for pieces of it, small enough that they stay in cache. */
 static int64_t piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows)
 {
     enum { piece_bytes = 8 << 20 };
@@ -114,7 +114,7 @@ static size_t buffer_size(const tn_layer *layer, const tn_ops *ops, int64_t rows
 {
     (void)slots;
     const int64_t piece = piece_rows(layer, ops, rows), width = layer->in_dim;
-    return 2 * rows_size(ops, piece, width) + 2 * rows_size(ops, piece, layer->heads * width);
+    return 2 * rows_size(ops, rows, width) + 2 * rows_size(ops, piece, layer->heads * width);
 }
 
 static size_t scratch_size(const tn_layer *layer, const tn_ops *ops, const tn_weights *weights, int64_t rows,
@@ -126,7 +126,7 @@ static size_t scratch_size(const tn_layer *layer, const tn_ops *ops, const tn_we
     const size_t sizes[] = {
         ops->window_mean_scratch(slots, width, workers),
         ops->window_attend_scratch(slots, layer->heads, width, workers),
-        ops->linear_scratch(&m.query.map, piece, workers),
+        ops->linear_scratch(&m.query.map, rows, workers),
         ops->linear_scratch(&m.key.map, piece, workers),
         ops->linear_scratch(&m.value.map, piece, workers),
     };
@@ -148,27 +148,18 @@ static tn_rows rows_from(tn_rows all, int64_t first, int64_t slots)
     return all;
 }
 
+/* Rows [first, first + rows) of the block, from their queries [block rows, C] on. */
 static void forward_piece(const tn_block *block, const tn_layer *layer, const tn_context *context, const char *packed,
-                          const maps *m, int64_t first, int64_t rows)
+                          const maps *m, tn_rows query, char *buffer, int64_t first, int64_t rows)
 {
     const tn_ops *ops = context->ops;
     const int64_t width = layer->in_dim, heads = layer->heads, slots = block->slots;
-    char *buffer = block->buffer;
-    const tn_rows mean = tn_dense_rows(buffer, ops->compute, width);
-    buffer += rows_size(ops, rows, width);
-    const tn_rows query = tn_dense_rows(buffer, ops->compute, width);
-    buffer += rows_size(ops, rows, width);
     const tn_rows mapped = tn_dense_rows(buffer, ops->compute, heads * width);
-    buffer += rows_size(ops, rows, heads * width);
-    const tn_rows mixed = tn_dense_rows(buffer, ops->compute, heads * width);
-
-    const tn_rows patches = rows_from(block->x, first, slots);
-    ops->window_mean(context, mean, patches, rows, slots, width);
-    tn_dense_forward(query, mean, &m->query, context, packed, TN_ACT_NONE, rows);
-    tn_dense_forward(mapped, query, &m->key, context, packed + m->key_offset, TN_ACT_NONE, rows);
+    const tn_rows mixed = tn_dense_rows(buffer + rows_size(ops, rows, heads * width), ops->compute, heads * width);
     const double scale = 1 / sqrt((double)(width / heads));
-    ops->window_attend(context, mixed, rows_from(block->attention, first, 1), patches, mapped, scale, rows, slots,
-                       heads, width);
+    tn_dense_forward(mapped, rows_from(query, first, 1), &m->key, context, packed + m->key_offset, TN_ACT_NONE, rows);
+    ops->window_attend(context, mixed, rows_from(block->attention, first, 1), rows_from(block->x, first, slots), mapped,
+                       scale, rows, slots, heads, width);
     tn_dense_forward(rows_from(block->y, first, 1), mixed, &m->value, context, packed + m->value_offset, block->act,
                      rows);
 }
@@ -177,10 +168,17 @@ static void forward(const tn_block *block, const tn_layer *layer, const tn_conte
                     const tn_weights *weights)
 {
     maps m;
-    if (!plan(&m, layer, context->ops, weights)) return;
-    const int64_t piece = piece_rows(layer, context->ops, block->rows);
-    for (int64_t first = 0; first < block->rows; first += piece) {
-        forward_piece(block, layer, context, packed, &m, first, tn_min_i64(piece, block->rows - first));
+    const tn_ops *ops = context->ops;
+    if (!plan(&m, layer, ops, weights)) return;
+    const int64_t width = layer->in_dim, rows = block->rows, piece = piece_rows(layer, ops, rows);
+    char *buffer = block->buffer;
+    const tn_rows mean = tn_dense_rows(buffer, ops->compute, width);
+    const tn_rows query = tn_dense_rows(buffer + rows_size(ops, rows, width), ops->compute, width);
+    ops->window_mean(context, mean, block->x, rows, block->slots, width);
+    tn_dense_forward(query, mean, &m.query, context, packed, TN_ACT_NONE, rows);
+    buffer += 2 * rows_size(ops, rows, width);
+    for (int64_t first = 0; first < rows; first += piece) {
+        forward_piece(block, layer, context, packed, &m, query, buffer, first, tn_min_i64(piece, rows - first));
     }
 }
 
