@@ -69,7 +69,7 @@ def _calls(session: Session, case: Connector) -> dict:
 
 
 class Neighbour:
-    """Takes about half of the last core while it is entered; `cores` tells afterwards how much it had."""
+    """Wants the last core for itself while it is entered; `cores` tells afterwards how much the scheduler gave it."""
 
     def __init__(self, session: Session):
         self.program = session.build / "bench/workers/bench_probe"
@@ -142,7 +142,7 @@ def tables(results: dict) -> str:
     ]
     n = results["neighbour"][0]
     neighbour = (
-        f"{n['title']} beside a process that takes {n['cores_taken']['median']:.2f} of a core needs "
+        f"{n['title']} beside a process that has {n['cores_taken']['median']:.2f} of a core needs "
         f"{_cell(n['slowdown'])} times as long; what is left of the machine allows {n['allowed']['median']:.3f}, plus "
         f"{NOISE:.0%} of noise: {mark(n['passed'])}.\n"
     )

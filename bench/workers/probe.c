@@ -2,7 +2,7 @@
  *
  *   level name=avx2                             which probes to use (the level that ours was prepared for)
  *   run kind=fma_f32|fma_f64|read threads=T     rate=... in GFLOP/s or GB/s, one for each of count= repetitions
- *   spin seconds=S                              takes half of one core for that long: 4 ms of it, then 4 ms of sleep
+ *   spin seconds=S                              is busy for that long
  */
 #include "probe.h"
 #include "core/parallel.h"
@@ -10,7 +10,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 enum { steps = 4000000, pieces = 64 }; /* about 5 ms of multiply-adds */
 
@@ -93,22 +92,11 @@ static void level(const request *r)
     worker_ok("probe=%s", probe->level);
 }
 
-static int64_t own_time(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 static void spin(const request *r)
 {
-    enum { slice = 4000000 };
     const int64_t end = worker_now() + request_int(r, "seconds", 1) * 1000000000;
-    while (worker_now() < end) {
-        for (const int64_t pause = own_time() + slice; own_time() < pause;)
-            probe->fma_f32(1000);
-        nanosleep(&(struct timespec){0, slice}, NULL);
-    }
+    while (worker_now() < end)
+        probe->fma_f32(1000);
     worker_ok("done=1");
 }
 
