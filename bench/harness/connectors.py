@@ -99,8 +99,8 @@ def tables(results: dict) -> str:
     note = (
         "Medians in ms, the quartiles of the rounds in parentheses. The limit is the connector's necessary operations "
         f"at the FMA peak of the same rounds; a row within {NEAR_LIMIT} of it passes whatever the peers do. bf16 and "
-        f"f16: our time with weights and features stored so, over our f32 time (bar {STORAGE_BAR} from 49 output rows up). "
-        "The error is ours against float64, the worst token's; every contender was within "
+        f"f16: our time with weights and features stored so, over our f32 time (bar {STORAGE_BAR} from 49 output rows "
+        "up). The error is ours against float64, the worst token's; every contender was within "
         f"{TOLERANCE['f32']:g} (bf16: {TOLERANCE['bf16']:g}), else there would be no table."
     )
     return markdown("Whole connectors", head, rows, note)

@@ -27,6 +27,7 @@ def _probes(session: Session) -> dict:
 
 def _heading(document: dict) -> str:
     sections = document["sections"].values()
+    commits = ", ".join(sorted({section["commit"] for section in sections}))
     dates = sorted({section["noise"]["date"] for section in sections})
     stolen = max(section["noise"]["stolen"] for section in sections)
     load = max(section["noise"]["load_at_start"] for section in sections)
@@ -37,10 +38,10 @@ def _heading(document: dict) -> str:
     low, high = (pick(p[f"fma_f32 {m['cores']}"] for p in peaks) for pick in (min, max))
     reads = [p[f"read {m['cores']}"] for p in peaks]
     return (
-        f"{m['cpu']}, {m['cores']} cores, level {document['level']}; tenon {document['commit']} "
-        f"({m['compiler']}); {peers}. Measured {dates[0]} to {dates[-1]}. FMA peak {low:.0f} to {high:.0f} GFLOP/s and reads "
-        f"{min(reads):.1f} to {max(reads):.1f} GB/s between the sections; load {load:.2f} at most before a section, "
-        f"{stolen:.1%} of the time stolen by the host.\n"
+        f"{m['cpu']}, {m['cores']} cores, level {document['level']}; tenon {commits} ({m['compiler']}); "
+        f"{peers}. Measured {dates[0]} to {dates[-1]}. Between the sections the FMA peak was {low:.0f} to "
+        f"{high:.0f} GFLOP/s, and plain reads {min(reads):.1f} to {max(reads):.1f} GB/s; "
+        f"load {load:.2f} at most before a section, {stolen:.1%} of the time stolen by the host.\n"
     )
 
 
@@ -62,7 +63,14 @@ def _measure(options: argparse.Namespace, session: Session) -> dict:
         section = importlib.import_module(f".{name}", __package__)
         results = section.run(session)
         print(section.tables(results), flush=True)
-        sections[name] = {"results": results, "noise": noise.as_json(), "probes": _probes(session)}
+        sections[name] = {
+            "commit": machine.commit(),
+            "rounds": session.rounds,
+            "noise": noise.as_json(),
+            "probes": _probes(session),
+            "left_out": dict(session.left_out),
+            "results": results,
+        }
     return sections
 
 
@@ -71,7 +79,10 @@ def fragment(document: dict) -> str:
     parts = [_heading(document)]
     for name, section in document["sections"].items():
         parts.append(importlib.import_module(f".{name}", __package__).tables(section["results"]))
-    for name, reason in document["left_out"].items():
+    left_out: dict[str, str] = {}
+    for section in document["sections"].values():
+        left_out |= section["left_out"]
+    for name, reason in left_out.items():
         parts.append(f"Left out: {LABELS.get(name, name)} ({reason}).\n")
     return "\n".join(parts)
 
@@ -82,12 +93,9 @@ def run(options: argparse.Namespace) -> int:
         sections = _measure(options, session)
         document = {
             "machine": machine.describe(),
-            "commit": machine.commit(),
             "level": session.level,
-            "rounds": rounds,
             "quick": options.quick,
             "versions": session.versions,
-            "left_out": session.left_out,
             "sections": sections,
         }
     path = _path(options)

@@ -123,7 +123,7 @@ def _products(results: dict) -> str:
     ) + (
         "Packed f32 weights and bias; BLAS has no bias and is spared it; oneDNN has packed weights. bf16 and f16: time "
         f"over our own f32 time. Bars: each library {PRODUCT_BAR}, {PEAK_BAR:.0%} of the peak on the two largest, "
-        f"storage {STORAGE_BAR} from 49 rows up, GELU {GELU_BAR:.0%} of its product at K = 1024, one to four rows as below."
+        f"storage {STORAGE_BAR} from 49 rows up, GELU {GELU_BAR:.0%} of its product at K = 1024; few rows: below."
     )
     costs = [row["gelu_cost"] for row in results["rows"] if "gelu_cost" in row]
     note += "".join(f" GELU costs {100 * cost:.1f} % of {GELU_SHAPE}." for cost in costs)

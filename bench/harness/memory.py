@@ -63,8 +63,8 @@ def tables(results: dict) -> str:
     t = results["time"]
     note = (
         "`mlp_2layer`, frames of 729 x 1152 to 4096, f32. Peak resident memory beyond features, tokens, the caller's "
-        "weights and one packed copy of them, over prepare and one forward with its workspace; PyTorch's is its forward "
-        f"alone. Bar {mib(BAR_BYTES)}. Time of a frame at {t['many']} frames over that at {t['few']}: "
+        "weights and one packed copy of them, over prepare and one forward with its workspace; PyTorch's is its "
+        f"forward alone. Bar {mib(BAR_BYTES)}. Time of a frame at {t['many']} frames over that at {t['few']}: "
         f"{t['ratio']['median']:.3f} ({t['ratio']['low']:.3f}-{t['ratio']['high']:.3f}), bar {BAR_TIME}: "
         f"{mark(t['ratio']['median'] <= BAR_TIME)}."
     )

@@ -42,7 +42,8 @@ def mib(size: float) -> str:
 def write_json(path: pathlib.Path, document: dict) -> None:
     """Sections that this run did not measure stay what they were."""
     old = json.loads(path.read_text()) if path.exists() else {}
-    merged = {**old, **document, "sections": {**old.get("sections", {}), **document["sections"]}}
+    both = {key: {**old.get(key, {}), **document[key]} for key in ("versions", "sections")}
+    merged = {**old, **document, **both}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(merged, indent=1) + "\n")
 

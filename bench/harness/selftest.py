@@ -98,8 +98,8 @@ def _report() -> None:
     assert len({case.title for case in CONNECTORS}) == len(CONNECTORS)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "a/b.json"
-        report.write_json(path, {"commit": "1", "sections": {"x": 1, "y": 2}})
-        report.write_json(path, {"commit": "2", "sections": {"y": 3}})
+        report.write_json(path, {"commit": "1", "versions": {}, "sections": {"x": 1, "y": 2}})
+        report.write_json(path, {"commit": "2", "versions": {}, "sections": {"y": 3}})
         assert '"x": 1' in path.read_text() and '"y": 3' in path.read_text() and '"2"' in path.read_text()
 
 

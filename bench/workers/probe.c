@@ -2,7 +2,7 @@
  *
  *   level name=avx2                             which probes to use (the level that ours was prepared for)
  *   run kind=fma_f32|fma_f64|read threads=T     rate=... in GFLOP/s or GB/s, one for each of count= repetitions
- *   spin seconds=S                              keeps one core busy for that long
+ *   spin seconds=S                              is busy for that long
  */
 #include "probe.h"
 #include "core/parallel.h"
