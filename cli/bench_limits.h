@@ -6,8 +6,7 @@
 
 typedef struct tn_limits tn_limits;
 
-/* Gets ready to probe with the instructions of a CPU level; `threads` at least 1. On success the caller owns *limits.
- */
+/* Gets ready to probe with the instructions of a CPU level; `threads` at least 1. The caller owns *limits. */
 tenon_status tn_limits_new(const char *level, int threads, tn_limits **limits, tenon_error *error);
 void tn_limits_free(tn_limits *limits);
 

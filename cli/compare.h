@@ -43,8 +43,7 @@ void tn_comparison_init(tn_comparison *c, int64_t width);
 /* Feeds `count` elements of each, in row-major order. */
 void tn_comparison_add(tn_comparison *c, const double *a, const double *b, size_t count);
 
-/* Widens `count` elements of a dtype that tenon_file_read delivers; false for a dtype that has no numbers to compare.
- */
+/* Widens `count` elements of a dtype that tenon_file_read delivers; false for a dtype without numbers. */
 bool tn_widen(double *out, const void *data, DLDataType dtype, size_t count);
 
 #endif

@@ -77,6 +77,8 @@ static void tensor_checks_name_the_fault(void **state)
     t.device.device_type = kDLCUDA;
     assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_UNSUPPORTED);
     assert_non_null(strstr(error.message, "x is on DLPack device 2:0"));
+    t.device.device_type = kDLCUDAHost; /* pinned, but the host's */
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_OK);
     t.device.device_type = kDLCPU;
     t.dtype.bits = 64;
     assert_int_equal(tn_tensor_view(&t, "x", 3, &view, &error), TENON_UNSUPPORTED);

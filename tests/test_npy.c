@@ -1,5 +1,6 @@
 /* npy: the three versions, every element type, the header's grammar, hostile headers, and the writer. */
 #include "scratch.h"
+#include <fenv.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -143,6 +144,19 @@ static void reads_slices_of_converted_types(void **state)
     assert_memory_equal(read, expected + 7 * columns, (rows - 7) * columns * sizeof(float));
     assert_true(read[(rows - 7) * columns] == 77);
     tenon_file_close(file);
+}
+
+/* The same file gives the same numbers whatever rounding mode the program is in. */
+static void narrows_to_nearest_in_any_mode(void **state)
+{
+    (void)state;
+    const double stored[] = {1.0 + 0x1p-30, -1.0 - 0x1p-30};
+    const float expected[] = {1.0f, -1.0f};
+    fesetround(FE_UPWARD);
+    expect_array("<f8", stored, sizeof stored, false, f32, 2, expected, sizeof expected);
+    const int mode = fegetround();
+    fesetround(FE_TONEAREST);
+    assert_int_equal(mode, FE_UPWARD);
 }
 
 static void accepts_what_python_writes(void **state)
@@ -313,6 +327,7 @@ int main(void)
         cmocka_unit_test(asks_about_two_bytes_of_void),
         cmocka_unit_test(b45_names_carry_no_meaning),
         cmocka_unit_test(reads_slices_of_converted_types),
+        cmocka_unit_test(narrows_to_nearest_in_any_mode),
         cmocka_unit_test(accepts_what_python_writes),
         cmocka_unit_test(refuses_bad_literals),
         cmocka_unit_test(b106_hostile_sizes),

@@ -45,8 +45,7 @@ static bool plan_rows(layout *l, const run *r)
 {
     const tn_step *steps = r->adapter->plan.steps;
     const int64_t most = r->pack->ops->block_rows;
-    /* Where the first step reads the features through its windows, no row of level 0 is ever stored: only its map is.
-     */
+    /* Where the first step reads the features through its windows, of level 0 only the map is ever stored. */
     const bool by_block = tn_block_rows_plan(&l->rows, &r->geometry, most, steps[0].window == 0 ? 1 : 0);
     if (by_block && l->rows.capacity[0] <= most_map_rows) return true;
     return tn_block_rows_plan(&l->rows, &r->geometry, most_map_rows, 0);
@@ -103,8 +102,7 @@ static tn_rows rows_of(const tn_tensor *t, const int64_t *offsets)
     return (tn_rows){data, t->dtype, 0, t->ndim == 3 ? t->stride[2] : 1, offsets};
 }
 
-/* offsets[i] = where row numbers[i], counted over the batch, starts; `skip` rows of each image come before its row 0.
- */
+/* offsets[i] = where row numbers[i], counted over the batch, starts; an image's row 0 comes after `skip` rows. */
 static void to_offsets(int64_t *offsets, const int64_t *numbers, int64_t count, const tn_tensor *t, int64_t per_image,
                        int64_t skip)
 {

@@ -2,7 +2,6 @@
  * and reading them into fresh storage. Nothing of the adapter changes before everything has been read. */
 #include "adapter/adapter.h"
 
-#include "core/size.h"
 #include "core/versioned.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,16 +96,22 @@ static bool shape_fits(const tenon_file_tensor *tensor, const tn_parameter_spec 
            memcmp(tensor->shape, spec->shape, (size_t)spec->ndim * sizeof spec->shape[0]) == 0;
 }
 
-/* What tensor `t` says for prefixes: one candidate for each of our names that it ends in. */
-static size_t candidates_of(candidate *found, const match *m, int64_t t)
+/* One candidate for each tensor and each of our names that it ends in; `found` NULL: only counts. */
+static size_t list_candidates(candidate *found, const match *m)
 {
-    const tenon_file_tensor tensor = tensor_at(m->file, t);
+    const int64_t tensors = tenon_file_num_tensors(m->file);
     size_t count = 0;
-    for (int64_t p = 0; p < m->list->num_parameters; p++) {
-        const tn_parameter_spec *spec = &m->list->parameters[p];
-        const int64_t length = prefix_length(tensor.name, spec->name);
-        if (length < 0) continue;
-        found[count++] = (candidate){tensor.name, (size_t)length, 1, shape_fits(&tensor, spec)};
+    for (int64_t t = 0; t < tensors; t++) {
+        const tenon_file_tensor tensor = tensor_at(m->file, t);
+        for (int64_t p = 0; p < m->list->num_parameters; p++) {
+            const tn_parameter_spec *spec = &m->list->parameters[p];
+            const int64_t length = prefix_length(tensor.name, spec->name);
+            if (length < 0) continue;
+            if (found != NULL) {
+                found[count] = (candidate){tensor.name, (size_t)length, 1, shape_fits(&tensor, spec)};
+            }
+            count++;
+        }
     }
     return count;
 }
@@ -114,16 +119,12 @@ static size_t candidates_of(candidate *found, const match *m, int64_t t)
 /* Fills m->candidates, which the caller frees. */
 static tenon_status find_candidates(match *m, tenon_error *error)
 {
-    const size_t tensors = (size_t)tenon_file_num_tensors(m->file), names = (size_t)m->list->num_parameters;
-    size_t most;
-    if (!tn_mul_size(tensors, names, &most) || !tn_mul_size(most + 1, sizeof(candidate), &most) ||
-        (m->candidates = malloc(most)) == NULL) { /* touched only as far as it is used */
-        return tn_fail(error, TENON_NO_MEMORY, "out of memory: %zu tensors cannot be searched", tensors);
+    const size_t count = list_candidates(NULL, m);
+    m->candidates = calloc(count + 1, sizeof *m->candidates); /* never of size 0 */
+    if (m->candidates == NULL) {
+        return tn_fail(error, TENON_NO_MEMORY, "out of memory: %zu prefixes cannot be compared", count);
     }
-    size_t count = 0;
-    for (size_t t = 0; t < tensors; t++)
-        count += candidates_of(m->candidates + count, m, (int64_t)t);
-    m->num_candidates = join_candidates(m->candidates, count);
+    m->num_candidates = join_candidates(m->candidates, list_candidates(m->candidates, m));
     return TENON_OK;
 }
 

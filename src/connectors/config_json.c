@@ -1,5 +1,4 @@
-/* Configs as JSON: {"type": "avgpool", "pool_window": 3}, with "in_dim" and "out_dim" beside them in an adapter file.
- */
+/* Configs as JSON: {"type": "avgpool", "pool_window": 3}, in an adapter file with "in_dim" and "out_dim". */
 #include "connectors/config.h"
 
 #include "core/error.h"

@@ -40,8 +40,7 @@ static bool is_anything(const unsigned char *head, size_t size)
     return true;
 }
 
-/* The first that matches. safetensors has no magic number, so it comes last and its own checks explain what is wrong.
- */
+/* The first that matches. safetensors has no magic number, so it comes last and its checks say what is wrong. */
 static const struct {
     const char *kind;
     bool (*matches)(const unsigned char *head, size_t size);

@@ -139,8 +139,7 @@ static void widen_task(void *argument, int64_t index, int worker)
     }
 }
 
-/* A small x is widened by the caller: waking the other threads twice would take longer, much longer on a busy machine.
- */
+/* A small x is widened by the caller: waking the other threads twice would take longer. */
 static void widen_all(const tn_context *context, linear_call *c)
 {
     enum { small = 1 << 16 };
