@@ -6,6 +6,7 @@
  *   1. version, status, error        4. registry and builder        7. prepare and run
  *   2. dtypes and tensors            5. adapter and parameters      8. description
  *   3. counting and configuration    6. adapter files               9. tensor files
+ *                                                                  10. training
  *
  * Conventions. Pointers must not be NULL except where NULL is said to be allowed, as it is for every tenon_error and
  * every struct of options. Every call that can fail returns a tenon_status and takes a tenon_error last (NULL is
@@ -508,6 +509,19 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_writer_commit(tenon_writer *writer
 
 /* Frees the writer; an uncommitted file disappears. NULL is allowed. */
 TENON_API void tenon_writer_free(tenon_writer *writer);
+
+/* ---- 10. training ----------------------------------------------------------------------------------------------- */
+
+/* How far tokens are from their targets; a token's loss, averaged over tokens and images. With d = token - target, over
+ * the token's numbers: the mean of d^2; 1 - the cosine of the angle between the two; the mean of d^2 / 2 where |d| < 1,
+ * |d| - 1/2 elsewhere. A token or target of length 0 has no angle: its cosine loss is 1, without a gradient. */
+typedef enum tenon_loss { TENON_LOSS_MSE = 1, TENON_LOSS_COSINE = 2, TENON_LOSS_SMOOTH_L1 = 3 } tenon_loss;
+
+/* "mse", "cosine", "smooth_l1"; NULL for any other number. */
+TENON_API const char *tenon_loss_name(tenon_loss loss);
+
+/* Reads one of these names. TENON_INVALID for anything else, with the options. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_loss_from_name(const char *name, tenon_loss *loss, tenon_error *error);
 
 #ifdef __cplusplus
 }
