@@ -1,6 +1,7 @@
 #include "train/loss.h"
 
 #include "core/error.h"
+#include "core/size.h"
 #include <math.h>
 
 /* Below this a vector has no direction: cosine_similarity's eps. */
@@ -100,17 +101,27 @@ static const float *target_row(const tn_tensor *target, int64_t b, int64_t m, fl
     return scratch;
 }
 
+/* Rows of one task: enough work to be worth a thread. */
+static int64_t rows_of_task(int64_t dim)
+{
+    return tn_max_i64(1, 16384 / tn_max_i64(1, dim));
+}
+
 static void row_task(void *argument, int64_t index, int worker)
 {
     const job *j = argument;
-    const int64_t tokens = j->target->shape[1], dim = j->target->shape[2];
-    const float *t = target_row(j->target, index / tokens, index % tokens, j->scratch + worker * dim);
-    j->losses[index] = j->row(j->y + index * dim, t, dim, j->differentiate, 1 / (double)tokens);
+    const int64_t tokens = j->target->shape[1], dim = j->target->shape[2], step = rows_of_task(dim);
+    const int64_t end = tn_min_i64(j->target->shape[0] * tokens, (index + 1) * step);
+    for (int64_t row = index * step; row < end; row++) {
+        const float *t = target_row(j->target, row / tokens, row % tokens, j->scratch + worker * dim);
+        j->losses[row] = j->row(j->y + row * dim, t, dim, j->differentiate, 1 / (double)tokens);
+    }
 }
 
 void tn_loss_rows(const tn_parallel *parallel, float *y, double *row_losses, tenon_loss loss, bool differentiate,
                   const tn_tensor *target, float *scratch)
 {
     job j = {y, row_losses, losses[loss].row, differentiate, target, scratch};
-    tn_parallel_for(parallel, target->shape[0] * target->shape[1], row_task, &j);
+    const int64_t rows = target->shape[0] * target->shape[1];
+    tn_parallel_for(parallel, tn_ceil_div(rows, rows_of_task(target->shape[2])), row_task, &j);
 }
