@@ -363,6 +363,10 @@ struct tenon_executor {
 /* No run function yet, width 1. */
 TENON_API void tenon_executor_init(tenon_executor *executor);
 
+/* Threads of a call that says neither how many (0) nor where: OpenMP's, as many as OMP_NUM_THREADS or the cores that
+ * this process may use; 1 in a build without OpenMP and in a forked child. */
+TENON_API int tenon_num_threads(void);
+
 typedef struct tenon_prepare_options {
     size_t size;
     const char *cpu; /* the highest CPU level to use, from tenon_cpu_levels(); NULL: TENON_CPU of the environment, else
