@@ -179,7 +179,7 @@ static bool run_any(tn_run_setup *setup, const settings *given, const char *feat
     memset(&job, 0, sizeof job);
     bool good = copy_paths(job.paths, given, features, error);
     out->is_folder = tn_paths_is_folder(features);
-    setup->hashes = out->is_folder;
+    setup->hashes = setup->direct = out->is_folder;
     if (good && out->is_folder)
         good = tn_run_folder(setup, job.paths, given->force, &out->result, error);
     else if (good)

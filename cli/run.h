@@ -60,6 +60,7 @@ struct tn_run_setup {
     const char *tensor; /* of safetensors features; NULL: the only float one */
     bool npy_bfloat16;
     bool hashes;
+    bool direct; /* outputs go past the file cache: the disk is waited for anyway, and the cache is left to features */
     tenon_call call;   /* window, grid and threads */
     tenon_dtype dtype; /* of the tokens */
     int64_t in_dim;

@@ -37,6 +37,7 @@ static bool begin_output(const tn_run_setup *setup, const tn_run_job *job, tn_ro
         tenon_writer_add(output->writer, tn_role_name(role), dtype, ndim, shape, NULL, error) != TENON_OK)
         return false;
     if (tn_paths_has_suffix(path, ".safetensors") && !add_metadata(setup, output->writer, error)) return false;
+    if (setup->direct && tenon_writer_set_direct(output->writer, error) != TENON_OK) return false;
     if (setup->hashes && !(output->hasher = tn_hasher_new(ndim, shape)))
         return tn_error(error, "out of memory while hashing %s", path);
     return true;

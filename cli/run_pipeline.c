@@ -8,6 +8,7 @@
  *
  * Chunks keep their order; one chunk belongs to one job, and a job's last chunk carries its end. Then its outputs go to
  * the disk and get their names, while the next job is written. */
+#include "buffer.h"
 #include "report.h"
 #include "run.h"
 
@@ -19,28 +20,22 @@
 
 enum { SLOTS = 3, OUTPUTS = 4 };
 
-/* Features and tokens of one chunk: enough work to hide the hand-over, small beside any machine's memory. A single
- * image may be larger. */
-static const size_t chunk_bytes = (size_t)16 << 20;
+/* Features and tokens of one chunk: about as many as a forward takes at once, so that cutting a shard into chunks costs
+ * little. A single image may be larger. */
+static const size_t chunk_bytes = (size_t)32 << 20;
 
-/* What is read at once and then hashed. */
+/* Read at once and then hashed. */
 static const size_t piece_bytes = (size_t)1 << 20;
 
 typedef enum stage { READ, COMPUTE, WRITE, COMMIT, STAGES } stage;
-
-typedef struct buffer {
-    void *data;
-    size_t size;
-    size_t used; /* bytes asked for last */
-} buffer;
 
 typedef struct slot {
     tn_run_job *job;
     int64_t count; /* images */
     bool is_first; /* of its job */
     bool is_last;
-    buffer parts[TN_ROLES]; /* [count, elements of one image] */
-    buffer mask_rows;       /* whole rows of a (clips, frames) mask around the chunk */
+    tn_buffer parts[TN_ROLES]; /* [count, elements of one image] */
+    tn_buffer mask_rows;       /* whole rows of a (clips, frames) mask around the chunk */
 } slot;
 
 typedef struct pipeline {
@@ -60,7 +55,7 @@ typedef struct pipeline {
     double seconds[STAGES];
     int64_t images;
     int64_t tokens;
-    buffer workspace;                   /* of the computing stage */
+    tn_buffer workspace;                /* of the computing stage */
     tn_hasher *hashers[TN_INPUT_ROLES]; /* of the reading stage */
     tn_run_outputs outputs[OUTPUTS];    /* of the writing stage until they are complete, then of the committing one */
 } pipeline;
@@ -140,20 +135,6 @@ static void fail(pipeline *p, stage at, const tenon_error *error)
     pthread_mutex_unlock(&p->lock);
 }
 
-static bool grow(buffer *b, size_t size, tenon_error *error)
-{
-    b->used = size;
-    if (size <= b->size && b->data) return true;
-    free(b->data);
-    b->size = 0;
-    if (posix_memalign(&b->data, 64, size ? size : 1) != 0) {
-        b->data = NULL;
-        return tn_error(error, "out of memory: cannot get %zu bytes for a chunk of images", size);
-    }
-    b->size = size;
-    return true;
-}
-
 /* ---- sizes ---- */
 
 /* Bytes of one image in each part; false when they cannot be counted. */
@@ -177,7 +158,17 @@ static bool image_bytes(const tn_run_setup *setup, const tn_run_job *job, size_t
                     job->paths[TN_FEATURES]);
 }
 
-/* Images of a chunk: as many as fit, and in every chunk of the job about as many. */
+/* The smallest number of images whose tokens fill whole blocks of the disk. */
+static int64_t images_of_blocks(size_t bytes)
+{
+    int64_t images = 1;
+    while (images < 4096 && bytes * (size_t)images % 4096 != 0)
+        images *= 2;
+    return images;
+}
+
+/* Images of a chunk: as many as fit and about as many in each chunk of the job, so that every chunk but the last ends
+ * with a block where that can be. */
 static int64_t images_of_chunk(const size_t bytes[TN_ROLES], int64_t images)
 {
     size_t sum = 1;
@@ -186,8 +177,13 @@ static int64_t images_of_chunk(const size_t bytes[TN_ROLES], int64_t images)
         sum += bytes[role];
     }
     int64_t most = sum < chunk_bytes ? (int64_t)(chunk_bytes / sum) : 1;
+    if (images <= most) return most;
     int64_t chunks = images / most + (images % most != 0);
-    return chunks > 1 ? images / chunks + (images % chunks != 0) : most;
+    int64_t even = images / chunks + (images % chunks != 0);
+    int64_t unit = images_of_blocks(bytes[TN_TOKENS]);
+    int64_t rounded = (even + unit - 1) / unit * unit;
+    if (rounded > most) rounded = most / unit * unit;
+    return rounded > 0 ? rounded : even;
 }
 
 /* ---- read ---- */
@@ -200,7 +196,7 @@ static bool read_frame_mask(slot *s, int64_t first, tenon_error *error)
     int64_t row = first / job->clip;
     int64_t rows = (first + s->count + job->clip - 1) / job->clip - row;
     size_t bytes = (size_t)rows * (size_t)job->clip;
-    if (!grow(&s->mask_rows, bytes, error)) return false;
+    if (!tn_buffer_grow(&s->mask_rows, bytes, error)) return false;
     if (tenon_file_read(job->inputs[TN_FRAME_MASK], job->tensors[TN_FRAME_MASK], row, rows, s->mask_rows.data, bytes,
                         error) != TENON_OK)
         return false;
@@ -208,14 +204,14 @@ static bool read_frame_mask(slot *s, int64_t first, tenon_error *error)
     return true;
 }
 
-/* Slices [first, first + count) of a tensor, hashed piece by piece, while a piece is still in the cache. */
-static bool read_slices(pipeline *p, slot *s, tn_role role, int64_t first, int64_t count, tenon_error *error)
+/* `count` slices of `bytes` bytes from the slice `first` on, hashed piece by piece while a piece is in the cache. */
+static bool read_slices(pipeline *p, slot *s, tn_role role, int64_t first, int64_t count, size_t bytes,
+                        tenon_error *error)
 {
     const tn_run_job *job = s->job;
-    const size_t bytes = count ? s->parts[role].used / (size_t)count : 0;
-    const int64_t step = bytes < piece_bytes ? (int64_t)(piece_bytes / (bytes + 1)) + 1 : 1;
+    int64_t step = bytes < piece_bytes ? (int64_t)(piece_bytes / bytes) : 1;
     for (int64_t done = 0; done < count; done += step) {
-        const int64_t slices = count - done < step ? count - done : step;
+        int64_t slices = count - done < step ? count - done : step;
         char *data = (char *)s->parts[role].data + (size_t)done * bytes;
         if (tenon_file_read(job->inputs[role], job->tensors[role], first + done, slices, data, (size_t)slices * bytes,
                             error) != TENON_OK)
@@ -225,15 +221,23 @@ static bool read_slices(pipeline *p, slot *s, tn_role role, int64_t first, int64
     return true;
 }
 
-static bool read_part(pipeline *p, slot *s, tn_role role, int64_t first, tenon_error *error)
+/* The chunk's part of an input; `bytes` are an image's. */
+static bool read_part(pipeline *p, slot *s, tn_role role, int64_t first, size_t bytes, tenon_error *error)
 {
     const tn_run_job *job = s->job;
     tenon_file_tensor tensor;
     tenon_file_tensor_init(&tensor);
+    if (bytes == 0) return true;
+    if (role == TN_FRAME_MASK) {
+        if (!read_frame_mask(s, first, error)) return false;
+        tn_hasher_add(p->hashers[role], s->parts[role].data, (size_t)s->count);
+        return true;
+    }
     if (tenon_file_get_tensor(job->inputs[role], job->tensors[role], &tensor, error) != TENON_OK) return false;
     /* Without a batch axis the slices along the first axis are the tokens of the one image. */
     bool whole = job->is_one_image && (role == TN_FEATURES || tensor.ndim == 1);
-    return read_slices(p, s, role, whole ? 0 : first, whole ? tensor.shape[0] : s->count, error);
+    if (!whole) return read_slices(p, s, role, first, s->count, bytes, error);
+    return read_slices(p, s, role, 0, tensor.shape[0], bytes / (size_t)tensor.shape[0], error);
 }
 
 static bool read_chunk(pipeline *p, slot *s, int64_t first, const size_t bytes[TN_ROLES], tenon_error *error)
@@ -241,16 +245,9 @@ static bool read_chunk(pipeline *p, slot *s, int64_t first, const size_t bytes[T
     double started = tn_seconds();
     bool good = true;
     for (int role = 0; good && role < TN_ROLES; role++)
-        if (s->job->paths[role]) good = grow(&s->parts[role], bytes[role] * (size_t)s->count, error);
-    for (int role = 0; good && role < TN_INPUT_ROLES; role++) {
-        if (!s->job->paths[role] || !s->count) continue;
-        if (role != TN_FRAME_MASK) {
-            good = read_part(p, s, (tn_role)role, first, error);
-            continue;
-        }
-        good = read_frame_mask(s, first, error);
-        if (good) tn_hasher_add(p->hashers[role], s->parts[role].data, (size_t)s->count);
-    }
+        if (s->job->paths[role]) good = tn_buffer_grow(&s->parts[role], bytes[role] * (size_t)s->count, error);
+    for (int role = 0; good && role < TN_INPUT_ROLES; role++)
+        if (s->job->paths[role] && s->count) good = read_part(p, s, (tn_role)role, first, bytes[role], error);
     p->seconds[READ] += tn_seconds() - started;
     return good;
 }
@@ -341,7 +338,7 @@ static bool compute_chunk(pipeline *p, slot *s, tenon_error *error)
     if (job->paths[TN_PATCH_MASK]) call.patch_mask = &patch_mask;
     if (job->paths[TN_ATTENTION]) call.attention = &attention;
     if (tenon_adapter_workspace_size(setup->adapter, job->tokens_in, &call, &bytes, error) != TENON_OK) return false;
-    if (!grow(&p->workspace, bytes, error)) return false;
+    if (!tn_buffer_grow(&p->workspace, bytes, error)) return false;
     tenon_workspace workspace = {p->workspace.data, p->workspace.size};
     return tenon_adapter_forward(setup->adapter, &x, &y, &call, &workspace, error) == TENON_OK;
 }
@@ -476,12 +473,12 @@ static void release(pipeline *p)
         tn_outputs_free(&p->outputs[i]);
     for (int i = 0; i < SLOTS; i++) {
         for (int role = 0; role < TN_ROLES; role++)
-            free(p->slots[i].parts[role].data);
-        free(p->slots[i].mask_rows.data);
+            tn_buffer_free(&p->slots[i].parts[role]);
+        tn_buffer_free(&p->slots[i].mask_rows);
     }
     for (size_t i = 0; i < p->num_jobs; i++)
         tn_job_close(&p->jobs[i]);
-    free(p->workspace.data);
+    tn_buffer_free(&p->workspace);
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
 }

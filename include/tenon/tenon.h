@@ -503,6 +503,11 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_writer_add(tenon_writer *writer, c
 TENON_API TENON_MUST_CHECK tenon_status tenon_writer_set_metadata(tenon_writer *writer, const char *key,
                                                                   const char *value, tenon_error *error);
 
+/* Asks, before the first write, that elements go to the disk past the file cache of the system: for large files that
+ * are not read again soon. The data then begins at a multiple of 4096 bytes. What lies at such multiples both in the
+ * file and in memory is not copied on its way; the rest, or all where the file system cannot, is written as ever. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_writer_set_direct(tenon_writer *writer, tenon_error *error);
+
 /* Appends `bytes` bytes of dense elements to a tensor; the tensors may be filled in any order. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_writer_write(tenon_writer *writer, int64_t index, const void *data,
                                                            size_t bytes, tenon_error *error);

@@ -7,7 +7,7 @@ import time
 
 import numpy
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import reference
 from conftest import BINARY, load_tokens, worst_relative
@@ -48,6 +48,25 @@ def test_a_folder_of_shards(tenon, shards):
     assert manifest["weights"] and manifest["options_hash"] and manifest["options"]["dtype"] == "f32"
     assert sorted(manifest["shards"]) == sorted(shards[1])
     assert manifest["shards"]["1.npy"]["images"] == 2 and manifest["shards"]["1.npy"]["features"]["hash"]
+
+
+@pytest.mark.parametrize("suffix", ["npy", "safetensors"])
+@pytest.mark.parametrize("width", [512, 509])
+def test_a_folder_holds_what_single_files_do(tenon, make, rng, suffix, width):
+    """Tokens of a folder go past the file cache: in whole blocks of the disk with 512 columns, in none with 509."""
+    make("linear", 48, width)
+    os.mkdir("in")
+    x = rng.normal(size=(300, 91, 48)).astype(numpy.float32)  # tokens of more than one chunk
+    if suffix == "npy":
+        numpy.save("in/a.npy", x)
+    else:
+        save_file({"x": x}, "in/a.safetensors")
+    tenon(*RUN)
+    tenon("run", "adapter.safetensors", f"in/a.{suffix}", "-o", f"a.{suffix}")
+    if suffix == "npy":
+        assert numpy.array_equal(numpy.load("out/a.npy"), numpy.load("a.npy"))
+    else:
+        assert numpy.array_equal(load_file("out/a.safetensors")["tokens"], load_file("a.safetensors")["tokens"])
 
 
 def test_finished_shards_are_skipped(tenon, shards):
