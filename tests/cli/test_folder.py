@@ -1,4 +1,5 @@
 """tenon run on a folder of shards: the manifest, resuming, what stops it; and being killed."""
+import fcntl
 import json
 import os
 import signal
@@ -257,6 +258,40 @@ def test_killed_on_one_file_leaves_the_old_one(tenon, make, rng):
             pytest.skip("the machine was done before it could be stopped")
         assert open("y.npy").read() == "old"
     assert [n for n in os.listdir(".") if n.startswith(".")] == [] or kill == signal.SIGTERM
+
+
+def test_one_run_at_a_time(tenon, make, rng):
+    _, arrays = many_shards(make, rng)
+    process = subprocess.Popen([BINARY, *RUN], stderr=subprocess.PIPE, text=True)
+    wait_for("out/manifest.json", process)
+    process.send_signal(signal.SIGSTOP)
+    if process.poll() is not None:
+        pytest.skip("the machine was done before it could be stopped")
+    result = tenon(*RUN, "--force", code=1)
+    assert f"out: another tenon (process {process.pid} on " in result.err and "another folder" in result.err
+    process.send_signal(signal.SIGCONT)
+    assert process.wait() == 0, process.stderr.read()
+    assert tenon(*RUN, "--json").json["shards"] == {"done": 0, "skipped": len(arrays)}
+    assert not os.path.exists("out/.tenon.lock")
+
+
+def test_a_lock_file_without_a_lock_stops_nobody(tenon, shards):
+    os.mkdir("out")
+    open("out/.tenon.lock", "w").write("1 nowhere")  # as a killed run leaves it
+    tenon(*RUN)
+    os.symlink("/nowhere", "out/.tenon.lock")
+    assert "out/.tenon.lock" in tenon(*RUN, code=1).err
+
+
+@pytest.mark.parametrize("text", ["", "-5 host", "12", "\x1b[2J", "9" * 200])
+def test_a_lock_of_who_knows_whom(tenon, shards, text):
+    os.mkdir("out")
+    with open("out/.tenon.lock", "w") as file:
+        file.write(text)
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = tenon(*RUN, code=1)
+    assert "out: another tenon is writing there; wait until" in result.err and os.listdir("out") == [".tenon.lock"]
 
 
 def test_a_full_disk_keeps_the_finished_shards(tenon, make, rng):
