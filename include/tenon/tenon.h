@@ -366,6 +366,10 @@ struct tenon_executor {
 /* No run function yet, width 1. */
 TENON_API void tenon_executor_init(tenon_executor *executor);
 
+/* Threads of a call that says neither how many (0) nor where: OpenMP's, as many as OMP_NUM_THREADS or the cores that
+ * this process may use; 1 in a build without OpenMP and in a forked child. */
+TENON_API int tenon_num_threads(void);
+
 typedef struct tenon_prepare_options {
     size_t size;
     const char *cpu; /* the highest CPU level to use, from tenon_cpu_levels(); NULL: TENON_CPU of the environment, else
@@ -505,6 +509,11 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_writer_add(tenon_writer *writer, c
 /* Adds a metadata string to a safetensors file, before the first write. TENON_UNSUPPORTED for npy. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_writer_set_metadata(tenon_writer *writer, const char *key,
                                                                   const char *value, tenon_error *error);
+
+/* Asks, before the first write, that elements go to the disk past the file cache of the system: for large files that
+ * are not read again soon. The data then begins at a multiple of 4096 bytes. What lies at such multiples both in the
+ * file and in memory is not copied on its way; the rest, or all where the file system cannot, is written as ever. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_writer_set_direct(tenon_writer *writer, tenon_error *error);
 
 /* Appends `bytes` bytes of dense elements to a tensor; the tensors may be filled in any order. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_writer_write(tenon_writer *writer, int64_t index, const void *data,
