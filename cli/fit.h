@@ -3,6 +3,8 @@
 #ifndef TN_CLI_FIT_H
 #define TN_CLI_FIT_H
 
+#include "buffer.h"
+#include "lock.h"
 #include "model.h"
 #include "options.h"
 #include "paths.h"
@@ -42,7 +44,7 @@ typedef struct tn_fit_batch {
     DLTensor x;            /* (count, tokens, in_dim) */
     DLTensor target;       /* (count, out_tokens, out_dim) */
     int64_t x_shape[3], target_shape[3];
-    size_t x_size, target_size;
+    tn_buffer memory[2];
 } tn_fit_batch;
 
 /* Opens every shard's headers and checks that features and targets fit the adapter and each other. The settings, the
@@ -93,6 +95,7 @@ typedef struct tn_fit {
     int64_t steps;         /* of the whole run */
     int64_t images_a_step; /* of all ranks */
     char start_hash[TN_HASH_SIZE], data_hash[TN_HASH_SIZE];
+    tn_lock *lock; /* of the folder of checkpoints */
     double started;
     bool stopped_early;
 } tn_fit;
@@ -103,7 +106,7 @@ bool tn_fit_run(tn_fit *fit, int *signal, tenon_error *error);
 /* fit_state.c: the checkpoint's file, saving to it and going on from it. *found: there was one. */
 bool tn_fit_save(tn_fit *fit, tenon_error *error);
 bool tn_fit_resume(tn_fit *fit, bool *found, tenon_error *error);
-bool tn_fit_open_folder(const tn_fit *fit, tenon_error *error);
+bool tn_fit_open_folder(tn_fit *fit, tenon_error *error);
 
 /* fit_report.c */
 bool tn_fit_report_open(tn_fit *fit, tenon_error *error);

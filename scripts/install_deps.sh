@@ -1,17 +1,19 @@
 #!/bin/sh
-# Installs what is missing on Debian: scripts/install_deps.sh build|test|ci
+# Installs what is missing on Debian: scripts/install_deps.sh build|test|mpi|ci
 # As root it installs; else it prints the one line to run as root, and exits with 1. Silent when nothing is missing.
 set -eu
 here=$(dirname "$0")
 
 build="build-essential cmake ninja-build pkg-config libdlpack-dev libjansson-dev libxxhash-dev"
 tests="libcmocka-dev python3 python3-venv"
-checks="clang libclang-rt-dev libomp-dev clang-format shellcheck git"
+mpi="libopenmpi-dev openmpi-bin"
+checks="clang libclang-rt-dev libomp-dev clang-format shellcheck git $mpi"
 case ${1:-} in
 build) packages=$build ;;
 test) packages="$build $tests" ;;
+mpi) packages="$build $tests $mpi" ;;
 ci) packages="$build $tests $checks" ;;
-*) echo "usage: scripts/install_deps.sh build|test|ci" >&2; exit 2 ;;
+*) echo "usage: scripts/install_deps.sh build|test|mpi|ci" >&2; exit 2 ;;
 esac
 
 # Whether what a package is for is there already, from wherever it came.
@@ -23,6 +25,8 @@ have() {
     libjansson-dev) pkg-config --exists 'jansson >= 2.13' ;;
     libxxhash-dev) pkg-config --exists libxxhash ;;
     libcmocka-dev) pkg-config --exists cmocka ;;
+    libopenmpi-dev) command -v mpicc ;;
+    openmpi-bin) command -v mpirun ;;
     python3-venv) python3 -c 'import ensurepip, venv' ;;
     libclang-rt-dev) echo 'int main(void) { return 0; }' | clang -fsanitize=address -x c -o /dev/null - ;;
     libomp-dev) echo 'int main(void) { return 0; }' | clang -fopenmp -x c -o /dev/null - ;;

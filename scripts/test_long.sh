@@ -15,12 +15,14 @@ part() {
     asan) sh scripts/test.sh asan --timeout 600 ;;
     tsan) PYTEST_ADDOPTS='-k "not memory"' sh scripts/test.sh tsan -R "$threads" --timeout 600 ;;
     serial) sh scripts/test.sh serial ;;
+    mpi) PYTEST_ADDOPTS='-k "mpi or fit or folder"' sh scripts/test.sh mpi -R '^cli' ;;
+    kills) TENON_KILLS=100 PYTEST_ADDOPTS='-k "killed_at_any_moment"' sh scripts/test.sh release -R '^cli' ;;
     baseline) TENON_CPU=baseline sh scripts/test.sh release -R "$values" ;;
-    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline" >&2; exit 2 ;;
+    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, mpi, kills" >&2; exit 2 ;;
     esac
 }
 
-[ $# -gt 0 ] || set -- clang asan tsan serial baseline
+[ $# -gt 0 ] || set -- clang asan tsan serial baseline mpi kills
 for name; do
     part "$name"
 done
