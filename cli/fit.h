@@ -1,5 +1,6 @@
-/* The parts of `tenon fit`: fit.c reads the options, fit_data.c finds and reads images, fit_loop.c takes the steps,
- * fit_state.c writes checkpoints and goes on from them, fit_report.c says what happens. ranks.h is about processes. */
+/* The parts of `tenon fit`: fit.c reads the options, fit_data.c finds and reads images, fit_reader.c reads ahead,
+ * fit_loop.c takes the steps, fit_state.c writes checkpoints and goes on from them, fit_report.c says what happens.
+ * ranks.h is about processes. */
 #ifndef TN_CLI_FIT_H
 #define TN_CLI_FIT_H
 
@@ -64,7 +65,7 @@ int64_t tn_fit_data_kept(const tn_fit_data *data, int64_t index);
 void tn_fit_data_hash(const tn_fit_data *data, char hash[TN_HASH_SIZE]);
 bool tn_fit_data_say(const tn_fit_data *data, int64_t image, char *text, size_t size);
 
-/* Reads the longest possible beginning of images[0..count): all of one shape and dtype. */
+/* Reads the longest possible beginning of images[0..count): all of one shape and dtype. Safe from several threads. */
 bool tn_fit_data_read(tn_fit_data *data, const int64_t *images, int64_t count, tn_fit_batch *batch, tenon_error *error);
 void tn_fit_batch_free(tn_fit_batch *batch);
 
@@ -99,6 +100,23 @@ typedef struct tn_fit {
     double started;
     bool stopped_early;
 } tn_fit;
+
+/* ---- fit_reader.c: images ahead of the step that needs them ---- */
+
+typedef struct tn_fit_reader tn_fit_reader;
+
+/* The images of this rank's micro-batch `turn`, counted from the start of the run. */
+void tn_fit_pick(const tn_fit *fit, int64_t turn, int64_t *images);
+
+/* Begins to read where the run is. On success the caller owns *reader. */
+bool tn_fit_reader_start(tn_fit *fit, tn_fit_reader **reader, tenon_error *error);
+
+/* The next batch, which stays until it is given back; NULL: it could not be read. */
+const tn_fit_batch *tn_fit_reader_next(tn_fit_reader *reader, tenon_error *error);
+void tn_fit_reader_give_back(tn_fit_reader *reader);
+void tn_fit_reader_stop(tn_fit_reader *reader); /* and free; NULL is allowed */
+
+/* ---- the rest ---- */
 
 /* fit_loop.c: takes the steps that are left. *signal is the one that ended it early, or 0. */
 bool tn_fit_run(tn_fit *fit, int *signal, tenon_error *error);

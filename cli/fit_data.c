@@ -8,6 +8,7 @@
 #include "report.h"
 
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +41,8 @@ struct tn_fit_data {
     shard *shards;
     size_t num_shards;
     int64_t images, kept;
-    int64_t clock; /* of `used` */
+    pthread_mutex_t lock; /* of the open files */
+    int64_t clock;        /* of `used` */
     size_t num_open;
 };
 
@@ -226,6 +228,7 @@ bool tn_fit_data_open(const tn_fit_settings *given, const tenon_adapter *adapter
 {
     tn_fit_data *made = calloc(1, sizeof *made);
     if (!made) return tn_error(error, "out of memory");
+    pthread_mutex_init(&made->lock, NULL);
     made->given = given;
     made->adapter = adapter;
     made->call = call;
@@ -260,6 +263,7 @@ void tn_fit_data_close(tn_fit_data *data)
         free(data->shards[i].sides[X].path);
         free(data->shards[i].sides[TARGET].path);
     }
+    pthread_mutex_destroy(&data->lock);
     free(data->shards);
     free(data);
 }
@@ -410,10 +414,13 @@ bool tn_fit_data_read(tn_fit_data *data, const int64_t *images, int64_t count, t
         batch->count++;
     batch->images = images;
     if (!reserve(data, like, batch, error)) return false;
-    for (int64_t i = 0; i < batch->count; i++)
-        if (!read_image(data, images[i], i, batch, error)) return false;
+    bool good = true;
+    pthread_mutex_lock(&data->lock);
+    for (int64_t i = 0; good && i < batch->count; i++)
+        good = read_image(data, images[i], i, batch, error);
+    pthread_mutex_unlock(&data->lock);
     describe(data, like, batch);
-    return true;
+    return good;
 }
 
 void tn_fit_batch_free(tn_fit_batch *batch)
