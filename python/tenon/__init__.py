@@ -1,0 +1,1 @@
+from tenon import _C
