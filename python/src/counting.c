@@ -120,6 +120,31 @@ static PyObject *config_output_num_tokens(PyObject *module, PyObject *const *arg
     return status == TENON_OK ? PyLong_FromLongLong(count) : tnpy_raise(status, &error);
 }
 
+static PyObject *config_field(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    tenon_config *config;
+    tenon_error error;
+    int64_t integer;
+    double real;
+    const char *string, *name;
+    if (!check_count(nargs, 2, "config_field") || (name = tnpy_read_string(args[1], "name")) == NULL ||
+        !tnpy_read_config(args[0], &config)) {
+        return NULL;
+    }
+    PyObject *value = NULL;
+    if (tenon_config_get_int(config, name, &integer, NULL) == TENON_OK) {
+        value = PyLong_FromLongLong(integer);
+    } else if (tenon_config_get_real(config, name, &real, NULL) == TENON_OK) {
+        value = PyFloat_FromDouble(real);
+    } else {
+        const tenon_status status = tenon_config_get_string(config, name, &string, &error);
+        value = status == TENON_OK ? PyUnicode_FromString(string) : tnpy_raise(status, &error);
+    }
+    tenon_config_free(config);
+    return value;
+}
+
 static PyObject *list_adapters(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -186,6 +211,10 @@ PyMethodDef tnpy_counting_methods[] = {
     {"type_needs_divisible", type_needs_divisible, METH_O,
      "type_needs_divisible(name): does it refuse grids that the window does not divide?"},
     {"cpu_levels", cpu_levels, METH_NOARGS, "CPU levels of this build and machine, lowest first, comma-separated."},
+    {"config_field", TNPY_FAST(config_field), METH_FASTCALL,
+     "config_field(json, name): its value, or the default of a field that every config has; KeyError."},
+    {"register_adapter", tnpy_register_adapter, METH_VARARGS,
+     "register_adapter(name, function): function(builder) lists the layers, for the rest of the process."},
     {"copy", tnpy_array_copy, METH_O, "copy(array): a dense copy, as an Array."},
     {NULL, NULL, 0, NULL},
 };

@@ -97,6 +97,13 @@ PyObject *tnpy_config_to_python(const tenon_config *config);
 
 extern PyMethodDef tnpy_counting_methods[];
 
+/* builder.c: connectors declared in Python. */
+
+/* register_adapter(name, function) */
+PyObject *tnpy_register_adapter(PyObject *module, PyObject *args);
+
+bool tnpy_builder_setup(PyObject *module);
+
 /* adapter.c, parameters.c, call.c: the type Adapter. */
 
 /* Memory that waits for the next call. */
