@@ -50,6 +50,8 @@ class Scene:
 
     def expected(self, adapter, x):
         """float64, (batch, out_tokens, out_dim)."""
+        if self.batch == 0:  # PyTorch cannot reshape nothing
+            return np.zeros((0, adapter.output_num_tokens(self.tokens, pool_window=self.pool_window, grid=self.grid), self.out_dim))
         state = adapter.state_dict("float64")
         names = dict.fromkeys(name.rpartition(".")[0] for name in state)
         layers = []

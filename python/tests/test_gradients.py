@@ -13,6 +13,8 @@ from tenon import _C
 
 def autograd(scene, adapter, x, dy):
     """Gradients of sum(y * dy): of the parameters, in order, and of x; float64."""
+    if scene.batch == 0:  # PyTorch cannot reshape nothing
+        return [*[np.zeros(shape) for _, _, shape, _ in adapter.parameters()], np.zeros(x.shape)]
     state = {name: torch.tensor(value) for name, value in adapter.state_dict("float64").items()}
     names = dict.fromkeys(name.rpartition(".")[0] for name in state)
     layers = [torch.nn.Linear(*state[f"{n}.weight"].shape[::-1], dtype=torch.float64) for n in names]
