@@ -1,0 +1,166 @@
+"""What all connector modules share: from a call to the operators, or to plain PyTorch where there is no kernel."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _ops, _packs
+
+Grid = tuple[int, int]
+
+
+class VisionAdapter(nn.Module):
+    """Base of all connectors: ``forward`` maps ``(B, N, in_dim)`` to ``(B, M, out_dim)`` with
+    ``M == output_num_tokens(N)``, known before anything is built or run."""
+
+    def output_num_tokens(self, num_input_tokens: int) -> int:
+        """Tokens of an image of ``num_input_tokens`` patches; here as many."""
+        return num_input_tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+
+def is_bare(module: nn.Module | None) -> bool:
+    """No hook would see or change what goes in or comes out."""
+    return module is not None and not (
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def _has_kernel(tensor: Tensor | None) -> bool:
+    if tensor is None or not tensor.is_cpu or tensor.dtype not in _packs.DTYPES or tensor.layout is not torch.strided:
+        return False
+    return type(tensor) in (nn.Parameter, Tensor) or torch.compiler.is_compiling()
+
+
+_said: set[tuple[str, torch.dtype]] = set()
+
+
+def _say_once(tensors: Sequence[Tensor]) -> None:
+    """Names the first device or dtype without a kernel, once for each."""
+    for tensor in tensors:
+        known_device = tensor.device.type in ("cpu", "meta")
+        kind = (tensor.device.type, tensor.dtype)
+        if (known_device and tensor.dtype in _packs.DTYPES) or kind in _said:
+            continue
+        _said.add(kind)
+        warnings.warn(
+            f"tenon has no kernel for {tensor.dtype} on {tensor.device.type}; such connectors run through PyTorch "
+            "(said once)",
+            stacklevel=5,
+        )
+
+
+def _after_load(module: nn.Module, incompatible_keys: Any) -> None:
+    _packs.know_again(module._own_parameters())
+
+
+class Connector(VisionAdapter):
+    """What the connectors of this package share: linear layers that the library knows too.
+
+    Parameters are ordinary ``nn.Parameter`` objects, read where they are. With gradients on, each call packs them;
+    under ``torch.no_grad()`` or ``inference_mode()`` a pack is used as long as no parameter changed. Call ``refresh``
+    after a change that leaves no trace (`.data`, NumPy or other processes writing into a parameter's memory, collectives
+    on a parameter).
+    """
+
+    _linears: tuple[str, ...]  # in declaration order
+
+    def _setup(self, strip: int) -> None:
+        """Last in a constructor."""
+        if strip < 0:
+            raise ValueError(f"strip must not be negative (got {strip})")
+        self.strip = strip
+        self.register_load_state_dict_post_hook(_after_load)
+        _packs.know(self._own_parameters())
+
+    def reset_parameters(self) -> None:
+        """``nn.Linear``'s own initial values for every layer, in order."""
+        for name in self._linears:
+            getattr(self, name).reset_parameters()
+
+    def refresh(self) -> None:
+        """Forgets what was packed: the next call reads every parameter anew. Safe from any thread."""
+        _packs.know_again(self._own_parameters())
+
+    def _own_parameters(self) -> Iterator[Tensor]:
+        for name in self._linears:
+            layer = self._modules.get(name)
+            if isinstance(layer, nn.Linear):
+                yield from layer._parameters.values()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Connector:
+        super()._apply(fn, recurse)
+        _packs.know_again(self._own_parameters())
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _packs.know(self._own_parameters())
+
+    # ---- one call ----
+
+    def _config(self) -> str:
+        """What the library's adapter is made from, as JSON, where `_native_parameters` says that there is one."""
+        raise NotImplementedError
+
+    def _plain(
+        self, x: Tensor, window: int, grid: Grid | None, patch_mask: Tensor | None, frame_mask: Tensor | None
+    ) -> Tensor:
+        """`_run` through the submodules."""
+        raise NotImplementedError
+
+    def _in_their_dtype(self, x: Tensor) -> Tensor:
+        """PyTorch's products do not mix dtypes; the library's do."""
+        first = next(self._own_parameters(), x)
+        if first.dtype == x.dtype or not x.is_floating_point() or torch.is_autocast_enabled(x.device.type):
+            return x
+        return x.to(first.dtype)
+
+    def _native_parameters(self) -> list[Tensor] | None:
+        """The parameters in declaration order, if the layers are nothing but products that there are kernels for."""
+        parameters = []
+        for name in self._linears:
+            layer = self._modules.get(name)
+            if type(layer) is not nn.Linear or not is_bare(layer):
+                return None
+            weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
+            if not (_has_kernel(weight) and _has_kernel(bias)):
+                return None
+            parameters += (weight, bias)
+        return parameters
+
+    def _run(
+        self, x: Tensor, window: int, grid: Grid | None, patch_mask: Tensor | None, frame_mask: Tensor | None
+    ) -> Tensor:
+        """x (B, N, in_dim) -> (B, M, out_dim)"""
+        parameters = self._native_parameters() if _has_kernel(x) and x.numel() > 0 else None
+        config = None if parameters is None or x.shape[2] != parameters[0].shape[1] else self._config()
+        if config is None or not _on_cpu(patch_mask) or not _on_cpu(frame_mask):
+            if not torch.compiler.is_compiling():
+                _say_once((x, *self._own_parameters()))
+            return self._plain(self._in_their_dtype(x), window, grid, patch_mask, frame_mask)
+        fresh = torch.is_grad_enabled()
+        train = fresh and (x.requires_grad or any(p.requires_grad for p in parameters))
+        call = _ops.Call(config, window, *(grid or (0, 0)), _token_dtype(parameters[-1]), fresh, train)
+        return _ops.connect(x, parameters, _as_mask(patch_mask), _as_mask(frame_mask), call)
+
+
+def _on_cpu(mask: Tensor | None) -> bool:
+    return mask is None or mask.is_cpu
+
+
+def _as_mask(mask: Tensor | None) -> Tensor | None:
+    """In a dtype that the library reads."""
+    return mask if mask is None or mask.dtype in (torch.bool, torch.uint8, torch.int8) else mask != 0
+
+
+def _token_dtype(parameter: Tensor) -> torch.dtype:
+    """What nn.Linear's products would come in."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else parameter.dtype
