@@ -9,9 +9,10 @@ Forward and backward run in the C library on CPUs, in float32, bfloat16 and floa
 the same modules in plain PyTorch. docs/pytorch.md tells what is packed when.
 """
 
+from tenon._counts import DIVISIBLE_ONLY_POOL_TYPES, POOLING_ADAPTER_TYPES, pooled_token_count
+
 from ._config import AdapterConfig, build_adapter
 from ._connector import VisionAdapter
-from ._counts import DIVISIBLE_ONLY_POOL_TYPES, POOLING_ADAPTER_TYPES, pooled_token_count
 from ._pools import AttentionalPoolAdapter, AvgPoolAdapter
 from ._projections import LinearAdapter, MLP2LayerAdapter, QuickGELU
 from ._registry import registry

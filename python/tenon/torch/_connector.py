@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tenon import _C
+
 from . import _ops, _packs
 
 Grid = tuple[int, int]
@@ -74,9 +76,8 @@ class Connector(VisionAdapter):
 
     def _setup(self, strip: int) -> None:
         """Last in a constructor."""
-        if strip < 0:
-            raise ValueError(f"strip must not be negative (got {strip})")
         self.strip = strip
+        _C.check_config(self._config())
         self.register_load_state_dict_post_hook(_after_load)
         _packs.know(self._own_parameters())
 

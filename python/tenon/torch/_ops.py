@@ -94,6 +94,76 @@ def _(x, parameters, patch_mask, frame_mask, config, window, height, width, dtyp
     return x.new_empty((x.shape[0], tokens, parameters[-1].shape[0]), dtype=dtype)
 
 
+@torch.library.custom_op("tenon::backward", mutates_args=(), device_types="cpu")
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    patch_mask: Tensor | None,
+    frame_mask: Tensor | None,
+    config: str,
+    window: int,
+    height: int,
+    width: int,
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    """The gradients of sum(y * dy) that are `wanted`, of x and of each parameter."""
+    want_x, *want_parameters = wanted
+    dx = torch.empty(x.shape, dtype=x.dtype) if want_x else None
+    grads = [torch.zeros(p.shape) if want else None for p, want in zip(parameters, want_parameters, strict=True)]
+    with _packs.training(_key(config, x, parameters), parameters, fresh=False) as adapter:
+        adapter.backward(
+            _array(dy),
+            _array(x),
+            None if dx is None else _array(dx),
+            [None if grad is None else _array(grad) for grad in grads],
+            window or None,
+            _grid(height, width),
+            _mask(patch_mask),
+            _mask(frame_mask),
+            torch.get_num_threads(),
+            None,
+        )
+    found = [grad.to(p.dtype) for grad, p in zip(grads, parameters, strict=True) if grad is not None]
+    return found if dx is None else [dx, *found]
+
+
+@backward.register_fake
+def _(dy, x, parameters, patch_mask, frame_mask, config, window, height, width, wanted):
+    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t, w in zip((x, *parameters), wanted, strict=True) if w]
+
+
+def _gradients(
+    dy: Tensor,
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    patch_mask: Tensor | None,
+    frame_mask: Tensor | None,
+    call: Call,
+    wanted: list[bool],
+) -> list[Tensor | None]:
+    """Of x and of each parameter; None where it is not wanted."""
+    place = (call.config, call.window, call.height, call.width)
+    found = iter(torch.ops.tenon.backward.default(dy, x, parameters, patch_mask, frame_mask, *place, wanted))
+    return [next(found) if want else None for want in wanted]
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, parameters, patch_mask, frame_mask, *call = inputs
+    ctx.call = Call(*call)
+    ctx.save_for_backward(x, patch_mask, frame_mask, *parameters)
+
+
+def _differentiate(ctx: Any, dy: Tensor) -> tuple:
+    x, patch_mask, frame_mask, *parameters = ctx.saved_tensors
+    want_x, want_parameters, *_ = ctx.needs_input_grad
+    dx, *grads = _gradients(dy, x, parameters, patch_mask, frame_mask, ctx.call, [want_x, *want_parameters])
+    return dx, grads, None, None, *(None for _ in ctx.call)
+
+
+forward.register_autograd(_differentiate, setup_context=_save)
+
+
 class _Connect(torch.autograd.Function):
     """``tenon::forward`` with its gradient, for eager calls: a third of the time that the operator's own registration
     takes."""

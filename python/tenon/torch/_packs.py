@@ -157,15 +157,11 @@ def _can_follow(parameters: Sequence[Tensor]) -> bool:
     return True
 
 
-def _tuples(parameters: Sequence[Tensor]) -> list[tuple]:
-    return [(p.data_ptr(), DTYPES[p.dtype], tuple(p.shape), None) for p in parameters]
-
-
 def _pack(pack: _Pack, parameters: Sequence[Tensor], stamp: tuple | None, train: bool) -> None:
     dense = [p if p.is_contiguous() else p.contiguous() for p in parameters]
     pack.stamp = None
-    pack.adapter.set_parameters(_tuples(dense))
-    pack.adapter.prepare(None, torch.get_num_threads())
+    pack.adapter.set_parameters([(p.data_ptr(), DTYPES[p.dtype], tuple(p.shape), None) for p in dense])
+    pack.adapter.prepare(None, torch.get_num_threads(), train)
     if stamp is not None and _can_follow(parameters):
         pack.storages = [p.untyped_storage() for p in parameters]
         pack.stamp = stamp

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tenon import _C
+from tenon._counts import pooled_token_count
 
 from . import _plain
 from ._connector import Connector, Grid
-from ._counts import pooled_token_count
 from ._registry import registry
-
-_RAGGED = ("reject", "partial", "drop")
 
 
 class Pool(Connector):
@@ -24,8 +22,6 @@ class Pool(Connector):
     """
 
     def _setup_pool(self, in_dim: int, out_dim: int, pool_window: int, strip: int, ragged: str) -> None:
-        if ragged not in _RAGGED:
-            raise ValueError(f"unknown ragged {ragged!r}; options: {', '.join(_RAGGED)}")
         self.in_dim = in_dim
         self.out_dim = out_dim
         self.pool_window = pool_window
