@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from tenon import _C
 
 from . import _ops, _packs
+from ._plain import Layer
 
 Grid = tuple[int, int]
+Masks = tuple[Tensor | None, Tensor | None]  # of patches, of frames
 
 
 class VisionAdapter(nn.Module):
@@ -111,10 +113,8 @@ class Connector(VisionAdapter):
         """What the library's adapter is made from, as JSON, where `_native_parameters` says that there is one."""
         raise NotImplementedError
 
-    def _plain(
-        self, x: Tensor, window: int, grid: Grid | None, patch_mask: Tensor | None, frame_mask: Tensor | None
-    ) -> Tensor:
-        """`_run` through the submodules."""
+    def _plain(self, layers: Sequence[Layer], x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
+        """`_run` through these layers, in the order of `_linears`."""
         raise NotImplementedError
 
     def _in_their_dtype(self, x: Tensor) -> Tensor:
@@ -137,20 +137,24 @@ class Connector(VisionAdapter):
             parameters += (weight, bias)
         return parameters
 
-    def _run(
-        self, x: Tensor, window: int, grid: Grid | None, patch_mask: Tensor | None, frame_mask: Tensor | None
-    ) -> Tensor:
+    def _run(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
         """x (B, N, in_dim) -> (B, M, out_dim)"""
         parameters = self._native_parameters() if _has_kernel(x) and x.numel() > 0 else None
-        config = None if parameters is None or x.shape[2] != parameters[0].shape[1] else self._config()
-        if config is None or not _on_cpu(patch_mask) or not _on_cpu(frame_mask):
+        if parameters is None or x.shape[2] != parameters[0].shape[1] or not all(map(_on_cpu, masks)):
             if not torch.compiler.is_compiling():
                 _say_once((x, *self._own_parameters()))
-            return self._plain(self._in_their_dtype(x), window, grid, patch_mask, frame_mask)
+            layers = [getattr(self, name) for name in self._linears]
+            return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
         fresh = torch.is_grad_enabled()
         train = fresh and (x.requires_grad or any(p.requires_grad for p in parameters))
-        call = _ops.Call(config, window, *(grid or (0, 0)), _token_dtype(parameters[-1]), fresh, train)
-        return _ops.connect(x, parameters, _as_mask(patch_mask), _as_mask(frame_mask), call)
+        place = _ops.Place(self._config(), window, *(grid or (0, 0)))
+        call = _ops.Call(_token_dtype(parameters[-1]), fresh, train)
+        masks = (_as_mask(masks[0]), _as_mask(masks[1]))
+
+        def plain(layers: Sequence[Layer], x: Tensor) -> Tensor:
+            return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
+
+        return _ops.connect(x, parameters, masks, place, call, plain)
 
 
 def _on_cpu(mask: Tensor | None) -> bool:

@@ -24,7 +24,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,19 +47,42 @@ class _Known:
         self.epoch = object()  # a new one each time, so that no two threads can bring an old one back
 
 
+class _Stamp(NamedTuple):
+    """What parameters were when they were packed."""
+
+    place: tuple  # of each: which object, pointer, dtype, shape
+    state: tuple  # of each: epoch, version
+
+
 class _Pack:
     """An adapter of the library with its weights packed, and what they were packed from."""
 
-    __slots__ = ("adapter", "key", "stamp", "storages")
+    __slots__ = ("adapter", "key", "place", "state", "storages")
 
-    def __init__(self, adapter: _C.Adapter, key: Key) -> None:
-        self.adapter = adapter
+    def __init__(self, key: Key) -> None:
+        self.adapter = _C.Adapter(*key)
         self.key = key
-        self.stamp: tuple | None = None  # None: fits no call
+        self.place: tuple | None = None  # None: somewhere that we cannot follow
+        self.state: tuple | None = None  # None: fits no call
         self.storages: list[Any] = []
 
-    def fits(self, key: Key, stamp: tuple | None) -> bool:
-        return stamp is not None and self.stamp == stamp and self.key == key
+    def fits(self, key: Key, stamp: _Stamp | None) -> bool:
+        return stamp is not None and self.state == stamp.state and self.place == stamp.place and self.key == key
+
+    def fill(self, parameters: Sequence[Tensor], stamp: _Stamp | None, train: bool) -> None:
+        """Packs. The stamp was taken before: what changes while the weights are read makes it old."""
+        self.state = None
+        if stamp is None or self.place != stamp.place:
+            self.place = None
+            dense = [p.contiguous() for p in parameters]
+            self.adapter.set_parameters([(p.data_ptr(), DTYPES[p.dtype], tuple(p.shape), None) for p in dense])
+            self.storages = [p.untyped_storage() for p in dense]
+            if stamp is not None and _can_follow(parameters):
+                self.storages += [p.untyped_storage() for p in parameters]
+                self.place = stamp.place
+        self.adapter.prepare(None, torch.get_num_threads(), train)
+        if self.place is not None:
+            self.state = stamp.state
 
 
 class _Slot:
@@ -132,18 +155,18 @@ def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Non
 register_optimizer_step_post_hook(_after_step)
 
 
-def _stamp(parameters: Sequence[Tensor]) -> tuple | None:
-    """What must not have changed; None where a change could not be seen."""
-    stamp = []
+def _stamp(parameters: Sequence[Tensor]) -> _Stamp | None:
+    """None where a change could not be seen."""
+    place, state = [], []
     for parameter in parameters:
         found = _known.get(id(parameter))
         if found is None or found.tensor() is not parameter:
             return None
         if parameter.is_inference():  # has no version; swap_tensors can make one of a known parameter
             return None
-        version = parameter._version
-        stamp.append((found, found.epoch, parameter.data_ptr(), version, parameter.dtype, parameter.shape))
-    return tuple(stamp)
+        place.append((found, parameter.data_ptr(), parameter.dtype, parameter.shape))
+        state.append((found.epoch, parameter._version))
+    return _Stamp(tuple(place), tuple(state))
 
 
 def _can_follow(parameters: Sequence[Tensor]) -> bool:
@@ -155,22 +178,6 @@ def _can_follow(parameters: Sequence[Tensor]) -> bool:
         if storage.is_shared() or (in_group and storage.nbytes() != parameter.nbytes):
             return False
     return True
-
-
-def _pack(pack: _Pack, parameters: Sequence[Tensor], stamp: tuple | None, train: bool) -> None:
-    dense = [p if p.is_contiguous() else p.contiguous() for p in parameters]
-    pack.stamp = None
-    pack.adapter.set_parameters([(p.data_ptr(), DTYPES[p.dtype], tuple(p.shape), None) for p in dense])
-    pack.adapter.prepare(None, torch.get_num_threads(), train)
-    if stamp is not None and _can_follow(parameters):
-        pack.storages = [p.untyped_storage() for p in parameters]
-        pack.stamp = stamp
-    else:
-        pack.storages = []
-
-
-def _new(key: Key) -> _Pack:
-    return _Pack(_C.Adapter(*key), key)
 
 
 def _slot(parameters: Sequence[Tensor]) -> _Slot:
@@ -187,21 +194,21 @@ def inference(key: Key, parameters: Sequence[Tensor], fresh: bool) -> _C.Adapter
     """An adapter to run forward; `fresh`: packed now."""
     stamp = None if fresh else _stamp(parameters)
     if stamp is None:
-        pack = _new(key)
-        _pack(pack, parameters, None, train=False)
+        pack = _Pack(key)
+        pack.fill(parameters, None, train=False)
         return pack.adapter
     slot = _slot(parameters)
     found = slot.inference
     if found is not None and found.fits(key, stamp):
         return found.adapter
     with slot.lock:
-        stamp = _stamp(parameters)  # before the weights are read: what changes meanwhile makes the stamp old
+        stamp = _stamp(parameters)
         found = slot.inference
         if found is None or not found.fits(key, stamp):
-            found = _new(key)
-            _pack(found, parameters, stamp, train=False)
+            found = _Pack(key)
+            found.fill(parameters, stamp, train=False)
             found.adapter.release_parameters()
-            slot.inference = found if found.stamp is not None else None
+            slot.inference = found if found.state is not None else None
     return found.adapter
 
 
@@ -214,11 +221,11 @@ def training(key: Key, parameters: Sequence[Tensor], fresh: bool) -> Iterator[_C
     try:
         pack = idle.pop()
     except IndexError:
-        pack = _new(key)
+        pack = _Pack(key)
     if pack.key != key:
-        pack = _new(key)
+        pack = _Pack(key)
     if fresh or not pack.fits(key, stamp):
-        _pack(pack, parameters, stamp, train=True)
+        pack.fill(parameters, stamp, train=True)
     yield pack.adapter
     if not idle:
         idle.append(pack)

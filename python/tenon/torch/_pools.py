@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from tenon import _C
 from tenon._counts import pooled_token_count
 
 from . import _plain
-from ._connector import Connector, Grid
+from ._connector import Connector, Grid, Masks
+from ._plain import Layer
 from ._registry import registry
 
 
@@ -57,7 +59,7 @@ class Pool(Connector):
         if window <= 0:
             raise ValueError(f"pool_window must be positive (got {window})")
         _, _, _ = x.shape
-        return self._run(x, window, grid, patch_mask, frame_mask)
+        return self._run(x, window, grid, (patch_mask, frame_mask))
 
     def _tiling(self, tokens: int, window: int, grid: Grid | None) -> _plain.Tiling:
         """The library's checks, and the numbers that they let through."""
@@ -66,15 +68,13 @@ class Pool(Connector):
         height, width = grid or (math.isqrt(tokens - self.strip),) * 2
         return _plain.Tiling(height, width, window, self.ragged == "drop")
 
-    def _plain(
-        self, x: Tensor, window: int, grid: Grid | None, patch_mask: Tensor | None, frame_mask: Tensor | None
-    ) -> Tensor:
+    def _plain(self, layers: Sequence[Layer], x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
         tiling = self._tiling(x.shape[1], window, grid)
         x = _plain.strip(x, self.strip)
-        patches, valid = _plain.cut(x, tiling, _plain.present(x, patch_mask, frame_mask))
-        return _plain.drop_empty(self._pool(patches, valid), valid)
+        patches, valid = _plain.cut(x, tiling, _plain.present(x, *masks))
+        return _plain.drop_empty(self._pool(layers, patches, valid), valid)
 
-    def _pool(self, patches: Tensor, valid: Tensor | None) -> Tensor:
+    def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
         """patches (B, M, k, C), valid (B or 1, M, k) or None -> (B, M, out_dim)"""
         raise NotImplementedError
 
@@ -99,8 +99,9 @@ class AvgPoolAdapter(Pool):
     def _config(self) -> str:
         return f'{{"type":"avgpool","ragged":"{self.ragged}","strip":{self.strip}}}'
 
-    def _pool(self, patches: Tensor, valid: Tensor | None) -> Tensor:
-        return self.proj(_plain.mean(patches, valid))
+    def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
+        (proj,) = layers
+        return proj(_plain.mean(patches, valid))
 
 
 class AttentionalPoolAdapter(Pool):
@@ -143,9 +144,9 @@ class AttentionalPoolAdapter(Pool):
         options = f'"pool_heads":{self.pool_heads},"ragged":"{self.ragged}","strip":{self.strip}'
         return f'{{"type":"attentional_pool",{options}}}'
 
-    def _pool(self, patches: Tensor, valid: Tensor | None) -> Tensor:
-        pooled = _plain.attend(patches, valid, self.pool_heads, self.q_proj, self.k_proj, self.v_proj)
-        return self.out_proj(self.o_proj(pooled))
+    def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
+        q_proj, k_proj, v_proj, o_proj, out_proj = layers
+        return out_proj(o_proj(_plain.attend(patches, valid, self.pool_heads, q_proj, k_proj, v_proj)))
 
 
 @registry.register_adapter("avgpool")

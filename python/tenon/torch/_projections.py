@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import _connector, _plain
-from ._connector import Connector, Grid
+from ._connector import Connector, Grid, Masks
+from ._plain import Layer
 from ._registry import registry
 
 
@@ -64,17 +66,15 @@ class Projection(Connector):
         (B), is never read and gives a zero token; B is the product of the leading axes.
         """
         if x.dim() == 3:
-            return self._run(x, 0, None, patch_mask, frame_mask)
-        return _as_given(self._run(_as_images(x), 0, None, patch_mask, frame_mask), x)
+            return self._run(x, 0, None, (patch_mask, frame_mask))
+        return _as_given(self._run(_as_images(x), 0, None, (patch_mask, frame_mask)), x)
 
-    def _plain(
-        self, x: Tensor, window: int, grid: Grid | None, patch_mask: Tensor | None, frame_mask: Tensor | None
-    ) -> Tensor:
+    def _plain(self, layers: Sequence[Layer], x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
         x = _plain.strip(x, self.strip)
-        there = _plain.present(x, patch_mask, frame_mask)
-        return _plain.blank(self._project(_plain.blank(x, there)), there)
+        there = _plain.present(x, *masks)
+        return _plain.blank(self._project(layers, _plain.blank(x, there)), there)
 
-    def _project(self, x: Tensor) -> Tensor:
+    def _project(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
         raise NotImplementedError
 
 
@@ -118,8 +118,9 @@ class MLP2LayerAdapter(Projection):
             return None
         return super()._native_parameters()
 
-    def _project(self, x: Tensor) -> Tensor:
-        return self.proj2(self.act(self.proj1(x)))
+    def _project(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
+        proj1, proj2 = layers
+        return proj2(self.act(proj1(x)))
 
 
 class LinearAdapter(Projection):
@@ -137,8 +138,9 @@ class LinearAdapter(Projection):
     def _config(self) -> str:
         return f'{{"type":"linear","strip":{self.strip}}}'
 
-    def _project(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+    def _project(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
+        (proj,) = layers
+        return proj(x)
 
 
 @registry.register_adapter("mlp_2layer")
