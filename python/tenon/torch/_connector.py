@@ -62,7 +62,7 @@ def _say_once(tensors: Sequence[Tensor]) -> None:
 
 
 def _after_load(module: nn.Module, incompatible_keys: Any) -> None:
-    _packs.know_again(module._own_parameters())
+    module._know_again(module.__dict__.pop("_known_before_load", frozenset()))
 
 
 class Connector(VisionAdapter):
@@ -81,7 +81,7 @@ class Connector(VisionAdapter):
         self.strip = strip
         _C.check_config(self._config())
         self.register_load_state_dict_post_hook(_after_load)
-        _packs.know(self._own_parameters())
+        _packs.know(parameter for _, parameter in self._own())
 
     def reset_parameters(self) -> None:
         """``nn.Linear``'s own initial values for every layer, in order."""
@@ -90,22 +90,44 @@ class Connector(VisionAdapter):
 
     def refresh(self) -> None:
         """Forgets what was packed: the next call reads every parameter anew. Safe from any thread."""
-        _packs.know_again(self._own_parameters())
+        self._know_again(self._known_places())
 
-    def _own_parameters(self) -> Iterator[Tensor]:
-        for name in self._linears:
-            layer = self._modules.get(name)
-            if isinstance(layer, nn.Linear):
-                yield from layer._parameters.values()
+    # ---- which parameters can be followed (_packs) ----
+
+    def _own(self) -> Iterator[tuple[tuple[str, str], Tensor]]:
+        """((layer, name), parameter) of the linear layers."""
+        for layer in self._linears:
+            module = self._modules.get(layer)
+            if isinstance(module, nn.Linear):
+                yield from (((layer, name), p) for name, p in module._parameters.items() if p is not None)
+
+    def _known_places(self) -> frozenset[tuple[str, str]]:
+        return frozenset(place for place, parameter in self._own() if _packs.is_known(parameter))
+
+    def _know_again(self, places: frozenset[tuple[str, str]]) -> None:
+        """Where parameters may be somebody else's by now, only those at places that were known stay so."""
+        sharded = _packs.may_be_sharded()
+        _packs.know(parameter for place, parameter in self._own() if place in places or not sharded)
+
+    def _forget(self) -> frozenset[tuple[str, str]]:
+        places = self._known_places()
+        _packs.forget(parameter for _, parameter in self._own())
+        return places
 
     def _apply(self, fn: Any, recurse: bool = True) -> Connector:
-        super()._apply(fn, recurse)
-        _packs.know_again(self._own_parameters())
-        return self
+        places = self._forget()
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            self._know_again(places)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._known_before_load = self._forget()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        _packs.know(self._own_parameters())
+        _packs.know(parameter for _, parameter in self._own())
 
     # ---- one call ----
 
@@ -119,7 +141,7 @@ class Connector(VisionAdapter):
 
     def _in_their_dtype(self, x: Tensor) -> Tensor:
         """PyTorch's products do not mix dtypes; the library's do."""
-        first = next(self._own_parameters(), x)
+        _, first = next(self._own(), (None, x))
         if first.dtype == x.dtype or not x.is_floating_point() or torch.is_autocast_enabled(x.device.type):
             return x
         return x.to(first.dtype)
@@ -142,7 +164,7 @@ class Connector(VisionAdapter):
         parameters = self._native_parameters() if _has_kernel(x) and x.numel() > 0 else None
         if parameters is None or x.shape[2] != parameters[0].shape[1] or not all(map(_on_cpu, masks)):
             if not torch.compiler.is_compiling():
-                _say_once((x, *self._own_parameters()))
+                _say_once((x, *(parameter for _, parameter in self._own())))
             layers = [getattr(self, name) for name in self._linears]
             return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
         fresh = torch.is_grad_enabled()

@@ -102,28 +102,28 @@ _slots: dict[int, _Slot] = {}
 
 
 def know(parameters: Iterable[Tensor]) -> None:
-    """A connector just made these; what was packed from them is forgotten."""
+    """These are a connector's own. What was packed from them is forgotten."""
     for parameter in parameters:
         if type(parameter) is not nn.Parameter or parameter.is_inference():
             continue
         number = id(parameter)
         found = _known.get(number)
         if found is None or found.tensor() is not parameter:
-            _known[number] = _Known(parameter, lambda gone, number=number: _forget(_known, number, gone))
+            _known[number] = _Known(parameter, lambda gone, number=number: _drop(_known, number, gone))
         else:
             found.epoch = object()
+        _slots.pop(number, None)
 
 
-def know_again(parameters: Iterable[Tensor]) -> None:
-    """A connector holds these, whoever made them. Where fully_shard is in use they could be its own, which it fills
-    without a trace: then only those that were known stay so."""
-    parameters = list(parameters)
-    know(filter(is_known, parameters) if _may_be_sharded() else parameters)
+def forget(parameters: Iterable[Tensor]) -> None:
+    """Leaves no weak reference: torch.utils.swap_tensors, which moving and loading may use, wants none."""
     for parameter in parameters:
+        _known.pop(id(parameter), None)
         _slots.pop(id(parameter), None)
 
 
-def _may_be_sharded() -> bool:
+def may_be_sharded() -> bool:
+    """Is fully_shard in use? It puts parameters of its own into modules, and fills them without a trace."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     from torch.distributed import _composable_state
@@ -136,7 +136,7 @@ def is_known(parameter: Tensor) -> bool:
     return found is not None and found.tensor() is parameter
 
 
-def _forget(table: dict, number: int, gone: weakref.ref) -> None:
+def _drop(table: dict, number: int, gone: weakref.ref) -> None:
     """Removes an entry whose tensor died, unless a new tensor has its number by now."""
     found = table.get(number)
     if found is not None and found.tensor is gone:
@@ -160,9 +160,7 @@ def _stamp(parameters: Sequence[Tensor]) -> _Stamp | None:
     place, state = [], []
     for parameter in parameters:
         found = _known.get(id(parameter))
-        if found is None or found.tensor() is not parameter:
-            return None
-        if parameter.is_inference():  # has no version; swap_tensors can make one of a known parameter
+        if found is None or found.tensor() is not parameter or parameter.is_inference():  # `.data =` can make it one
             return None
         place.append((found, parameter.data_ptr(), parameter.dtype, parameter.shape))
         state.append((found.epoch, parameter._version))
@@ -185,7 +183,7 @@ def _slot(parameters: Sequence[Tensor]) -> _Slot:
     number = id(owner)
     slot = _slots.get(number)
     if slot is None or slot.tensor() is not owner:
-        slot = _Slot(owner, lambda gone, number=number: _forget(_slots, number, gone))
+        slot = _Slot(owner, lambda gone, number=number: _drop(_slots, number, gone))
         _slots[number] = slot
     return slot
 
