@@ -6,6 +6,7 @@
  *   1. version, status, error        4. registry and builder        7. prepare and run
  *   2. dtypes and tensors            5. adapter and parameters      8. description
  *   3. counting and configuration    6. adapter files               9. tensor files
+ *                                                                  10. training
  *
  * Conventions. Pointers must not be NULL except where NULL is said to be allowed, as it is for every tenon_error and
  * every struct of options. Every call that can fail returns a tenon_status and takes a tenon_error last (NULL is
@@ -151,6 +152,8 @@ typedef struct tenon_call {
     DLTensor *attention; /* out, f32: (batch, out_tokens, heads, window^2) pooling weights, 0 for absent patches */
     int threads;         /* 0: as many as OpenMP gives */
     const tenon_executor *executor; /* NULL: OpenMP */
+    void *saved; /* forward: out, backward: in; what backward needs, kept instead of recomputed; NULL: recompute */
+    size_t saved_size; /* its bytes, at least tenon_adapter_saved_size; any alignment */
 } tenon_call;
 
 TENON_API void tenon_call_init(tenon_call *call);
@@ -369,6 +372,7 @@ typedef struct tenon_prepare_options {
                         the best this machine has */
     int threads;     /* 0: as many as OpenMP gives */
     const tenon_executor *executor; /* NULL: OpenMP */
+    bool train; /* pack for forward and backward: no folding, weights also in the order in which backward reads them */
 } tenon_prepare_options;
 
 TENON_API void tenon_prepare_options_init(tenon_prepare_options *options);
@@ -381,7 +385,10 @@ TENON_API const char *tenon_adapter_cpu(const tenon_adapter *adapter);
 
 /* Packs the parameters for the forward pass and publishes the pack at once for all threads; forwards that are running
  * keep the one they started with. The pack holds its own copy. `options` may be NULL. TENON_NOT_PREPARED: a parameter
- * has no storage. */
+ * has no storage.
+ *
+ * With `train`, preparing again after the parameters changed in place writes over the old pack unless a call is running
+ * on it; a call that another thread starts meanwhile waits. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_prepare(tenon_adapter *adapter,
                                                               const tenon_prepare_options *options, tenon_error *error);
 
@@ -508,6 +515,54 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_writer_commit(tenon_writer *writer
 
 /* Frees the writer; an uncommitted file disappears. NULL is allowed. */
 TENON_API void tenon_writer_free(tenon_writer *writer);
+
+/* ---- 10. training ----------------------------------------------------------------------------------------------- */
+
+/* Where tenon_adapter_backward writes. */
+typedef struct tenon_gradients {
+    size_t size;
+    DLTensor *x; /* (batch, tokens, in_dim) of f32, bf16 or f16, its last axis contiguous: overwritten, with zeros for
+                    tokens that are stripped, masked or dropped; NULL: not wanted */
+    const DLTensor *const *parameters; /* [num_parameters] in declaration order, f32, dense, of the parameter's shape:
+                                          added to. A NULL entry: that parameter is frozen and costs nothing. The array
+                                          NULL: all are frozen */
+} tenon_gradients;
+
+/* Nothing wanted. */
+TENON_API void tenon_gradients_init(tenon_gradients *gradients);
+
+/* The gradients of sum(y * dy), y being what tenon_adapter_forward makes of x under this call: of every parameter that
+ * is not frozen, and of x. dy (batch, out_tokens, out_dim) and x are of f32, bf16 or f16 with any strides; sums are
+ * f32. A parameter's gradient sums tokens in their order, so that its bits depend on the batch and the CPU level, never
+ * on threads; that of a patch depends on the tokens that read it alone. Tokens without patches have no gradient.
+ *
+ * `call` is the forward's, or NULL; its attention is not written. With call->saved, which a forward of the same x and
+ * call has filled, nothing is recomputed; without, the values between layers are made anew, a block of tokens at a
+ * time, and memory does not grow with the batch. Both give the same bits. What is written (x's gradient, the
+ * parameters', the workspace) may not overlap anything else. Any number of threads may run one adapter at once, on
+ * gradients of their own. TENON_NOT_PREPARED: not prepared with `train`. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_backward(const tenon_adapter *adapter, const DLTensor *dy,
+                                                               const DLTensor *x, const tenon_gradients *gradients,
+                                                               const tenon_call *call, const tenon_workspace *workspace,
+                                                               tenon_error *error);
+
+/* Bytes of workspace that a backward of any batch of images with num_input_tokens tokens each needs under this call;
+ * `gradients` (NULL: all are wanted) says what is wanted: of its tensors only whether they are NULL counts. Before
+ * tenon_adapter_prepare: as tenon_adapter_workspace_size. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_backward_workspace_size(const tenon_adapter *adapter,
+                                                                              int64_t num_input_tokens,
+                                                                              const tenon_gradients *gradients,
+                                                                              const tenon_call *call, size_t *bytes,
+                                                                              tenon_error *error);
+
+/* Bytes of call->saved for a batch of images with num_input_tokens tokens each: about what is between the layers, in
+ * f32. Before tenon_adapter_prepare: as tenon_adapter_workspace_size. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_saved_size(const tenon_adapter *adapter, int64_t batch,
+                                                                 int64_t num_input_tokens, const tenon_call *call,
+                                                                 size_t *bytes, tenon_error *error);
+
+/* True when `name` matches `pattern`: '*' stands for any run of characters, '?' for one: "proj1.*". */
+TENON_API bool tenon_name_matches(const char *pattern, const char *name);
 
 #ifdef __cplusplus
 }

@@ -254,7 +254,7 @@ static PyMethodDef question_methods[] = {
 static PyMethodDef *join_methods(void)
 {
     static PyMethodDef all[32];
-    PyMethodDef *const tables[] = {question_methods, tnpy_parameter_methods, tnpy_call_methods};
+    PyMethodDef *const tables[] = {question_methods, tnpy_parameter_methods, tnpy_call_methods, tnpy_train_methods};
     size_t count = 0;
     for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++) {
         for (const PyMethodDef *m = tables[t]; m->ml_name != NULL && count + 1 < sizeof all / sizeof all[0]; m++)

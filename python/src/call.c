@@ -4,108 +4,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The settings of one call, with what they borrow. Not to be moved: `call` points into it. */
-typedef struct settings {
-    tenon_call call;
-    tnpy_borrowed patch_mask;
-    tnpy_borrowed frame_mask;
-    tnpy_borrowed attention;
-} settings;
-
-static void give_back_settings(settings *s)
-{
-    tnpy_give_back(&s->patch_mask);
-    tnpy_give_back(&s->frame_mask);
-    tnpy_give_back(&s->attention);
-}
-
-static bool read_threads(PyObject *object, int *threads)
-{
-    int64_t value;
-    if (!tnpy_read_optional_int(object, "threads", 0, &value)) return false;
-    if (value < 0 || value > 4096) {
-        PyErr_Format(PyExc_ValueError, "threads is %lld; expected 0 (automatic) to 4096", (long long)value);
-        return false;
-    }
-    *threads = (int)value;
-    return true;
-}
-
-/* Any of the objects may be None or NULL. After a failure nothing is borrowed. */
-static bool read_settings(settings *s, PyObject *pool_window, PyObject *grid, PyObject *patch_mask,
-                          PyObject *frame_mask, PyObject *attention, PyObject *threads)
-{
-    DLTensor *tensor;
-    tenon_call_init(&s->call);
-    s->patch_mask.keeper = s->frame_mask.keeper = s->attention.keeper = NULL;
-    bool read = tnpy_read_optional_int(pool_window, "pool_window", TENON_UNSET, &s->call.pool_window) &&
-                tnpy_read_grid(grid, &s->call) && read_threads(threads, &s->call.threads);
-    if (read) {
-        tnpy_borrow_optional(&s->patch_mask, patch_mask, "patch_mask", false, &tensor);
-        s->call.patch_mask = tensor;
-        read = !PyErr_Occurred();
-    }
-    if (read) {
-        tnpy_borrow_optional(&s->frame_mask, frame_mask, "frame_mask", false, &tensor);
-        s->call.frame_mask = tensor;
-        read = !PyErr_Occurred();
-    }
-    if (read) {
-        tnpy_borrow_optional(&s->attention, attention, "attention", true, &s->call.attention);
-        read = !PyErr_Occurred();
-    }
-    if (!read) give_back_settings(s);
-    return read;
-}
-
-/* ---- workspace ---- */
-
-/* One workspace waits in the adapter for the next call; calls at the same time have theirs. Under the GIL. */
-static tnpy_workspace take_workspace(tnpy_adapter *self)
-{
-    const tnpy_workspace taken = self->spare;
-    self->spare = (tnpy_workspace){NULL, 0};
-    return taken;
-}
-
-static void keep_workspace(tnpy_adapter *self, tnpy_workspace workspace)
-{
-    if (self->spare.size >= workspace.size) {
-        free(workspace.data);
-    } else {
-        free(self->spare.data);
-        self->spare = workspace;
-    }
-}
-
-static bool grow_workspace(tnpy_workspace *workspace, size_t size)
-{
-    if (workspace->size >= size) return true;
-    free(workspace->data);
-    workspace->data = malloc(size);
-    workspace->size = workspace->data != NULL ? size : 0;
-    return workspace->data != NULL;
-}
-
 /* One forward pass with the GIL given back. */
 static tenon_status run_once(tnpy_adapter *self, DLTensor *y, const DLTensor *x, const tenon_call *call,
                              tenon_error *error)
 {
-    size_t size = 0;
+    tnpy_workspace mine = tnpy_workspace_take(self);
     tenon_status status = TENON_OK;
-    if (x->ndim == 3) status = tenon_adapter_workspace_size(self->handle, x->shape[1], call, &size, error);
-    if (status != TENON_OK) return status;
-    tnpy_workspace mine = take_workspace(self);
+    size_t size = 0;
     Py_BEGIN_ALLOW_THREADS;
-    if (grow_workspace(&mine, size)) {
+    if (x->ndim == 3) status = tenon_adapter_workspace_size(self->handle, x->shape[1], call, &size, error);
+    if (status == TENON_OK) status = tnpy_workspace_grow(&mine, size, error);
+    if (status == TENON_OK) {
         const tenon_workspace workspace = {mine.data, mine.size};
         status = tenon_adapter_forward(self->handle, x, y, call, size > 0 ? &workspace : NULL, error);
-    } else {
-        snprintf(error->message, sizeof error->message, "out of memory: %zu bytes to work in", size);
-        status = TENON_NO_MEMORY;
     }
     Py_END_ALLOW_THREADS;
-    keep_workspace(self, mine);
+    tnpy_workspace_keep(self, mine);
     return status;
 }
 
@@ -127,14 +41,23 @@ static bool run_prepared(tnpy_adapter *self, DLTensor *y, const DLTensor *x, con
 
 /* ---- adapter(x, ...) ---- */
 
-enum { OUT, DTYPE, GRID, POOL_WINDOW, PATCH_MASK, FRAME_MASK, THREADS, NUM_KEYWORDS };
-static const char *const keyword_names[NUM_KEYWORDS] = {"out",        "dtype",      "grid",   "pool_window",
-                                                        "patch_mask", "frame_mask", "threads"};
+/* The first are the settings, in their order. */
+enum { OUT = TNPY_NUM_SETTINGS, DTYPE, NUM_KEYWORDS };
+static const char *const keyword_names[NUM_KEYWORDS] = {
+    [OUT] = "out",
+    [DTYPE] = "dtype",
+    [TNPY_GRID] = "grid",
+    [TNPY_POOL_WINDOW] = "pool_window",
+    [TNPY_PATCH_MASK] = "patch_mask",
+    [TNPY_FRAME_MASK] = "frame_mask",
+    [TNPY_THREADS] = "threads",
+};
 static PyObject *keywords[NUM_KEYWORDS]; /* interned */
 
 bool tnpy_call_setup(void)
 {
     for (int i = 0; i < NUM_KEYWORDS; i++) {
+        if (keyword_names[i] == NULL) continue;
         keywords[i] = PyUnicode_InternFromString(keyword_names[i]);
         if (keywords[i] == NULL) return false;
     }
@@ -148,7 +71,7 @@ static int find_keyword(PyObject *key)
         if (key == keywords[i]) return i;
     }
     for (int i = 0; i < NUM_KEYWORDS; i++) {
-        if (PyUnicode_CompareWithASCIIString(key, keyword_names[i]) == 0) return i;
+        if (keyword_names[i] != NULL && PyUnicode_CompareWithASCIIString(key, keyword_names[i]) == 0) return i;
     }
     PyErr_Format(PyExc_TypeError,
                  "an adapter takes no argument %R; it takes x, out, dtype, grid, pool_window, "
@@ -200,7 +123,7 @@ static bool find_dtype(const tnpy_adapter *self, PyObject *asked, tenon_dtype *d
 }
 
 /* New tokens, computed. */
-static PyObject *call_new(tnpy_adapter *self, PyObject *x, const tnpy_borrowed *features, const settings *s,
+static PyObject *call_new(tnpy_adapter *self, PyObject *x, const tnpy_borrowed *features, const tnpy_settings *s,
                           PyObject *asked)
 {
     int64_t shape[3];
@@ -219,7 +142,7 @@ static PyObject *call_new(tnpy_adapter *self, PyObject *x, const tnpy_borrowed *
 }
 
 /* Tokens into the caller's array. */
-static PyObject *call_into(tnpy_adapter *self, PyObject *out, const tnpy_borrowed *features, const settings *s)
+static PyObject *call_into(tnpy_adapter *self, PyObject *out, const tnpy_borrowed *features, const tnpy_settings *s)
 {
     tnpy_borrowed tokens;
     if (!tnpy_borrow(&tokens, out, "out", true)) return NULL;
@@ -233,34 +156,25 @@ PyObject *tnpy_adapter_call(PyObject *object, PyObject *args, PyObject *kwargs)
     tnpy_adapter *self = (tnpy_adapter *)object;
     PyObject *x, *given[NUM_KEYWORDS] = {NULL}, *result = NULL;
     tnpy_borrowed features;
-    settings s;
+    tnpy_settings s;
     if (!read_arguments(args, kwargs, &x, given)) return NULL;
     if (given[OUT] != NULL && given[DTYPE] != NULL) {
         PyErr_SetString(PyExc_TypeError, "give out or dtype, not both: out has a dtype");
         return NULL;
     }
-    if (!read_settings(&s, given[POOL_WINDOW], given[GRID], given[PATCH_MASK], given[FRAME_MASK], NULL,
-                       given[THREADS])) {
-        return NULL;
-    }
+    if (!tnpy_settings_read(&s, given)) return NULL;
     if (tnpy_borrow(&features, x, "x", false)) {
         result = given[OUT] != NULL ? call_into(self, given[OUT], &features, &s)
                                     : call_new(self, x, &features, &s, given[DTYPE]);
         tnpy_give_back(&features);
     }
-    give_back_settings(&s);
+    tnpy_settings_give_back(&s);
     return result;
 }
 
 /* ---- methods ---- */
 
-/* args[i], or NULL where there are fewer. */
-static PyObject *argument(PyObject *const *args, Py_ssize_t nargs, Py_ssize_t i)
-{
-    return i < nargs ? args[i] : NULL;
-}
-
-static bool check_count(Py_ssize_t count, Py_ssize_t least, Py_ssize_t most, const char *signature)
+bool tnpy_check_count(Py_ssize_t count, Py_ssize_t least, Py_ssize_t most, const char *signature)
 {
     if (count >= least && count <= most) return true;
     PyErr_Format(PyExc_TypeError, "expected %s; got %zd arguments", signature, count);
@@ -271,12 +185,14 @@ static PyObject *forward(PyObject *object, PyObject *const *args, Py_ssize_t nar
 {
     tnpy_adapter *self = (tnpy_adapter *)object;
     tnpy_borrowed x, y;
-    settings s;
+    tnpy_settings s;
     tenon_error error;
     tenon_status status;
-    if (!check_count(nargs, 2, 8, "forward(y, x, pool_window, grid, patch_mask, frame_mask, attention, threads)") ||
-        !read_settings(&s, argument(args, nargs, 2), argument(args, nargs, 3), argument(args, nargs, 4),
-                       argument(args, nargs, 5), argument(args, nargs, 6), argument(args, nargs, 7))) {
+    static const int order[] = {TNPY_POOL_WINDOW, TNPY_GRID,    TNPY_PATCH_MASK, TNPY_FRAME_MASK,
+                                TNPY_ATTENTION,   TNPY_THREADS, TNPY_SAVED};
+    if (!tnpy_check_count(nargs, 2, 9,
+                          "forward(y, x, pool_window, grid, patch_mask, frame_mask, attention, threads, saved)") ||
+        !tnpy_settings_from_arguments(&s, args + 2, nargs - 2, order, 7)) {
         return NULL;
     }
     PyObject *result = NULL;
@@ -288,12 +204,12 @@ static PyObject *forward(PyObject *object, PyObject *const *args, Py_ssize_t nar
         }
         tnpy_give_back(&y);
     }
-    give_back_settings(&s);
+    tnpy_settings_give_back(&s);
     return result;
 }
 
 /* Weights of pooling, and tokens that nobody wants. */
-static PyObject *run_attention(tnpy_adapter *self, PyObject *x, const tnpy_borrowed *features, settings *s,
+static PyObject *run_attention(tnpy_adapter *self, PyObject *x, const tnpy_borrowed *features, tnpy_settings *s,
                                int64_t heads, int64_t slots)
 {
     int64_t shape[4];
@@ -318,14 +234,14 @@ static PyObject *run_attention(tnpy_adapter *self, PyObject *x, const tnpy_borro
 static PyObject *attention(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
 {
     tnpy_adapter *self = (tnpy_adapter *)object;
+    static const int order[] = {TNPY_POOL_WINDOW, TNPY_GRID, TNPY_PATCH_MASK, TNPY_FRAME_MASK, TNPY_THREADS};
     int64_t heads, slots;
     tnpy_borrowed features;
-    settings s;
-    if (!check_count(nargs, 3, 8,
-                     "pooling_weights(x, heads, slots, pool_window, grid, patch_mask, frame_mask, threads)") ||
+    tnpy_settings s;
+    if (!tnpy_check_count(nargs, 3, 8,
+                          "pooling_weights(x, heads, slots, pool_window, grid, patch_mask, frame_mask, threads)") ||
         !tnpy_read_int(args[1], "heads", &heads) || !tnpy_read_int(args[2], "slots", &slots) ||
-        !read_settings(&s, argument(args, nargs, 3), argument(args, nargs, 4), argument(args, nargs, 5),
-                       argument(args, nargs, 6), NULL, argument(args, nargs, 7))) {
+        !tnpy_settings_from_arguments(&s, args + 3, nargs - 3, order, 5)) {
         return NULL;
     }
     PyObject *result = NULL;
@@ -333,7 +249,7 @@ static PyObject *attention(PyObject *object, PyObject *const *args, Py_ssize_t n
         result = run_attention(self, args[0], &features, &s, heads, slots);
         tnpy_give_back(&features);
     }
-    give_back_settings(&s);
+    tnpy_settings_give_back(&s);
     return result;
 }
 
@@ -341,22 +257,27 @@ static PyObject *prepare(PyObject *object, PyObject *const *args, Py_ssize_t nar
 {
     tenon_prepare_options options;
     tenon_prepare_options_init(&options);
-    if (!check_count(nargs, 0, 2, "prepare(cpu=None, threads=0)")) return NULL;
-    PyObject *cpu = argument(args, nargs, 0);
-    if (cpu != NULL && cpu != Py_None && (options.cpu = tnpy_read_string(cpu, "cpu")) == NULL) return NULL;
-    if (!read_threads(argument(args, nargs, 1), &options.threads)) return NULL;
+    if (!tnpy_check_count(nargs, 0, 3, "prepare(cpu=None, threads=0, train=False)")) return NULL;
+    if (nargs > 0 && args[0] != Py_None && (options.cpu = tnpy_read_string(args[0], "cpu")) == NULL) return NULL;
+    if (nargs > 1 && !tnpy_read_threads(args[1], &options.threads)) return NULL;
+    const int train = nargs > 2 ? PyObject_IsTrue(args[2]) : 0;
+    if (train < 0) return NULL;
+    options.train = train;
     return tnpy_adapter_prepare((tnpy_adapter *)object, &options) ? Py_NewRef(Py_None) : NULL;
 }
 
 PyMethodDef tnpy_call_methods[] = {
     {"prepare", TNPY_FAST(prepare), METH_FASTCALL,
-     "prepare(cpu=None, threads=0): packs the parameters; calls do it themselves where it was not done."},
+     "prepare(cpu=None, threads=0, train=False): packs the parameters, with `train` for backward too. Calls of the\n"
+     "adapter, but not forward and backward, do it themselves where it was not done."},
     {"forward", TNPY_FAST(forward), METH_FASTCALL,
-     "forward(y, x, pool_window=None, grid=None, patch_mask=None, frame_mask=None, attention=None, threads=0)\n\n"
+     "forward(y, x, pool_window=None, grid=None, patch_mask=None, frame_mask=None, attention=None, threads=0,\n"
+     "saved=None)\n\n"
      "Runs a prepared adapter; it prepares nothing itself (ValueError). Each tensor is an array or a raw tuple\n"
      "(address, dtype, shape, strides): the address of the first element, F32, BF16, F16 or (masks) MASK, and strides\n"
      "in elements or None. y (batch, out_tokens, out_dim) and attention (batch, out_tokens, heads, window^2; f32) are\n"
-     "written. The GIL is given back meanwhile."},
+     "written, and so is saved, a pair (address, bytes) of saved_size bytes, for backward. The GIL is given back\n"
+     "meanwhile."},
     {"pooling_weights", TNPY_FAST(attention), METH_FASTCALL,
      "pooling_weights(x, heads, slots, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0)"},
     {NULL, NULL, 0, NULL},

@@ -136,6 +136,48 @@ bool tnpy_adapter_prepare(tnpy_adapter *self, const tenon_prepare_options *optio
 
 extern PyMethodDef tnpy_parameter_methods[];
 extern PyMethodDef tnpy_call_methods[];
+extern PyMethodDef tnpy_train_methods[];
+
+/* settings.c: what a call may be told, and memory to work in. */
+
+enum {
+    TNPY_POOL_WINDOW,
+    TNPY_GRID,
+    TNPY_PATCH_MASK,
+    TNPY_FRAME_MASK,
+    TNPY_ATTENTION,
+    TNPY_THREADS,
+    TNPY_SAVED, /* (address, bytes) */
+    TNPY_NUM_SETTINGS
+};
+
+/* The settings of one call, with what they borrow. Not to be moved: `call` points into it. */
+typedef struct tnpy_settings {
+    tenon_call call;
+    tnpy_borrowed patch_mask;
+    tnpy_borrowed frame_mask;
+    tnpy_borrowed attention;
+} tnpy_settings;
+
+/* Reads given[TNPY_NUM_SETTINGS], each an object, None or NULL. After a failure nothing is borrowed. */
+bool tnpy_settings_read(tnpy_settings *s, PyObject *const *given);
+
+/* The same of arguments, args[i] being the setting order[i]. */
+bool tnpy_settings_from_arguments(tnpy_settings *s, PyObject *const *args, Py_ssize_t nargs, const int *order,
+                                  Py_ssize_t count);
+void tnpy_settings_give_back(tnpy_settings *s);
+
+bool tnpy_read_threads(PyObject *object, int *threads);
+
+/* Under the GIL. */
+tnpy_workspace tnpy_workspace_take(tnpy_adapter *self);
+void tnpy_workspace_keep(tnpy_adapter *self, tnpy_workspace workspace);
+
+/* Without it. */
+tenon_status tnpy_workspace_grow(tnpy_workspace *workspace, size_t size, tenon_error *error);
+
+/* Whether a function got least to most arguments; else TypeError with its signature. */
+bool tnpy_check_count(Py_ssize_t count, Py_ssize_t least, Py_ssize_t most, const char *signature);
 
 /* adapter(x, out=None, *, dtype, grid, pool_window, patch_mask, frame_mask, threads) */
 PyObject *tnpy_adapter_call(PyObject *self, PyObject *args, PyObject *kwargs);

@@ -92,7 +92,7 @@ class Adapter:
     def release_parameters(self) -> None: ...
     def load(self, path: str | PathLike[str], prefix: str | None, /) -> tuple[str, int, int]: ...
     def save(self, path: str | PathLike[str], /) -> None: ...
-    def prepare(self, cpu: str | None = None, threads: int = 0, /) -> None: ...
+    def prepare(self, cpu: str | None = None, threads: int = 0, train: bool = False, /) -> None: ...
     def forward(
         self,
         y: Any,
@@ -103,8 +103,26 @@ class Adapter:
         frame_mask: Any = None,
         attention: Any = None,
         threads: int = 0,
+        saved: tuple[int, int] | None = None,
         /,
     ) -> None: ...
+    def backward(
+        self,
+        dy: Any,
+        x: Any,
+        dx: Any,
+        gradients: Sequence[Any] | None,
+        pool_window: int | None = None,
+        grid: tuple[int, int] | None = None,
+        patch_mask: Any = None,
+        frame_mask: Any = None,
+        threads: int = 0,
+        saved: tuple[int, int] | None = None,
+        /,
+    ) -> None: ...
+    def saved_size(
+        self, batch: int, num_input_tokens: int, pool_window: int | None = None, grid: tuple[int, int] | None = None, /
+    ) -> int: ...
     def pooling_weights(
         self,
         x: Any,

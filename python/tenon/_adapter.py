@@ -82,9 +82,12 @@ class Adapter(_C.Adapter):
         """Bytes that a call works in; they stay with the adapter for the next call."""
         return super().workspace_size(num_input_tokens, pool_window, grid)
 
-    def prepare(self, cpu: str | None = None, threads: int = 0) -> None:
-        """Packs the parameters. Calls do it themselves where it was not done, with the best level of the machine."""
-        super().prepare(cpu, threads)
+    def prepare(self, cpu: str | None = None, threads: int = 0, train: bool = False) -> None:
+        """Packs the parameters, with `train` for :meth:`backward` too.
+
+        Calls do it themselves where it was not done, with the best level of the machine. ``TENON_CPU`` caps it.
+        """
+        super().prepare(cpu, threads, train)
 
     def attention(
         self,
