@@ -52,6 +52,10 @@ def _mask(tensor: Tensor | None) -> tuple | None:
     return None if tensor is None else (tensor.data_ptr(), _C.MASK, tuple(tensor.shape), tensor.stride())
 
 
+def _memory(saved: Tensor | None) -> tuple[int, int] | None:
+    return None if saved is None else (saved.data_ptr(), saved.nbytes)
+
+
 def _key(x: Tensor, parameters: Sequence[Tensor], place: Place) -> _packs.Key:
     return (place.config, x.shape[2], parameters[-1].shape[0])
 
@@ -65,12 +69,13 @@ def _run(
     masks: tuple[Tensor | None, Tensor | None],
     place: Place,
     dtype: torch.dtype,
+    saved: Tensor | None = None,
 ) -> Tensor:
     window, grid = place.settings()
     y = torch.empty((x.shape[0], adapter.output_num_tokens(x.shape[1], window, grid), adapter.out_dim), dtype=dtype)
-    patch_mask, frame_mask = masks
-    threads = torch.get_num_threads()
-    adapter.forward(_array(y), _array(x), window, grid, _mask(patch_mask), _mask(frame_mask), None, threads)
+    adapter.forward(
+        _array(y), _array(x), window, grid, *map(_mask, masks), None, torch.get_num_threads(), _memory(saved)
+    )
     return y
 
 
@@ -84,6 +89,16 @@ def _forward(
         return _run(adapter, x, masks, place, call.dtype)
 
 
+def _forward_saving(
+    x: Tensor, parameters: Sequence[Tensor], masks: tuple[Tensor | None, Tensor | None], place: Place, call: Call
+) -> tuple[Tensor, Tensor]:
+    """Tokens, and what is between the layers, for the backward pass: about what PyTorch's own layers keep, once."""
+    with _packs.training(_key(x, parameters, place), parameters, fresh=True) as adapter:
+        size = adapter.saved_size(x.shape[0], x.shape[1], *place.settings())
+        saved = torch.empty(size, dtype=torch.uint8)
+        return _run(adapter, x, masks, place, call.dtype, saved), saved
+
+
 def _backward(
     dy: Tensor,
     x: Tensor,
@@ -91,12 +106,12 @@ def _backward(
     masks: tuple[Tensor | None, Tensor | None],
     place: Place,
     wanted: Sequence[bool],
+    saved: Tensor | None = None,
 ) -> list[Tensor]:
     """The gradients of sum(y * dy) that are wanted, of x and of each parameter, in the dtype of each."""
     want_x, *want_parameters = wanted
     dx = torch.empty(x.shape, dtype=x.dtype) if want_x else None
     grads = [torch.zeros(p.shape) if want else None for p, want in zip(parameters, want_parameters, strict=True)]
-    patch_mask, frame_mask = masks
     with _packs.training(_key(x, parameters, place), parameters, fresh=False) as adapter:
         adapter.backward(
             _array(dy),
@@ -104,10 +119,9 @@ def _backward(
             None if dx is None else _array(dx),
             [None if grad is None else _array(grad) for grad in grads],
             *place.settings(),
-            _mask(patch_mask),
-            _mask(frame_mask),
+            *map(_mask, masks),
             torch.get_num_threads(),
-            None,
+            _memory(saved),
         )
     found = [grad.to(p.dtype) for grad, p in zip(grads, parameters, strict=True) if grad is not None]
     return found if dx is None else [dx, *found]
@@ -204,19 +218,20 @@ Plain = Callable[[Sequence[Layer], Tensor], Tensor]
 class _Connect(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, masks: tuple, place: Place, call: Call, plain: Plain, *parameters: Tensor):
+        y, saved = _forward_saving(x, parameters, masks, place, call)
         ctx.place, ctx.plain = place, plain
-        ctx.save_for_backward(x, *masks, *parameters)
-        return _forward(x, parameters, masks, place, call)
+        ctx.save_for_backward(saved, x, *masks, *parameters)
+        return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor):
-        x, patch_mask, frame_mask, *parameters = ctx.saved_tensors
+        saved, x, patch_mask, frame_mask, *parameters = ctx.saved_tensors
         want_x, _, _, _, _, *want_parameters = ctx.needs_input_grad
         wanted = [want_x, *want_parameters]
         if torch.is_grad_enabled():
             found = _differentiable(dy, x, parameters, wanted, ctx.plain)
         else:
-            found = _backward(dy, x, parameters, (patch_mask, frame_mask), ctx.place, wanted)
+            found = _backward(dy, x, parameters, (patch_mask, frame_mask), ctx.place, wanted, saved)
         dx, *grads = _spread(found, wanted)
         return dx, None, None, None, None, *grads
 
