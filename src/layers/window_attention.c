@@ -102,12 +102,15 @@ static void pack(void *packed, const tn_layer *layer, const tn_context *context,
 }
 
 /* Means and queries are made for a whole block; what has a row of C for each head, of which a row needs `arrays`, for
- * pieces of it that take `bytes` at most. */
+ * pieces of it, of equal size, that take `bytes` at most. */
 static int64_t piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows, size_t arrays, size_t bytes)
 {
+    enum { unit = 6 };
     const size_t row = arrays * (size_t)layer->heads * (size_t)layer->in_dim * tn_dtype_size(ops->compute);
-    const int64_t fit = (int64_t)(bytes / row);
-    return tn_max_i64(1, tn_min_i64(rows, fit >= 12 ? fit / 6 * 6 : fit));
+    const int64_t fit = tn_max_i64(1, (int64_t)(bytes / row));
+    if (fit < 2 * unit || rows <= fit) return tn_min_i64(rows, fit);
+    const int64_t even = tn_ceil_div(rows, tn_ceil_div(rows, fit / unit * unit));
+    return tn_ceil_div(even, unit) * unit;
 }
 
 /* u and z stay in the cache. */
@@ -273,7 +276,7 @@ static bool reads_input(const tn_layer *layer, float *const *gradient, bool want
 /* Larger than forward's: each piece reads and writes dW_k and dW_v once. */
 static int64_t backward_piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows)
 {
-    return piece_rows(layer, ops, rows, 4, 32 << 20);
+    return piece_rows(layer, ops, rows, 4, 64 << 20);
 }
 
 /* Memory of a block: dq [rows, C], and for the rows of a piece u, z, dz, du [heads, C], a, ds [heads, slots], dmean
