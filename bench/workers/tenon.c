@@ -1,10 +1,11 @@
 /* tenon as a contender: whole connectors through the public API; see bench/run.py.
  *
  *   prepare type= in= out= tokens= batch= dtype=f32 features=f32 tokens_dtype=f32 threads= [window= heads= hidden=]
+ *           [train=1 [recompute=1]]  run and output are of training steps: gradients zeroed, weights packed, forward
+ *                                    (which keeps what backward needs, or does not), backward with all gradients
  *   run warm= count= [batch= calls= threads=]    `calls` calls of `batch` images each, images side by side
- *   output path=                  the tokens of the whole batch, raw f32
- *   step warm= count= [recompute=1]              gradients zeroed, weights packed, forward, backward with all gradients
- *   gradients path=               of one step: the features', then the parameters', raw f32
+ *   output path=                  the tokens of the whole batch, or a step's gradients: of the features, then of the
+ *                                 parameters; raw f32
  *   pack count=                   times of tenon_adapter_prepare, and of plain copies of the same bytes
  *   memory type= ... batch=       what one forward needs beyond features, tokens and one copy of the weights
  *   save path=    open path=      writes the adapter file; reads it back: times and bytes read
@@ -165,9 +166,35 @@ static bool build(const request *r)
     return read_dtypes(r) && make_adapter(r) && make_tensors(r);
 }
 
+static size_t gradient_bytes(int i)
+{
+    const tenon_parameter *p = &s.parameter[i];
+    return (size_t)(p->shape[0] * (p->ndim > 1 ? p->shape[1] : 1)) * sizeof(float);
+}
+
+/* Memory of a step: gradients of tokens, features and parameters, what forward keeps, and workspaces. */
+static bool make_training(void)
+{
+    const int64_t inputs = s.batch * s.tokens * s.in_dim, outputs = s.batch * s.out_tokens * s.out_dim;
+    s.trains = true;
+    if (!publish() || !good(tenon_adapter_saved_size(s.adapter, s.batch, s.tokens, NULL, &s.saved.size, &s.error)) ||
+        !good(tenon_adapter_backward_workspace_size(s.adapter, s.tokens, NULL, NULL, &s.backward.size, &s.error)))
+        return false;
+    s.dx = worker_memory((size_t)inputs * sizeof(float));
+    s.dy = worker_memory((size_t)outputs * sizeof(float));
+    inputs_fill(s.dy, TN_F32, SEED_TOKEN_GRADIENTS, 1.0f, outputs);
+    for (int i = 0; i < s.num_parameters; i++)
+        s.gradient[i] = worker_memory(gradient_bytes(i));
+    s.saved.data = worker_memory(s.saved.size);
+    s.backward.data = worker_memory(s.backward.size);
+    return true;
+}
+
 static void prepare(const request *r)
 {
     if (!build(r) || !publish()) return;
+    s.recompute = request_int(r, "recompute", 0) != 0;
+    if (request_int(r, "train", 0) != 0 && !make_training()) return;
     double flops;
     if (!good(tenon_adapter_workspace_size(s.adapter, s.tokens, NULL, &s.workspace.size, &s.error)) ||
         !good(tenon_adapter_flops(s.adapter, s.tokens, NULL, &flops, &s.error)))
@@ -202,58 +229,6 @@ static void forward(void *argument)
         f->status = tenon_adapter_forward(s.adapter, &x, &y, &call, f->workspace, &s.error);
         if (f->status != TENON_OK) return;
     }
-}
-
-static void run(const request *r)
-{
-    feed f = {request_int(r, "batch", s.batch), request_int(r, "calls", 1), (int)request_int(r, "threads", s.threads),
-              &s.workspace, TENON_OK};
-    if (s.workspace.data == NULL || f.batch * f.calls > s.batch) {
-        worker_fail("nothing is prepared, or not so many images");
-        return;
-    }
-    forward(&f);
-    if (good(f.status)) worker_times(r, forward, &f);
-}
-
-static void output(const request *r)
-{
-    feed f = {s.batch, 1, s.threads, &s.workspace, TENON_OK};
-    forward(&f);
-    if (!good(f.status)) return;
-    const int64_t count = s.batch * s.out_tokens * s.out_dim;
-    float *wide = worker_memory((size_t)count * sizeof *wide);
-    for (int64_t i = 0; i < count; i++)
-        wide[i] = (float)tn_load(s.y, (tn_dtype)s.tokens_dtype, i);
-    worker_write(request_text(r, "path", ""), wide, (size_t)count * sizeof *wide);
-    free(wide);
-}
-
-/* --- training --- */
-
-static size_t gradient_bytes(int i)
-{
-    const tenon_parameter *p = &s.parameter[i];
-    return (size_t)(p->shape[0] * (p->ndim > 1 ? p->shape[1] : 1)) * sizeof(float);
-}
-
-/* Memory of a step: gradients of tokens, features and parameters, what forward keeps, and workspaces. */
-static bool make_training(void)
-{
-    const int64_t inputs = s.batch * s.tokens * s.in_dim, outputs = s.batch * s.out_tokens * s.out_dim;
-    if (s.trains) return true;
-    s.trains = true;
-    if (!publish() || !good(tenon_adapter_saved_size(s.adapter, s.batch, s.tokens, NULL, &s.saved.size, &s.error)) ||
-        !good(tenon_adapter_backward_workspace_size(s.adapter, s.tokens, NULL, NULL, &s.backward.size, &s.error)))
-        return false;
-    s.dx = worker_memory((size_t)inputs * sizeof(float));
-    s.dy = worker_memory((size_t)outputs * sizeof(float));
-    inputs_fill(s.dy, TN_F32, SEED_TOKEN_GRADIENTS, 1.0f, outputs);
-    for (int i = 0; i < s.num_parameters; i++)
-        s.gradient[i] = worker_memory(gradient_bytes(i));
-    s.saved.data = worker_memory(s.saved.size);
-    s.backward.data = worker_memory(s.backward.size);
-    return true;
 }
 
 static DLTensor f32_tensor(void *data, int ndim, const int64_t *shape)
@@ -303,25 +278,8 @@ static void step(void *argument)
     if (f->status == TENON_OK) f->status = back(&x, &call);
 }
 
-static void run_steps(const request *r)
+static void write_gradients(const request *r)
 {
-    feed f = {s.batch, 1, s.threads, NULL, TENON_OK};
-    s.recompute = request_int(r, "recompute", 0) != 0;
-    if (s.workspace.data == NULL) {
-        worker_fail("nothing is prepared");
-        return;
-    }
-    if (!make_training()) return;
-    step(&f);
-    if (good(f.status)) worker_times(r, step, &f);
-}
-
-static void output_gradients(const request *r)
-{
-    feed f = {s.batch, 1, s.threads, NULL, TENON_OK};
-    if (!make_training()) return;
-    step(&f);
-    if (!good(f.status)) return;
     size_t bytes = (size_t)(s.batch * s.tokens * s.in_dim) * sizeof(float), at = bytes;
     for (int i = 0; i < s.num_parameters; i++)
         bytes += gradient_bytes(i);
@@ -335,7 +293,35 @@ static void output_gradients(const request *r)
     free(all);
 }
 
-/* --- preparing --- */
+static void run(const request *r)
+{
+    feed f = {request_int(r, "batch", s.batch), request_int(r, "calls", 1), (int)request_int(r, "threads", s.threads),
+              &s.workspace, TENON_OK};
+    if (s.workspace.data == NULL || f.batch * f.calls > s.batch) {
+        worker_fail("nothing is prepared, or not so many images");
+        return;
+    }
+    void (*job)(void *) = s.trains ? step : forward;
+    job(&f);
+    if (good(f.status)) worker_times(r, job, &f);
+}
+
+static void output(const request *r)
+{
+    feed f = {s.batch, 1, s.threads, &s.workspace, TENON_OK};
+    (s.trains ? step : forward)(&f);
+    if (!good(f.status)) return;
+    if (s.trains) {
+        write_gradients(r);
+        return;
+    }
+    const int64_t count = s.batch * s.out_tokens * s.out_dim;
+    float *wide = worker_memory((size_t)count * sizeof *wide);
+    for (int64_t i = 0; i < count; i++)
+        wide[i] = (float)tn_load(s.y, (tn_dtype)s.tokens_dtype, i);
+    worker_write(request_text(r, "path", ""), wide, (size_t)count * sizeof *wide);
+    free(wide);
+}
 
 /* New memory and every parameter copied into it: what keeping a copy of one's own costs at least. */
 static int64_t copy_weights(void)
@@ -453,8 +439,6 @@ int main(void)
     return worker_serve((const worker_command[]){{"prepare", prepare},
                                                  {"run", run},
                                                  {"output", output},
-                                                 {"step", run_steps},
-                                                 {"gradients", output_gradients},
                                                  {"pack", pack},
                                                  {"memory", memory},
                                                  {"save", save},
