@@ -15,7 +15,9 @@ part() {
     asan) sh scripts/test.sh asan --timeout 600 ;;
     tsan) PYTEST_ADDOPTS='-k "not memory"' sh scripts/test.sh tsan -R "$threads" --timeout 600 ;;
     serial) sh scripts/test.sh serial ;;
-    mpi) PYTEST_ADDOPTS='-k "mpi or fit or folder"' sh scripts/test.sh mpi -R '^cli' ;;
+    mpi)
+        sh scripts/build.sh mpi -DTENON_TESTS=ON -DPython3_EXECUTABLE="$(sh scripts/test_python.sh)"
+        PYTEST_ADDOPTS='-k "mpi or folder"' ctest --test-dir build/release -R '^cli' --output-on-failure ;;
     kills) TENON_KILLS=100 PYTEST_ADDOPTS='-k "killed_at_any_moment"' sh scripts/test.sh release -R '^cli' ;;
     baseline) TENON_CPU=baseline sh scripts/test.sh release -R "$values" ;;
     *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, mpi, kills" >&2; exit 2 ;;
