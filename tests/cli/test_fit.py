@@ -270,6 +270,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(tenon, whole):
 def test_a_log_that_cannot_be_written(tenon, data):
     said = tenon(*FIT, "--steps", 5, "--log", "/dev/full", "-o", "out.safetensors", code=1).err
     assert "/dev/full: cannot write the log: No space left" in said
+    lines = tenon(*FIT, "--steps", 5, "--log", "/dev/stderr", "-o", "out.safetensors").err.splitlines()
+    assert [json.loads(line)["step"] for line in lines[:5]] == [1, 2, 3, 4, 5]
     assert "cannot write the log" in tenon(*FIT, "--log", "no/where", "-o", "out.safetensors", code=1).err
 
 
