@@ -352,8 +352,10 @@ static void real_widths(void **state)
     }
 }
 
-int main(void)
+/* test_golden [PATTERN]: the tests whose names match. */
+int main(int argc, char **argv)
 {
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     load(&small, "small");
     load(&real, "real");
     const struct CMUnitTest tests[] = {
