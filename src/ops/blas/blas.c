@@ -111,6 +111,15 @@ static tn_rows rows_from(tn_rows rows, int64_t first)
     return rows;
 }
 
+/* The rows as the BLAS can take them: themselves, or a copy in `space`. */
+static tn_rows plain_rows(const tn_context *context, tn_rows rows, void *space, int64_t count, int64_t width)
+{
+    if (fits_blas(&rows, width)) return rows;
+    const tn_rows copied = tn_dense_rows(space, TN_F32, width);
+    own->copy(context, copied, rows, count, width);
+    return copied;
+}
+
 static void multiply_rows(const tn_context *context, tn_rows y, tn_rows x, const void *packed, const void *bias,
                           tn_act act, const tn_map *map, int64_t rows)
 {
@@ -118,15 +127,11 @@ static void multiply_rows(const tn_context *context, tn_rows y, tn_rows x, const
     const tn_parallel caller = {1, NULL}; /* the BLAS has threads of its own */
     size_t x_size = 0, y_size = 0;
     scratch_parts(map, rows, &x_size, &y_size);
-    const tn_rows wide = tn_dense_rows(context->scratch, TN_F32, in);
     const tn_rows sums =
         fits_blas(&y, out) ? y : tn_dense_rows((char *)context->scratch + tn_align_up(x_size, TN_ALIGN), TN_F32, out);
     const tn_rows start = {(void *)(uintptr_t)bias, TN_F32, 0, 1, NULL};
     own->copy(context, sums, start, rows, out);
-    if (!fits_blas(&x, in)) {
-        own->copy(context, wide, x, rows, in);
-        x = wide;
-    }
+    x = plain_rows(context, x, context->scratch, rows, in);
     product p = {.y = sums.data, .x = x.data, .w = packed, .map = map, .rows = (int)rows};
     p.y_stride = (int)sums.stride;
     p.x_stride = (int)x.stride;
@@ -147,6 +152,55 @@ static void blas_linear(const tn_context *context, tn_rows y, tn_rows x, const v
     }
 }
 
+/* --- the gradient of the weights --- */
+
+static size_t blas_weight_gradient_scratch(const tn_map *map, int64_t rows, int workers)
+{
+    if (!is_large(map)) return own->weight_gradient_scratch(map, rows, workers);
+    return blas_linear_scratch(map, rows, workers);
+}
+
+typedef struct gradient {
+    float *dw;       /* [groups, n, k] */
+    const float *dy; /* [rows, groups n], dy_stride apart */
+    const float *x;  /* [rows, groups k], x_stride apart */
+    const tn_map *map;
+    int rows, dy_stride, x_stride;
+} gradient;
+
+/* dw += dy^T x for one group. */
+static void multiply_transposed(void *argument, int64_t group, int worker)
+{
+    (void)worker;
+    const gradient *g = argument;
+    const int n = (int)g->map->n, k = (int)g->map->k;
+    cblas_sgemm(ROW_MAJOR, TRANS, NO_TRANS, n, k, g->rows, 1.0f, g->dy + group * n, g->dy_stride, g->x + group * k,
+                g->x_stride, 1.0f, g->dw + group * n * k, k);
+}
+
+static void blas_weight_gradient(const tn_context *context, float *dw, tn_rows dy, tn_rows x, const tn_map *map,
+                                 int64_t rows)
+{
+    if (!is_large(map)) {
+        own->weight_gradient(context, dw, dy, x, map, rows);
+        return;
+    }
+    const tn_parallel caller = {1, NULL};
+    const int64_t in = map->groups * map->k, out = map->groups * map->n;
+    size_t x_size = 0, y_size = 0;
+    scratch_parts(map, rows, &x_size, &y_size);
+    for (int64_t first = 0; first < rows; first += own->block_rows) {
+        const int64_t count = rows_at_once(rows - first);
+        const tn_rows x_rows = plain_rows(context, rows_from(x, first), context->scratch, count, in);
+        const tn_rows dy_rows = plain_rows(context, rows_from(dy, first),
+                                           (char *)context->scratch + tn_align_up(x_size, TN_ALIGN), count, out);
+        gradient g = {.dw = dw, .dy = dy_rows.data, .x = x_rows.data, .map = map, .rows = (int)count};
+        g.dy_stride = (int)dy_rows.stride;
+        g.x_stride = (int)x_rows.stride;
+        tn_parallel_for(&caller, map->groups, multiply_transposed, &g);
+    }
+}
+
 tn_ops tn_ops_blas;
 
 void tn_blas_build(const tn_ops *best)
@@ -158,4 +212,6 @@ void tn_blas_build(const tn_ops *best)
     tn_ops_blas.pack = blas_pack;
     tn_ops_blas.linear_scratch = blas_linear_scratch;
     tn_ops_blas.linear = blas_linear;
+    tn_ops_blas.weight_gradient_scratch = blas_weight_gradient_scratch;
+    tn_ops_blas.weight_gradient = blas_weight_gradient;
 }
