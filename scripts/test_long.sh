@@ -26,11 +26,25 @@ part() {
     baseline) TENON_CPU=baseline sh scripts/test.sh release -R "$values" ;;
     neon) emulated -R "$few_values" ;;
     neon-all) emulated -R "$unit_tests" -E '_py$|manifest' ;;
+    blas) sh scripts/test.sh blas -R "$values|^check_(symbols|install)" ;;
     *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, neon, neon-all, blas" >&2; exit 2 ;;
     esac
 }
 
-[ $# -gt 0 ] || set -- clang asan tsan serial baseline
+# What is not everybody's: left out of "all parts" where it is not installed.
+if [ $# -eq 0 ]; then
+    set -- clang asan tsan serial baseline
+    if pkg-config --exists openblas; then
+        set -- "$@" blas
+    else
+        echo "left out: blas (sh scripts/install_deps.sh blas)"
+    fi
+    if command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null; then
+        set -- "$@" neon-all
+    else
+        echo "left out: neon-all (sh scripts/install_deps.sh arm64)"
+    fi
+fi
 for name; do
     part "$name"
 done
