@@ -88,16 +88,24 @@ static ALWAYS_INLINE void dot_tile(const attend_window *w, int64_t head, int64_t
                 sum[h][j] = vf_fma(query, values[j], sum[h][j]);
         }
     }
+    /* Loops that are not unrolled want the sums in memory: in an array of their own, or all loops keep them there. */
+    vf total[tile_heads][dot_patches];
+    UNROLL
+    for (int h = 0; h < heads; h++) {
+        UNROLL
+        for (int j = 0; j < patches; j++)
+            total[h][j] = sum[h][j];
+    }
     for (int64_t i = whole; i < c->width; i += lanes) {
         for (int h = 0; h < heads; h++) {
             const vf query = load_columns(TN_F32, q + h * c->width, 1, i, c->width - i);
             for (int j = 0; j < patches; j++)
-                sum[h][j] = vf_fma(query, load_columns(dtype, x[j], c->x.step, i, c->width - i), sum[h][j]);
+                total[h][j] = vf_fma(query, load_columns(dtype, x[j], c->x.step, i, c->width - i), total[h][j]);
         }
     }
     for (int h = 0; h < heads; h++) {
         for (int j = 0; j < patches; j++)
-            w->score[(head + h) * w->padded + patch + j] = c->scale * sum_lanes(sum[h][j]);
+            w->score[(head + h) * w->padded + patch + j] = c->scale * sum_lanes(total[h][j]);
     }
 }
 
