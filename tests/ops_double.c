@@ -21,7 +21,7 @@ static bool is_absent(tn_rows rows, int64_t row)
     return rows.offset != NULL && rows.offset[row] < 0;
 }
 
-double act_double(tn_act act, double x)
+static double act_double(tn_act act, double x)
 {
     switch (act) {
     case TN_ACT_GELU:
@@ -36,6 +36,27 @@ double act_double(tn_act act, double x)
         return x > 0 || isnan(x) ? x : 0;
     default:
         return x;
+    }
+}
+
+double act_slope_double(tn_act act, double x)
+{
+    const double pi = acos(-1.0), s = 1 / (1 + exp(-x)), q = 1 / (1 + exp(-1.702 * x));
+    const double u = sqrt(2 / pi) * (x + 0.044715 * x * x * x), du = sqrt(2 / pi) * (1 + 3 * 0.044715 * x * x);
+    if (isinf(x)) return x > 0;
+    switch (act) {
+    case TN_ACT_GELU:
+        return 0.5 * erfc(-x * sqrt(0.5)) + x * exp(-x * x / 2) / sqrt(2 * pi);
+    case TN_ACT_GELU_TANH:
+        return 0.5 * (1 + tanh(u)) + 0.5 * x * (1 - tanh(u) * tanh(u)) * du;
+    case TN_ACT_QUICK_GELU:
+        return q + 1.702 * x * q * (1 - q);
+    case TN_ACT_SILU:
+        return s + x * s * (1 - s);
+    case TN_ACT_RELU:
+        return x > 0 || isnan(x) ? 1 : 0;
+    default:
+        return 1;
     }
 }
 
@@ -191,6 +212,127 @@ static void fold(const tn_context *context, void *w, const void *outer, tn_dtype
     }
 }
 
+static size_t weight_gradient_scratch(const tn_map *map, int64_t rows, int workers)
+{
+    return linear_scratch(map, rows, workers);
+}
+
+static void weight_gradient(const tn_context *context, float *dw, tn_rows dy, tn_rows x, const tn_map *map,
+                            int64_t rows)
+{
+    (void)context;
+    for (int64_t i = 0; i < map->groups * map->n; i++) {
+        for (int64_t j = 0; j < map->k; j++) {
+            double sum = 0;
+            for (int64_t r = 0; r < rows; r++)
+                sum += get(dy, r, i) * get(x, r, i / map->n * map->k + j);
+            dw[i * map->k + j] = (float)((double)dw[i * map->k + j] + sum);
+        }
+    }
+}
+
+static void bias_gradient(const tn_context *context, float *dbias, tn_rows dy, int64_t rows, int64_t width)
+{
+    (void)context;
+    for (int64_t i = 0; i < width; i++) {
+        double sum = 0;
+        for (int64_t r = 0; r < rows; r++)
+            sum += get(dy, r, i);
+        dbias[i] = (float)((double)dbias[i] + sum);
+    }
+}
+
+static void activation_backward(const tn_context *context, tn_rows dx, tn_rows dy, tn_rows x, tn_act act, int64_t rows,
+                                int64_t width)
+{
+    (void)context;
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = 0; i < width; i++)
+            put(dx, r, i, get(dy, r, i) * act_slope_double(act, get(x, r, i)));
+    }
+}
+
+static double count_present(tn_rows x, int64_t r, int64_t slots)
+{
+    int64_t count = 0;
+    for (int64_t s = r * slots; s < (r + 1) * slots; s++)
+        count += !is_absent(x, s);
+    return (double)count;
+}
+
+static void window_mean_backward(const tn_context *context, tn_rows dx, tn_rows dy, int64_t rows, int64_t slots,
+                                 int64_t width)
+{
+    (void)context;
+    for (int64_t s = 0; s < rows * slots; s++) {
+        for (int64_t i = 0; i < width && !is_absent(dx, s); i++)
+            put(dx, s, i, get(dy, s / slots, i) / count_present(dx, s / slots, slots));
+    }
+}
+
+static size_t window_attend_backward_scratch(int64_t slots, int64_t heads, int64_t width, int workers)
+{
+    return 2 * window_attend_scratch(slots, heads, width, workers);
+}
+
+/* One head of one row. */
+static void attend_backward_head(double *a, double *ds, tn_rows dq, tn_rows dscores, tn_rows y, tn_rows weights,
+                                 tn_rows dy, tn_rows x, tn_rows q, double scale, int64_t r, int64_t h, int64_t slots,
+                                 int64_t width)
+{
+    double mean = 0;
+    soften(a, x, q, scale, r, h, slots, width);
+    for (int64_t s = 0; s < slots; s++) {
+        ds[s] = 0;
+        for (int64_t i = 0; i < width && !is_absent(x, r * slots + s); i++)
+            ds[s] += get(dy, r, h * width + i) * get(x, r * slots + s, i);
+        if (!is_absent(x, r * slots + s)) mean += a[s] * ds[s];
+    }
+    for (int64_t s = 0; s < slots; s++) {
+        ds[s] = is_absent(x, r * slots + s) ? 0 : scale * a[s] * (ds[s] - mean);
+        put(weights, r, h * slots + s, a[s]);
+        put(dscores, r, h * slots + s, ds[s]);
+    }
+    for (int64_t i = 0; i < width; i++) {
+        double query = 0, mix = 0;
+        for (int64_t s = 0; s < slots; s++) {
+            if (is_absent(x, r * slots + s)) continue;
+            query += ds[s] * get(x, r * slots + s, i);
+            mix += a[s] * get(x, r * slots + s, i);
+        }
+        put(dq, r, h * width + i, query);
+        if (y.data != NULL) put(y, r, h * width + i, mix);
+    }
+}
+
+static void window_attend_backward(const tn_context *context, tn_rows dq, tn_rows dscores, tn_rows y, tn_rows weights,
+                                   tn_rows dy, tn_rows x, tn_rows q, double scale, int64_t rows, int64_t slots,
+                                   int64_t heads, int64_t width)
+{
+    double *a = context->scratch, *ds = a + slots;
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t h = 0; h < heads; h++)
+            attend_backward_head(a, ds, dq, dscores, y, weights, dy, x, q, scale, r, h, slots, width);
+    }
+}
+
+static void window_attend_dx(const tn_context *context, tn_rows dx, tn_rows weights, tn_rows dscores, tn_rows dy,
+                             tn_rows q, tn_rows dmean, int64_t rows, int64_t slots, int64_t heads, int64_t width)
+{
+    (void)context;
+    for (int64_t s = 0; s < rows * slots; s++) {
+        const int64_t r = s / slots;
+        for (int64_t i = 0; i < width && !is_absent(dx, s); i++) {
+            double sum = get(dmean, r, i) / count_present(dx, r, slots);
+            for (int64_t h = 0; h < heads; h++) {
+                sum += get(weights, r, h * slots + s % slots) * get(dy, r, h * width + i);
+                sum += get(dscores, r, h * slots + s % slots) * get(q, r, h * width + i);
+            }
+            put(dx, s, i, sum);
+        }
+    }
+}
+
 const tn_ops ops_double = {
     .name = "double",
     .compute = TN_F64,
@@ -206,4 +348,12 @@ const tn_ops ops_double = {
     .window_attend = window_attend,
     .copy = copy,
     .fold = fold,
+    .weight_gradient_scratch = weight_gradient_scratch,
+    .weight_gradient = weight_gradient,
+    .bias_gradient = bias_gradient,
+    .activation_backward = activation_backward,
+    .window_mean_backward = window_mean_backward,
+    .window_attend_backward_scratch = window_attend_backward_scratch,
+    .window_attend_backward = window_attend_backward,
+    .window_attend_dx = window_attend_dx,
 };

@@ -328,11 +328,9 @@ void scene_call(tenon_call *call, DLTensor masks[2], int64_t mask_shapes[3], con
     if (s->frame_mask != NULL) call->frame_mask = &masks[1];
 }
 
-/* Bytes of workspace at an odd address, with a fence behind them. */
-static unsigned char *workspace_new(tenon_workspace *workspace, const scene *s, const tenon_call *call, int misalign)
+/* Memory for workspace->size bytes at an odd address, with a fence behind them. */
+static unsigned char *fenced_workspace(tenon_workspace *workspace, int misalign)
 {
-    tenon_error error;
-    expect_ok(tenon_adapter_workspace_size(s->adapter, s->tokens, call, &workspace->size, &error), &error);
     unsigned char *memory = grab(workspace->size + guard + (size_t)misalign);
     memset(memory, filler, workspace->size + guard + (size_t)misalign);
     workspace->data = memory + misalign;
@@ -361,7 +359,11 @@ void scene_run(float *y, const scene *s, const run_options *options)
     buffer_put(&x, s->x + options->first * s->tokens * s->in);
     tenon_workspace workspace;
     const bool given = options->misalign != NO_WORKSPACE;
-    unsigned char *memory = given ? workspace_new(&workspace, s, &call, options->misalign) : NULL;
+    unsigned char *memory = NULL;
+    if (given) {
+        expect_ok(tenon_adapter_workspace_size(s->adapter, s->tokens, &call, &workspace.size, &error), &error);
+        memory = fenced_workspace(&workspace, options->misalign);
+    }
     expect_ok(tenon_adapter_forward(s->adapter, &x.tensor, &tokens.tensor, &call, given ? &workspace : NULL, &error),
               &error);
     if (given) workspace_check(&workspace);
@@ -376,6 +378,119 @@ float *scene_tokens(const scene *s, const run_options *options)
     return y;
 }
 
+/* ---- gradients ---- */
+
+back_options back_defaults(const scene *s)
+{
+    return (back_options){.run = run_defaults(s), .dx = TENON_F32};
+}
+
+void scene_gradients_free(scene_gradients *g)
+{
+    for (int64_t i = 0; i < g->num; i++)
+        free(g->parameters[i]);
+    free(g->parameters), free(g->sizes), free(g->x);
+}
+
+/* Zeros for every parameter that is not frozen, and their tensors: [num], NULL where frozen. The caller frees both. */
+static DLTensor *gradient_tensors(scene_gradients *g, const DLTensor **pointers, const scene *s, const bool *frozen)
+{
+    DLTensor *tensors = grab((size_t)g->num * sizeof *tensors);
+    for (int64_t i = 0; i < g->num; i++) {
+        tenon_parameter p;
+        tenon_error error;
+        tenon_parameter_init(&p);
+        expect_ok(tenon_adapter_parameter(s->adapter, i, &p, &error), &error);
+        g->sizes[i] = p.shape[0] * (p.ndim == 2 ? p.shape[1] : 1);
+        g->parameters[i] = NULL;
+        pointers[i] = NULL;
+        if (frozen != NULL && frozen[i]) continue;
+        g->parameters[i] = calloc((size_t)g->sizes[i], sizeof(float));
+        assert_non_null(g->parameters[i]);
+        int64_t *shape = (int64_t *)(uintptr_t)p.shape; /* only read */
+        tensors[i] = (DLTensor){g->parameters[i], {kDLCPU, 0}, p.ndim, {kDLFloat, 32, 1}, shape, NULL, 0};
+        pointers[i] = &tensors[i];
+    }
+    return tensors;
+}
+
+/* A forward that keeps what backward needs; the memory, with a fence behind it. */
+static unsigned char *save_forward(const scene *s, const DLTensor *x, tenon_call *call, const run_options *run)
+{
+    tenon_error error;
+    buffer y;
+    expect_ok(tenon_adapter_saved_size(s->adapter, run->count, s->tokens, call, &call->saved_size, &error), &error);
+    unsigned char *memory = grab(call->saved_size + guard);
+    memset(memory, filler, call->saved_size + guard);
+    call->saved = memory;
+    buffer_init(&y, TENON_F32, run->count, s->out_tokens, s->out, PACKED);
+    expect_ok(tenon_adapter_forward(s->adapter, x, &y.tensor, call, NULL, &error), &error);
+    for (size_t i = 0; i < guard; i++)
+        assert_int_equal(memory[call->saved_size + i], filler);
+    free(y.memory);
+    return memory;
+}
+
+static void call_backward(const scene *s, const DLTensor *dy, const DLTensor *x, const tenon_gradients *gradients,
+                          const tenon_call *call, int misalign)
+{
+    tenon_error error;
+    tenon_workspace workspace;
+    const bool given = misalign != NO_WORKSPACE;
+    unsigned char *memory = NULL;
+    if (given) {
+        expect_ok(
+            tenon_adapter_backward_workspace_size(s->adapter, s->tokens, gradients, call, &workspace.size, &error),
+            &error);
+        memory = fenced_workspace(&workspace, misalign);
+    }
+    expect_ok(tenon_adapter_backward(s->adapter, dy, x, gradients, call, given ? &workspace : NULL, &error), &error);
+    if (given) workspace_check(&workspace);
+    free(memory);
+}
+
+scene_gradients scene_backward(const scene *s, const float *dy, const back_options *options)
+{
+    const run_options *run = &options->run;
+    int64_t shapes[3];
+    DLTensor masks[2];
+    tenon_call call;
+    scene_gradients g = {.num = tenon_adapter_num_parameters(s->adapter)};
+    tenon_gradients wanted;
+    scene_call(&call, masks, shapes, s, run);
+    tenon_gradients_init(&wanted);
+    g.parameters = grab((size_t)g.num * sizeof *g.parameters);
+    g.sizes = grab((size_t)g.num * sizeof *g.sizes);
+    const DLTensor **pointers = grab((size_t)g.num * sizeof *pointers);
+    DLTensor *tensors = gradient_tensors(&g, pointers, s, options->frozen);
+    wanted.parameters = pointers;
+
+    buffer x, tokens, dx = {.memory = NULL};
+    buffer_init(&x, s->features, run->count, s->tokens, s->in, run->x_layout);
+    buffer_init(&tokens, run->tokens, run->count, s->out_tokens, s->out, run->y_layout);
+    buffer_put(&x, s->x + run->first * s->tokens * s->in);
+    buffer_put(&tokens, dy);
+    if (options->dx != 0) {
+        buffer_init(&dx, options->dx, run->count, s->tokens, s->in, options->dx_layout);
+        wanted.x = &dx.tensor;
+    }
+    unsigned char *saved = options->save ? save_forward(s, &x.tensor, &call, run) : NULL;
+    call_backward(s, &tokens.tensor, &x.tensor, &wanted, &call, run->misalign);
+    if (options->dx != 0) {
+        g.x = grab((size_t)buffer_count(&dx) * sizeof *g.x);
+        buffer_take(g.x, &dx);
+    }
+    free(saved), free(tensors), free(pointers), free(x.memory), free(tokens.memory), free(dx.memory);
+    return g;
+}
+
+ref_module scene_module(const scene *s, double **weights)
+{
+    ref_module module = s->module;
+    *weights = widen_parameters(&module, s->adapter);
+    return module;
+}
+
 double *scene_reference(const scene *s, double *attention)
 {
     const int64_t in = s->call.batch * s->tokens * s->in;
@@ -383,8 +498,8 @@ double *scene_reference(const scene *s, double *attention)
     double *y = grab((size_t)(s->call.batch * s->out_tokens * s->out) * sizeof(double));
     for (int64_t i = 0; i < in; i++)
         x[i] = (double)s->x[i];
-    ref_module module = s->module;
-    double *widened = widen_parameters(&module, s->adapter);
+    double *widened;
+    const ref_module module = scene_module(s, &widened);
     ref_forward(y, attention, x, &module, &s->call);
     free(widened), free(x);
     return y;

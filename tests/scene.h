@@ -41,6 +41,23 @@ typedef struct run_options {
 
 enum { NO_WORKSPACE = -1 };
 
+/* How to run a backward: `run` with its y_layout and tokens said of dy. */
+typedef struct back_options {
+    run_options run;
+    layout dx_layout;
+    tenon_dtype dx;     /* dtype of x's gradient; 0: not wanted */
+    bool save;          /* a forward keeps what backward needs */
+    const bool *frozen; /* [parameters] or NULL */
+} back_options;
+
+/* Gradients, widened. */
+typedef struct scene_gradients {
+    int64_t num;
+    float **parameters; /* [num], of sizes[i] numbers; NULL: frozen */
+    int64_t *sizes;
+    float *x; /* [count, tokens, in] or NULL */
+} scene_gradients;
+
 /* Fails the test with the library's sentence. */
 void expect_ok(tenon_status status, const tenon_error *error);
 
@@ -72,6 +89,17 @@ void scene_call(tenon_call *call, DLTensor masks[2], int64_t mask_shapes[3], con
 /* y [count, out_tokens, out], widened. */
 void scene_run(float *y, const scene *s, const run_options *options);
 float *scene_tokens(const scene *s, const run_options *options); /* the caller frees */
+
+/* All gradients in f32 of f32 dy, packed, recomputed. */
+back_options back_defaults(const scene *s);
+
+/* Gradients for dy [count, out_tokens, out], rounded to its dtype; those of parameters start from zero. The adapter is
+ * prepared for training. */
+scene_gradients scene_backward(const scene *s, const float *dy, const back_options *options);
+void scene_gradients_free(scene_gradients *g);
+
+/* The scene's module with weights in double, one parameter after another in *weights, which the caller frees. */
+ref_module scene_module(const scene *s, double **weights);
 
 /* y [batch, out_tokens, out] by the reference; attention may be NULL. The caller frees y. */
 double *scene_reference(const scene *s, double *attention);

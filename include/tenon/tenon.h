@@ -6,6 +6,7 @@
  *   1. version, status, error        4. registry and builder        7. prepare and run
  *   2. dtypes and tensors            5. adapter and parameters      8. description
  *   3. counting and configuration    6. adapter files               9. tensor files
+ *                                                                  10. training
  *
  * Conventions. Pointers must not be NULL except where NULL is said to be allowed, as it is for every tenon_error and
  * every struct of options. Every call that can fail returns a tenon_status and takes a tenon_error last (NULL is
@@ -151,6 +152,8 @@ typedef struct tenon_call {
     DLTensor *attention; /* out, f32: (batch, out_tokens, heads, window^2) pooling weights, 0 for absent patches */
     int threads;         /* 0: as many as OpenMP gives */
     const tenon_executor *executor; /* NULL: OpenMP */
+    void *saved; /* forward: out, backward: in; what backward needs, kept instead of recomputed; NULL: recompute */
+    size_t saved_size; /* its bytes, at least tenon_adapter_saved_size; any alignment */
 } tenon_call;
 
 TENON_API void tenon_call_init(tenon_call *call);
@@ -373,6 +376,7 @@ typedef struct tenon_prepare_options {
                         the best this machine has */
     int threads;     /* 0: as many as OpenMP gives */
     const tenon_executor *executor; /* NULL: OpenMP */
+    bool train; /* pack for forward and backward: no folding, weights also in the order in which backward reads them */
 } tenon_prepare_options;
 
 TENON_API void tenon_prepare_options_init(tenon_prepare_options *options);
@@ -385,7 +389,10 @@ TENON_API const char *tenon_adapter_cpu(const tenon_adapter *adapter);
 
 /* Packs the parameters for the forward pass and publishes the pack at once for all threads; forwards that are running
  * keep the one they started with. The pack holds its own copy. `options` may be NULL. TENON_NOT_PREPARED: a parameter
- * has no storage. */
+ * has no storage.
+ *
+ * With `train`, preparing again after the parameters changed in place writes over the old pack unless a call is running
+ * on it; a call that another thread starts meanwhile waits. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_prepare(tenon_adapter *adapter,
                                                               const tenon_prepare_options *options, tenon_error *error);
 
@@ -517,6 +524,168 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_writer_commit(tenon_writer *writer
 
 /* Frees the writer; an uncommitted file disappears. NULL is allowed. */
 TENON_API void tenon_writer_free(tenon_writer *writer);
+
+/* ---- 10. training ----------------------------------------------------------------------------------------------- */
+
+/* Where tenon_adapter_backward writes. */
+typedef struct tenon_gradients {
+    size_t size;
+    DLTensor *x; /* (batch, tokens, in_dim) of f32, bf16 or f16, its last axis contiguous: overwritten, with zeros for
+                    tokens that are stripped, masked or dropped; NULL: not wanted */
+    const DLTensor *const *parameters; /* [num_parameters] in declaration order, f32, dense, of the parameter's shape:
+                                          added to. A NULL entry: that parameter is frozen and costs nothing. The array
+                                          NULL: all are frozen */
+} tenon_gradients;
+
+/* Nothing wanted. */
+TENON_API void tenon_gradients_init(tenon_gradients *gradients);
+
+/* The gradients of sum(y * dy), y being what tenon_adapter_forward makes of x under this call: of every parameter that
+ * is not frozen, and of x. dy (batch, out_tokens, out_dim) and x are of f32, bf16 or f16 with any strides; sums are
+ * f32. A parameter's gradient sums tokens in their order, so that its bits depend on the batch and the CPU level, never
+ * on threads; that of a patch depends on the tokens that read it alone. Tokens without patches have no gradient.
+ *
+ * `call` is the forward's, or NULL; its attention is not written. With call->saved, which a forward of the same x and
+ * call has filled, nothing is recomputed; without, the values between layers are made anew, a block of tokens at a
+ * time, and memory does not grow with the batch. Both give the same bits. What is written (x's gradient, the
+ * parameters', the workspace) may not overlap anything else. Any number of threads may run one adapter at once, on
+ * gradients of their own. TENON_NOT_PREPARED: not prepared with `train`. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_backward(const tenon_adapter *adapter, const DLTensor *dy,
+                                                               const DLTensor *x, const tenon_gradients *gradients,
+                                                               const tenon_call *call, const tenon_workspace *workspace,
+                                                               tenon_error *error);
+
+/* Bytes of workspace that a backward of any batch of images with num_input_tokens tokens each needs under this call;
+ * `gradients` (NULL: all are wanted) says what is wanted: of its tensors only whether they are NULL counts. Before
+ * tenon_adapter_prepare: as tenon_adapter_workspace_size. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_backward_workspace_size(const tenon_adapter *adapter,
+                                                                              int64_t num_input_tokens,
+                                                                              const tenon_gradients *gradients,
+                                                                              const tenon_call *call, size_t *bytes,
+                                                                              tenon_error *error);
+
+/* Bytes of call->saved for a batch of images with num_input_tokens tokens each: about what is between the layers, in
+ * f32. Before tenon_adapter_prepare: as tenon_adapter_workspace_size. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_saved_size(const tenon_adapter *adapter, int64_t batch,
+                                                                 int64_t num_input_tokens, const tenon_call *call,
+                                                                 size_t *bytes, tenon_error *error);
+
+/* True when `name` matches `pattern`: '*' stands for any run of characters, '?' for one: "proj1.*". */
+TENON_API bool tenon_name_matches(const char *pattern, const char *name);
+
+/* How far tokens are from their targets; a token's loss, averaged over tokens and images. With d = token - target, over
+ * the token's numbers: the mean of d^2; 1 - the cosine of the angle between the two; the mean of d^2 / 2 where |d| < 1,
+ * |d| - 1/2 elsewhere. A token or target of length 0 has no angle: its cosine loss is 1, without a gradient. */
+typedef enum tenon_loss { TENON_LOSS_MSE = 1, TENON_LOSS_COSINE = 2, TENON_LOSS_SMOOTH_L1 = 3 } tenon_loss;
+
+/* "mse", "cosine", "smooth_l1"; NULL for any other number. */
+TENON_API const char *tenon_loss_name(tenon_loss loss);
+
+/* Reads one of these names. TENON_INVALID for anything else, with the options. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_loss_from_name(const char *name, tenon_loss *loss, tenon_error *error);
+
+/* Fits an adapter: gradients are summed up over calls of tenon_trainer_step, then tenon_trainer_apply clips their mean
+ * over the images and takes a step of AdamW at the rate that the schedule has reached.
+ *
+ *     while (tenon_trainer_steps(trainer) < steps) {
+ *         tenon_trainer_step(trainer, &features, &targets, NULL, NULL, &error);
+ *         tenon_trainer_apply(trainer, &info, &error);
+ *     }
+ *
+ * The parameters change in place. Same data, options, level and number of processes: the same bits, for any number of
+ * threads. A trainer is used by one thread at a time. */
+typedef struct tenon_trainer tenon_trainer;
+
+/* Defaults are behind the fields. */
+typedef struct tenon_trainer_options {
+    size_t size;
+    tenon_loss loss;           /* mse */
+    double lr;                 /* 1e-3: the highest rate */
+    double min_lr;             /* 0: where the cosine ends */
+    int64_t warmup;            /* 0: steps over which the rate rises linearly */
+    int64_t steps;             /* 0: the rate stays at lr; else half a cosine from lr to min_lr ends at this step */
+    double beta1, beta2;       /* 0.9, 0.999 */
+    double eps;                /* 1e-8 */
+    double weight_decay;       /* 0.01, of weights */
+    bool decay_biases;         /* false */
+    double clip;               /* 1: the largest norm of all gradients together; 0: any */
+    bool no_master;            /* false: bf16 and f16 parameters have f32 copies that the steps add up in */
+    bool keep;                 /* false: backward computes what it needs of forward once more; true: forward keeps it */
+    const char *const *freeze; /* [num_freeze] patterns, as tenon_name_matches takes them; borrowed for the call */
+    int64_t num_freeze;
+    /* Adds up `data` over the processes of a run, in place, the same bits in each; 0 when it is done. NULL: one
+     * process.
+     */
+    int (*sum)(void *context, float *data, size_t count);
+    void *sum_context;
+    const char *cpu; /* as in tenon_prepare_options, copied */
+    int threads;
+    const tenon_executor *executor; /* must outlive the trainer */
+} tenon_trainer_options;
+
+TENON_API void tenon_trainer_options_init(tenon_trainer_options *options);
+
+/* A trainer of the adapter's parameters, which must have storage: that storage, a borrowed one too, is written to. The
+ * adapter must outlive the trainer and be changed by nothing else. Memory: four f32 numbers for each trained parameter
+ * where there is a master copy, else three. `options` may be NULL. TENON_NOT_FOUND: a pattern that no name matches.
+ * TENON_INVALID: an option out of its range, or nothing is left to train. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_new(tenon_adapter *adapter, const tenon_trainer_options *options,
+                                                          tenon_trainer **trainer, tenon_error *error);
+
+/* NULL is allowed. The adapter keeps the trained parameters; prepare it again before a forward. */
+TENON_API void tenon_trainer_free(tenon_trainer *trainer);
+
+/* Forward, loss and backward of x (batch, tokens, in_dim) against target (batch, out_tokens, out_dim), both of any
+ * storage dtype and strides; adds to the gradients. `losses` [batch] gets each image's; it and `call` may be NULL. An
+ * infinite or NaN loss is no error: it shows in `losses`, backward is left out, and tenon_trainer_apply will not apply.
+ */
+TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_step(tenon_trainer *trainer, const DLTensor *x,
+                                                           const DLTensor *target, const tenon_call *call,
+                                                           double *losses, tenon_error *error);
+
+/* The losses alone. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_evaluate(tenon_trainer *trainer, const DLTensor *x,
+                                                               const DLTensor *target, const tenon_call *call,
+                                                               double *losses, tenon_error *error);
+
+/* What tenon_trainer_apply did. */
+typedef struct tenon_step_info {
+    size_t size;
+    int64_t step;         /* steps taken, this one included */
+    int64_t images;       /* of all processes */
+    double loss;          /* the mean over them */
+    double gradient_norm; /* of the mean gradient, before clipping */
+    double lr;
+    bool applied; /* false: loss or gradient is infinite or NaN, or there was no image; the parameters are untouched */
+} tenon_step_info;
+
+TENON_API void tenon_step_info_init(tenon_step_info *info);
+
+/* Takes a step with the gradients summed up so far, of all processes, and clears them. `info` may be NULL. TENON_IO:
+ * `sum` failed. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_apply(tenon_trainer *trainer, tenon_step_info *info,
+                                                            tenon_error *error);
+
+/* Steps taken; with those of the run that tenon_trainer_restore brought back. */
+TENON_API int64_t tenon_trainer_steps(const tenon_trainer *trainer);
+
+/* The norm of this process's gradients as summed up so far, divided by the number of images: infinite or NaN when one
+ * of them is. */
+TENON_API double tenon_trainer_gradient_norm(const tenon_trainer *trainer);
+
+/* Clears what was summed up. */
+TENON_API void tenon_trainer_clear(tenon_trainer *trainer);
+
+/* Writes parameters, moments, master copies and the number of steps to a safetensors file, which appears whole or not
+ * at all. `note` (NULL: none) is a text for the caller, such as a position in the data; tenon_file_metadata finds it
+ * under "tenon.note". TENON_INVALID: gradients are summed up that no step has used. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_save(const tenon_trainer *trainer, const char *path,
+                                                           const char *note, tenon_error *error);
+
+/* Brings back what tenon_trainer_save wrote: training goes on bit for bit as if it had not stopped. TENON_MISMATCH: the
+ * file is of another connector, of other dtypes, or of a run that froze other parameters. A failure changes nothing. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_restore(tenon_trainer *trainer, const char *path,
+                                                              tenon_error *error);
 
 #ifdef __cplusplus
 }

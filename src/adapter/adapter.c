@@ -22,7 +22,8 @@ static tenon_status describe(tenon_adapter *adapter, const tenon_config *config,
     /* Options that the builder reads are written out, so that the file does not depend on a default. */
     TN_TRY(tn_config_list(adapter->config, adapter->in_dim, adapter->out_dim, &adapter->config->options, &adapter->list,
                           error));
-    tn_plan_make(&adapter->plan, adapter->list);
+    tn_plan_make(&adapter->plan, adapter->list, false);
+    tn_plan_make(&adapter->train_plan, adapter->list, true);
     TN_TRY(tn_parameters_new(adapter, &adapter->parameters, error));
     return tn_lock_new(&adapter->lock, error);
 }

@@ -3,7 +3,7 @@
  *   adapter.c     new, free, counts, description          plan.c     layers -> steps (fusing, folding)
  *   parameters.c  storage and initialisation of weights   prepare.c  weights -> pack, published
  *   load.c save.c files                                   block.c    which rows a block of tokens reads
- *                                                         forward.c  blocks through the steps
+ *   call.c        checks, memory and steps of a call      forward.c, backward.c  blocks through the steps, and back
  */
 #ifndef TN_ADAPTER_ADAPTER_H
 #define TN_ADAPTER_ADAPTER_H
@@ -40,14 +40,18 @@ typedef struct tn_plan {
     tn_step steps[TN_MAX_LAYERS];
 } tn_plan;
 
-void tn_plan_make(tn_plan *plan, const tn_list *list);
+/* `train`: nothing is folded, because gradients are those of the layers. */
+void tn_plan_make(tn_plan *plan, const tn_list *list, bool train);
 
 /* Packed weights for one ops table; immutable once published, freed by the last who holds it. */
 typedef struct tn_pack {
     int references; /* under the adapter's lock */
     const tn_ops *ops;
-    tn_weights weights[TN_MAX_LAYERS]; /* per step; only the dtypes are valid */
-    size_t offset[TN_MAX_LAYERS];      /* per step, into data */
+    bool train;                            /* packed for backward too */
+    const tn_plan *plan;                   /* the adapter's, for inference or for training */
+    tn_weights weights[TN_MAX_LAYERS];     /* per step; only the dtypes are valid */
+    size_t offset[TN_MAX_LAYERS];          /* per step, into data */
+    size_t offset_backward[TN_MAX_LAYERS]; /* per step, into data, with `train` */
     void *data;
     size_t size;
 } tn_pack;
@@ -57,21 +61,22 @@ struct tenon_adapter {
     tenon_config *config;
     int64_t in_dim, out_dim;
     tn_list *list;
-    tn_plan plan;
+    tn_plan plan, train_plan;
     tn_parameter *parameters; /* [list->num_parameters] */
     tn_lock *lock;            /* guards `pack` and the packs' reference counts */
     tn_pack *pack;            /* published, or NULL */
 };
 
-/* Sizes and offsets of a pack for pack->ops; its data is not touched. Parameters without a dtype count as f32. */
+/* Plan, sizes and offsets of a pack for pack->ops and pack->train; its data is not touched. Parameters without a dtype
+ * count as f32. */
 tenon_status tn_pack_plan(const tenon_adapter *adapter, tn_pack *pack, tenon_error *error);
 
 /* The ops table of a level; NULL: what TENON_CPU says, or the best. */
 tenon_status tn_find_table(const char *level, const tn_ops **ops, tenon_error *error);
 
 /* Takes a reference to the published pack, or NULL; gives it back. */
-tn_pack *tn_pack_acquire(const tenon_adapter *adapter);
-void tn_pack_release(const tenon_adapter *adapter, tn_pack *pack);
+const tn_pack *tn_pack_acquire(const tenon_adapter *adapter);
+void tn_pack_release(const tenon_adapter *adapter, const tn_pack *pack);
 
 /* TENON_NOT_PREPARED, naming it, when a parameter has no storage. */
 tenon_status tn_adapter_check_storage(const tenon_adapter *adapter, tenon_error *error);
@@ -82,6 +87,8 @@ void tn_adapter_unpublish(tenon_adapter *adapter);
 /* Prepares for any ops table; the tests have one in double. */
 tenon_status tn_adapter_prepare_for(tenon_adapter *adapter, const tn_ops *ops, const tn_parallel *parallel,
                                     tenon_error *error);
+tenon_status tn_adapter_prepare_train_for(tenon_adapter *adapter, const tn_ops *ops, const tn_parallel *parallel,
+                                          tenon_error *error);
 
 /* Replaces all parameters at once; takes ownership of `fresh` [num_parameters] and its data. */
 void tn_adapter_replace_parameters(tenon_adapter *adapter, tn_parameter *fresh);

@@ -42,6 +42,16 @@ void tn_block_rows_place(tn_block_rows *rows, void *data)
     rows->dead = rows->patches + rows->capacity[0];
 }
 
+int64_t tn_block_rows_even(tn_block_rows *rows, int64_t tokens)
+{
+    if (tokens == 0) return 0;
+    const int64_t blocks = tn_ceil_div(tokens, rows->block_rows), even = tn_ceil_div(tokens, blocks);
+    for (int level = 0; level <= rows->num_windows; level++)
+        rows->capacity[level] = rows->capacity[level] / rows->block_rows * even;
+    rows->block_rows = even;
+    return blocks;
+}
+
 static bool patch_exists(const tn_masks *masks, int64_t image, int64_t patch)
 {
     if (masks->patch.data == NULL) return true;

@@ -34,6 +34,9 @@ bool tn_block_rows_size(const tn_block_rows *rows, size_t *bytes);
 /* Places the arrays at `data`, aligned for int64_t. */
 void tn_block_rows_place(tn_block_rows *rows, void *data);
 
+/* Lowers the capacities so that the blocks of `tokens` tokens are of equal size; returns how many blocks there are. */
+int64_t tn_block_rows_even(tn_block_rows *rows, int64_t tokens);
+
 /* Fills the arrays with the next tokens from *token on, of `batch` images, and moves *token behind them. Tokens of
  * masked images, and tokens none of whose patches exist, are dead. */
 void tn_block_rows_fill(tn_block_rows *rows, const tn_geometry *geometry, const tn_masks *masks, int64_t batch,

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-tn_pack *tn_pack_acquire(const tenon_adapter *adapter)
+const tn_pack *tn_pack_acquire(const tenon_adapter *adapter)
 {
     tn_lock_acquire(adapter->lock);
     tn_pack *pack = adapter->pack;
@@ -22,13 +22,14 @@ static void free_pack(const tenon_adapter *adapter, tn_pack *pack)
     free(pack);
 }
 
-void tn_pack_release(const tenon_adapter *adapter, tn_pack *pack)
+void tn_pack_release(const tenon_adapter *adapter, const tn_pack *pack)
 {
     if (pack == NULL) return;
+    tn_pack *held = (tn_pack *)(uintptr_t)pack; /* immutable but for its count */
     tn_lock_acquire(adapter->lock);
-    const bool last = --pack->references == 0;
+    const bool last = --held->references == 0;
     tn_lock_release(adapter->lock);
-    if (last) free_pack(adapter, pack);
+    if (last) free_pack(adapter, held);
 }
 
 static void publish(tenon_adapter *adapter, tn_pack *pack)
@@ -102,17 +103,27 @@ static tn_weights planned_weights(const tenon_adapter *adapter, const tn_step *s
     return weights_of(adapter, &step->layer);
 }
 
+/* Adds a part of a pack, of the size that the layer's function tells (NULL: none). */
+static bool add_part(tn_pack *pack, size_t *offset,
+                     bool (*size_of)(const tn_layer *, const tn_ops *, const tn_weights *, size_t *),
+                     const tn_layer *layer, const tn_weights *weights)
+{
+    size_t bytes = 0;
+    *offset = pack->size;
+    return size_of == NULL || (size_of(layer, pack->ops, weights, &bytes) && bytes <= SIZE_MAX - TN_ALIGN &&
+                               tn_add_size(pack->size, tn_align_up(bytes, TN_ALIGN), &pack->size));
+}
+
 tenon_status tn_pack_plan(const tenon_adapter *adapter, tn_pack *pack, tenon_error *error)
 {
-    for (int i = 0; i < adapter->plan.num_steps; i++) {
-        const tn_step *step = &adapter->plan.steps[i];
+    pack->plan = pack->train ? &adapter->train_plan : &adapter->plan;
+    for (int i = 0; i < pack->plan->num_steps; i++) {
+        const tn_step *step = &pack->plan->steps[i];
         const tn_layer_type *type = step->layer.type;
-        size_t bytes = 0;
         pack->weights[i] = planned_weights(adapter, step, pack->ops);
-        pack->offset[i] = pack->size;
-        if (type->packed_size == NULL) continue;
-        if (!type->packed_size(&step->layer, pack->ops, &pack->weights[i], &bytes) ||
-            !tn_add_size(pack->size, tn_align_up(bytes, TN_ALIGN), &pack->size)) {
+        if (!add_part(pack, &pack->offset[i], type->packed_size, &step->layer, &pack->weights[i]) ||
+            (pack->train &&
+             !add_part(pack, &pack->offset_backward[i], type->packed_backward_size, &step->layer, &pack->weights[i]))) {
             return tn_fail(error, TENON_INVALID, "layer '%s' is too large to pack", step->layer.name);
         }
     }
@@ -122,41 +133,84 @@ tenon_status tn_pack_plan(const tenon_adapter *adapter, tn_pack *pack, tenon_err
 static tenon_status fill_pack(const tenon_adapter *adapter, tn_pack *pack, const tn_context *context,
                               tenon_error *error)
 {
-    for (int i = 0; i < adapter->plan.num_steps; i++) {
-        const tn_step *step = &adapter->plan.steps[i];
+    for (int i = 0; i < pack->plan->num_steps; i++) {
+        const tn_step *step = &pack->plan->steps[i];
+        const tn_layer_type *type = step->layer.type;
         void *memory = NULL;
         size_t size = 0;
-        if (step->layer.type->pack == NULL) continue;
+        if (type->pack == NULL) continue;
         if (step->folded >= 0) {
             TN_TRY(fold(adapter, step, context, &pack->weights[i], &memory, &size, error));
         }
-        step->layer.type->pack((char *)pack->data + pack->offset[i], &step->layer, context, &pack->weights[i]);
+        type->pack((char *)pack->data + pack->offset[i], &step->layer, context, &pack->weights[i]);
         tn_free(&adapter->allocator, memory, size);
+        if (!pack->train || type->pack_backward == NULL) continue;
+        type->pack_backward((char *)pack->data + pack->offset_backward[i], &step->layer, context, &pack->weights[i]);
     }
     return TENON_OK;
+}
+
+/* A pack of `planned`'s plan, filled. */
+static tenon_status make_pack(const tenon_adapter *adapter, const tn_pack *planned, const tn_context *context,
+                              tn_pack **made, tenon_error *error)
+{
+    tn_pack *pack = calloc(1, sizeof *pack);
+    if (pack == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: a pack cannot be made");
+    *pack = *planned;
+    pack->references = 1;
+    tenon_status status = tn_alloc(&adapter->allocator, pack->size, "packed weights", &pack->data, error);
+    if (status == TENON_OK) status = fill_pack(adapter, pack, context, error);
+    if (status != TENON_OK) {
+        free_pack(adapter, pack);
+        return status;
+    }
+    *made = pack;
+    return TENON_OK;
+}
+
+/* Writes over the published pack, if it is one for training of the same layout that nobody holds. The lock is kept
+ * meanwhile, so that whoever wants the pack waits for it. Nothing in here can fail: nothing is folded. */
+static bool refill_pack(tenon_adapter *adapter, const tn_pack *planned, const tn_context *context)
+{
+    tn_lock_acquire(adapter->lock);
+    tn_pack *pack = adapter->pack;
+    const bool fits = pack != NULL && pack->references == 1 && pack->train && planned->train &&
+                      pack->ops == planned->ops && pack->size == planned->size &&
+                      memcmp(pack->offset, planned->offset, sizeof pack->offset) == 0;
+    if (fits) {
+        memcpy(pack->weights, planned->weights, sizeof pack->weights);
+        (void)!fill_pack(adapter, pack, context, NULL);
+    }
+    tn_lock_release(adapter->lock);
+    return fits;
+}
+
+static tenon_status prepare(tenon_adapter *adapter, const tn_ops *ops, const tn_parallel *parallel, bool train,
+                            tenon_error *error)
+{
+    TN_TRY(tn_adapter_check_storage(adapter, error));
+    tn_pack planned = {.ops = ops, .train = train}, *pack = NULL;
+    TN_TRY(tn_pack_plan(adapter, &planned, error));
+    const tn_context context = {.ops = ops, .parallel = parallel};
+    tn_environment environment;
+    tn_environment_enter(&environment);
+    const bool refilled = refill_pack(adapter, &planned, &context);
+    const tenon_status status = refilled ? TENON_OK : make_pack(adapter, &planned, &context, &pack, error);
+    tn_environment_leave(&environment);
+    if (status == TENON_OK && !refilled) publish(adapter, pack);
+    return status;
 }
 
 tenon_status tn_adapter_prepare_for(tenon_adapter *adapter, const tn_ops *ops, const tn_parallel *parallel,
                                     tenon_error *error)
 {
-    TN_TRY(tn_adapter_check_storage(adapter, error));
-    tn_pack *pack = calloc(1, sizeof *pack);
-    if (pack == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: a pack cannot be made");
-    pack->references = 1;
-    pack->ops = ops;
-    const tn_context context = {.ops = ops, .parallel = parallel};
-    tn_environment environment;
-    tn_environment_enter(&environment);
-    tenon_status status = tn_pack_plan(adapter, pack, error);
-    if (status == TENON_OK) status = tn_alloc(&adapter->allocator, pack->size, "packed weights", &pack->data, error);
-    if (status == TENON_OK) status = fill_pack(adapter, pack, &context, error);
-    tn_environment_leave(&environment);
-    if (status != TENON_OK) {
-        free_pack(adapter, pack);
-        return status;
-    }
-    publish(adapter, pack);
-    return TENON_OK;
+    return prepare(adapter, ops, parallel, false, error);
+}
+
+tenon_status tn_adapter_prepare_train_for(tenon_adapter *adapter, const tn_ops *ops, const tn_parallel *parallel,
+                                          tenon_error *error)
+{
+    return prepare(adapter, ops, parallel, true, error);
 }
 
 void tenon_prepare_options_init(tenon_prepare_options *options)
@@ -185,12 +239,12 @@ tenon_status tenon_adapter_prepare(tenon_adapter *adapter, const tenon_prepare_o
                           "tenon_prepare_options", error));
     TN_TRY(tn_find_table(settings.cpu, &ops, error));
     TN_TRY(tn_parallel_init(&parallel, settings.threads, settings.executor, error));
-    return tn_adapter_prepare_for(adapter, ops, &parallel, error);
+    return prepare(adapter, ops, &parallel, settings.train, error);
 }
 
 const char *tenon_adapter_cpu(const tenon_adapter *adapter)
 {
-    tn_pack *pack = tn_pack_acquire(adapter);
+    const tn_pack *pack = tn_pack_acquire(adapter);
     const char *name = pack != NULL ? pack->ops->name : NULL;
     tn_pack_release(adapter, pack);
     return name;

@@ -1,4 +1,4 @@
-/* Activation: y = f(x), element by element. Reach: row. The formulas are with tn_act. */
+/* Activation: y = f(x), dx = dy f'(x), element by element. Reach: row. The formulas are with tn_act. */
 #include "layers/layer.h"
 #include <string.h>
 
@@ -52,6 +52,22 @@ static void forward(const tn_block *block, const tn_layer *layer, const tn_conte
     context->ops->activation(context, block->y, block->x, layer->act, block->rows, layer->out_dim);
 }
 
+static bool reads_input(const tn_layer *layer, float *const *gradient, bool wants_dx)
+{
+    (void)layer;
+    (void)gradient;
+    return wants_dx;
+}
+
+static void backward(const tn_block_backward *block, const tn_layer *layer, const tn_context *context,
+                     const void *packed, const void *packed_backward, const tn_weights *weights)
+{
+    (void)packed;
+    (void)packed_backward;
+    (void)weights;
+    context->ops->activation_backward(context, block->dx, block->dy, block->x, layer->act, block->rows, layer->out_dim);
+}
+
 static double flops(const tn_layer *layer, double rows, double patches)
 {
     (void)patches;
@@ -64,5 +80,7 @@ const tn_layer_type tn_activation_type = {
     .name = "activation",
     .reach = TN_REACH_ROW,
     .forward = forward,
+    .reads_input = reads_input,
+    .backward = backward,
     .flops = flops,
 };

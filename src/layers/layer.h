@@ -1,7 +1,8 @@
 /* What a layer is, and the list of them that a builder makes.
  *
  * A layer type is one file with one tn_layer_type: it declares parameters and width when the builder appends it, packs
- * its weights for an ops table, and runs a block of rows through ops. It never touches tensor data itself.
+ * its weights for an ops table, and runs a block of rows through ops, forwards and backwards. It never touches tensor
+ * data itself.
  */
 #ifndef TN_LAYERS_LAYER_H
 #define TN_LAYERS_LAYER_H
@@ -62,14 +63,26 @@ typedef struct tn_weights {
 
 /* One block of rows through a layer. */
 typedef struct tn_block {
-    tn_rows y;         /* [rows, out_dim] */
+    tn_rows y;         /* [rows, out_dim]; data NULL: only the state is wanted */
     tn_rows x;         /* [rows * slots, in_dim]; absent rows only under a window layer */
     tn_rows attention; /* [rows, heads * slots] pooling weights wanted by the caller, or data NULL */
     int64_t rows;
     int64_t slots; /* 1 but for window layers */
     tn_act act;    /* applied to the result; only where the type says fuses_activation */
     void *buffer;  /* buffer_size bytes aligned to TN_ALIGN */
+    void *state;   /* out: state_size bytes that backward reads, aligned; NULL: not wanted */
 } tn_block;
+
+/* One block of rows back through a layer. */
+typedef struct tn_block_backward {
+    tn_rows dx; /* [rows * slots, in_dim], absent rows as in x; overwritten; data NULL: not wanted */
+    float *gradient[TN_MAX_LAYER_PARAMETERS]; /* of the parameters: dense f32, added to; NULL: frozen */
+    tn_rows dy;                               /* [rows, out_dim], before any activation fused into forward */
+    tn_rows x;                                /* as in forward; data NULL where reads_input says no */
+    const void *state;                        /* as forward left it */
+    int64_t rows, slots;
+    void *buffer; /* buffer_backward_size bytes aligned to TN_ALIGN */
+} tn_block_backward;
 
 struct tn_layer_type {
     const char *name;
@@ -90,6 +103,23 @@ struct tn_layer_type {
 
     void (*forward)(const tn_block *block, const tn_layer *layer, const tn_context *context, const void *packed,
                     const tn_weights *weights);
+
+    /* For training. What forward leaves for backward besides the rows it reads; NULL: nothing. */
+    size_t (*state_size)(const tn_layer *layer, const tn_ops *ops, int64_t rows);
+
+    /* Weights in the order in which backward reads them, beside those that forward reads. NULL: none. */
+    bool (*packed_backward_size)(const tn_layer *layer, const tn_ops *ops, const tn_weights *weights, size_t *bytes);
+    void (*pack_backward)(void *packed, const tn_layer *layer, const tn_context *context, const tn_weights *weights);
+
+    /* Does backward read x when these gradients are wanted? */
+    bool (*reads_input)(const tn_layer *layer, float *const *gradient, bool wants_dx);
+    size_t (*buffer_backward_size)(const tn_layer *layer, const tn_ops *ops, int64_t rows, int64_t slots);
+    size_t (*scratch_backward_size)(const tn_layer *layer, const tn_ops *ops, const tn_weights *weights, int64_t rows,
+                                    int64_t slots, int workers);
+
+    /* Called only when dx or the gradient of a parameter is wanted. */
+    void (*backward)(const tn_block_backward *block, const tn_layer *layer, const tn_context *context,
+                     const void *packed, const void *packed_backward, const tn_weights *weights);
 
     /* Floating-point operations of `rows` output rows that read `patches` input rows; a multiply-add is two. */
     double (*flops)(const tn_layer *layer, double rows, double patches);

@@ -6,6 +6,12 @@
  * for the rows of a block: mean [rows, C] -> q = mean W_q^T + b_q [rows, C] -> u_h = W_k,h^T q_h [rows, heads, C]
  *     -> a_h = softmax_j(u_h . x_j / sqrt(d)), z_h = sum_j a_hj x_j [rows, heads, C] -> W_v,h z_h + b_v,h [rows, C]
  * W_k,h^T and W_v,h are maps of `heads` groups. k_proj.bias is a parameter without effect.
+ *
+ * Backward goes the same way, from dy [rows, C]; mean and q are kept by forward, u, a and z made once more:
+ *     dW_v,h += dy_h^T z_h,  dz_h = W_v,h^T dy_h -> ds (the op window_attend_backward), du_h = sum_j ds_hj x_j
+ *     dW_k,h += q_h^T du_h,  dq_h = W_k,h du_h,  dW_q += dq^T mean,  dmean = W_q^T dq
+ *     dx_j = dmean / count + sum_h (a_hj dz_h + ds_hj u_h)
+ * so there is no gradient of a key or a value of a patch, and patches are read once. k_proj.bias gets nothing.
  */
 #include "core/memory.h"
 #include "core/size.h"
@@ -95,13 +101,19 @@ static void pack(void *packed, const tn_layer *layer, const tn_context *context,
                   weights->dtype[v + 1]);
 }
 
-/* Means and queries are made for a whole block; u and z for pieces of it, small enough that they stay in cache. */
-static int64_t piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows)
+/* Means and queries are made for a whole block; what has a row of C for each head, of which a row needs `arrays`, for
+ * pieces of it that take `bytes` at most. */
+static int64_t piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows, size_t arrays, size_t bytes)
 {
-    enum { piece_bytes = 8 << 20 };
-    const size_t row = 2 * (size_t)layer->heads * (size_t)layer->in_dim * tn_dtype_size(ops->compute);
-    const int64_t fit = (int64_t)(piece_bytes / row);
+    const size_t row = arrays * (size_t)layer->heads * (size_t)layer->in_dim * tn_dtype_size(ops->compute);
+    const int64_t fit = (int64_t)(bytes / row);
     return tn_max_i64(1, tn_min_i64(rows, fit >= 12 ? fit / 6 * 6 : fit));
+}
+
+/* u and z stay in the cache. */
+static int64_t forward_piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows)
+{
+    return piece_rows(layer, ops, rows, 2, 8 << 20);
 }
 
 /* Bytes of `rows` rows of `width`, in whole cache lines. */
@@ -110,11 +122,25 @@ static size_t rows_size(const tn_ops *ops, int64_t rows, int64_t width)
     return tn_align_up((size_t)rows * (size_t)width * tn_dtype_size(ops->compute), TN_ALIGN);
 }
 
+/* mean and q */
+static size_t state_size(const tn_layer *layer, const tn_ops *ops, int64_t rows)
+{
+    return 2 * rows_size(ops, rows, layer->in_dim);
+}
+
 static size_t buffer_size(const tn_layer *layer, const tn_ops *ops, int64_t rows, int64_t slots)
 {
     (void)slots;
-    const int64_t piece = piece_rows(layer, ops, rows), width = layer->in_dim;
-    return 2 * rows_size(ops, rows, width) + 2 * rows_size(ops, piece, layer->heads * width);
+    const int64_t piece = forward_piece_rows(layer, ops, rows), width = layer->in_dim;
+    return state_size(layer, ops, rows) + 2 * rows_size(ops, piece, layer->heads * width);
+}
+
+static size_t largest(const size_t *sizes, size_t count)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < count; i++)
+        most = sizes[i] > most ? sizes[i] : most;
+    return most;
 }
 
 static size_t scratch_size(const tn_layer *layer, const tn_ops *ops, const tn_weights *weights, int64_t rows,
@@ -122,7 +148,7 @@ static size_t scratch_size(const tn_layer *layer, const tn_ops *ops, const tn_we
 {
     maps m;
     if (!plan(&m, layer, ops, weights)) return 0;
-    const int64_t piece = piece_rows(layer, ops, rows), width = layer->in_dim;
+    const int64_t piece = forward_piece_rows(layer, ops, rows), width = layer->in_dim;
     const size_t sizes[] = {
         ops->window_mean_scratch(slots, width, workers),
         ops->window_attend_scratch(slots, layer->heads, width, workers),
@@ -130,10 +156,7 @@ static size_t scratch_size(const tn_layer *layer, const tn_ops *ops, const tn_we
         ops->linear_scratch(&m.key.map, piece, workers),
         ops->linear_scratch(&m.value.map, piece, workers),
     };
-    size_t most = 0;
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-        most = sizes[i] > most ? sizes[i] : most;
-    return most;
+    return largest(sizes, sizeof sizes / sizeof sizes[0]);
 }
 
 /* `rows` rows of `from` on, `slots` to a row. */
@@ -170,15 +193,214 @@ static void forward(const tn_block *block, const tn_layer *layer, const tn_conte
     maps m;
     const tn_ops *ops = context->ops;
     if (!plan(&m, layer, ops, weights)) return;
-    const int64_t width = layer->in_dim, rows = block->rows, piece = piece_rows(layer, ops, rows);
-    char *buffer = block->buffer;
-    const tn_rows mean = tn_dense_rows(buffer, ops->compute, width);
-    const tn_rows query = tn_dense_rows(buffer + rows_size(ops, rows, width), ops->compute, width);
+    const int64_t width = layer->in_dim, rows = block->rows, piece = forward_piece_rows(layer, ops, rows);
+    char *buffer = block->buffer, *state = block->state != NULL ? block->state : buffer;
+    const tn_rows mean = tn_dense_rows(state, ops->compute, width);
+    const tn_rows query = tn_dense_rows(state + rows_size(ops, rows, width), ops->compute, width);
     ops->window_mean(context, mean, block->x, rows, block->slots, width);
     tn_dense_forward(query, mean, &m.query, context, packed, TN_ACT_NONE, rows);
-    buffer += 2 * rows_size(ops, rows, width);
+    if (block->y.data == NULL) return;
+    buffer += state_size(layer, ops, rows);
     for (int64_t first = 0; first < rows; first += piece) {
         forward_piece(block, layer, context, packed, &m, query, buffer, first, tn_min_i64(piece, rows - first));
+    }
+}
+
+/* --- backward --- */
+
+/* Maps that backward reads, packed: dmean = W_q^T dq, dz_h = W_v,h^T dy_h, dq_h = W_k,h du_h. */
+static bool plan_backward(maps *m, const tn_layer *layer, const tn_ops *ops, const tn_weights *weights)
+{
+    const int64_t width = layer->in_dim, heads = layer->heads, head_dim = width / heads;
+    const tn_map query = {1, width, width, weights->dtype[weight_of(layer, QUERY)]};
+    const tn_map key = {heads, head_dim, width, weights->dtype[weight_of(layer, KEY)]};
+    const tn_map value = {heads, width, head_dim, weights->dtype[weight_of(layer, VALUE)]};
+    if (!tn_dense_plan(&m->query, ops, query, false) || !tn_dense_plan(&m->key, ops, key, false) ||
+        !tn_dense_plan(&m->value, ops, value, false)) {
+        return false;
+    }
+    m->key_offset = m->query.size;
+    m->value_offset = m->key_offset + m->key.size;
+    m->size = m->value_offset + m->value.size;
+    return true;
+}
+
+static bool packed_backward_size(const tn_layer *layer, const tn_ops *ops, const tn_weights *weights, size_t *bytes)
+{
+    maps m;
+    if (!plan_backward(&m, layer, ops, weights)) return false;
+    *bytes = m.size;
+    return true;
+}
+
+static void pack_backward(void *packed, const tn_layer *layer, const tn_context *context, const tn_weights *weights)
+{
+    maps m;
+    if (!plan_backward(&m, layer, context->ops, weights)) return; /* packed_backward_size has said so */
+    const int64_t width = layer->in_dim, head = width / layer->heads * width;
+    const void *const *w = weights->data;
+    char *data = packed;
+    tn_dense_pack(data, &m.query, context, w[weight_of(layer, QUERY)], 0, 1, width, NULL, TN_F32);
+    tn_dense_pack(data + m.key_offset, &m.key, context, w[weight_of(layer, KEY)], head, width, 1, NULL, TN_F32);
+    tn_dense_pack(data + m.value_offset, &m.value, context, w[weight_of(layer, VALUE)], head, 1, width, NULL, TN_F32);
+}
+
+/* What a call wants of a layer, and what follows from it. */
+typedef struct wishes {
+    float *dw[3], *dbias[3]; /* by QUERY, KEY, VALUE; NULL: frozen */
+    bool queries;            /* the gradient of the queries is needed */
+    bool scores;             /* the gradient of the scores is needed */
+} wishes;
+
+static wishes wishes_of(const tn_layer *layer, float *const *gradient, bool wants_dx)
+{
+    wishes w = {.queries = wants_dx};
+    for (int map = QUERY; map <= VALUE; map++) {
+        w.dw[map] = gradient[weight_of(layer, map)];
+        w.dbias[map] = layer->bias ? gradient[weight_of(layer, map) + 1] : NULL;
+    }
+    w.queries = w.queries || w.dw[QUERY] != NULL || w.dbias[QUERY] != NULL;
+    w.scores = w.queries || w.dw[KEY] != NULL;
+    return w;
+}
+
+static bool reads_input(const tn_layer *layer, float *const *gradient, bool wants_dx)
+{
+    const wishes w = wishes_of(layer, gradient, wants_dx);
+    return w.scores || w.dw[VALUE] != NULL;
+}
+
+/* Larger than forward's: each piece reads and writes dW_k and dW_v once. */
+static int64_t backward_piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows)
+{
+    return piece_rows(layer, ops, rows, 4, 32 << 20);
+}
+
+/* Memory of a block: dq [rows, C], and for the rows of a piece u, z, dz, du [heads, C], a, ds [heads, slots], dmean
+ * [C].
+ */
+typedef struct parts {
+    tn_rows dquery, mapped, mixed, dmixed, dmapped, weights, dscores, dmean;
+    size_t size;
+} parts;
+
+static tn_rows place(parts *p, char *buffer, const tn_ops *ops, int64_t rows, int64_t width)
+{
+    const tn_rows placed = tn_dense_rows(buffer + p->size, ops->compute, width);
+    p->size += rows_size(ops, rows, width);
+    return placed;
+}
+
+static parts place_parts(char *buffer, const tn_layer *layer, const tn_ops *ops, int64_t rows, int64_t slots)
+{
+    const int64_t piece = backward_piece_rows(layer, ops, rows), width = layer->in_dim, heads = layer->heads;
+    parts p = {.size = 0};
+    p.dquery = place(&p, buffer, ops, rows, width);
+    p.mapped = place(&p, buffer, ops, piece, heads * width);
+    p.mixed = place(&p, buffer, ops, piece, heads * width);
+    p.dmixed = place(&p, buffer, ops, piece, heads * width);
+    p.dmapped = place(&p, buffer, ops, piece, heads * width);
+    p.weights = place(&p, buffer, ops, piece, heads * slots);
+    p.dscores = place(&p, buffer, ops, piece, heads * slots);
+    p.dmean = place(&p, buffer, ops, piece, width);
+    return p;
+}
+
+static size_t buffer_backward_size(const tn_layer *layer, const tn_ops *ops, int64_t rows, int64_t slots)
+{
+    static char nowhere[1];
+    return place_parts(nowhere, layer, ops, rows, slots).size;
+}
+
+static size_t scratch_backward_size(const tn_layer *layer, const tn_ops *ops, const tn_weights *weights, int64_t rows,
+                                    int64_t slots, int workers)
+{
+    maps f, b;
+    if (!plan(&f, layer, ops, weights) || !plan_backward(&b, layer, ops, weights)) return 0;
+    const int64_t piece = backward_piece_rows(layer, ops, rows);
+    const size_t sizes[] = {
+        ops->linear_scratch(&f.key.map, piece, workers),
+        ops->linear_scratch(&b.value.map, piece, workers),
+        ops->linear_scratch(&b.key.map, piece, workers),
+        ops->linear_scratch(&b.query.map, piece, workers),
+        ops->window_attend_scratch(slots, layer->heads, layer->in_dim, workers),
+        ops->window_attend_backward_scratch(slots, layer->heads, layer->in_dim, workers),
+        ops->weight_gradient_scratch(&b.key.map, piece, workers),
+        ops->weight_gradient_scratch(&f.query.map, rows, workers),
+    };
+    return largest(sizes, sizeof sizes / sizeof sizes[0]);
+}
+
+/* A block on its way back. */
+typedef struct pass {
+    const tn_block_backward *block;
+    const tn_layer *layer;
+    const tn_context *context;
+    const char *forward, *backward; /* packed */
+    maps f, b;
+    wishes wish;
+    parts p;
+    tn_rows mean, query; /* [rows, C] */
+} pass;
+
+/* z, and where it is wanted du, of rows [first, first + rows); then dW_v and dW_k, whose maps' groups are the heads. */
+static void backward_scores(const pass *t, int64_t first, int64_t rows)
+{
+    const tn_ops *ops = t->context->ops;
+    const parts *p = &t->p;
+    const int64_t heads = t->layer->heads, slots = t->block->slots, width = t->layer->in_dim;
+    const double scale = 1 / sqrt((double)(width / heads));
+    const tn_rows x = rows_from(t->block->x, first, slots), dy = rows_from(t->block->dy, first, 1);
+    const tn_rows query = rows_from(t->query, first, 1), none = {.data = NULL, .dtype = ops->compute};
+    const bool sums = t->wish.dw[VALUE] != NULL;
+    tn_dense_forward(p->mapped, query, &t->f.key, t->context, t->forward + t->f.key_offset, TN_ACT_NONE, rows);
+    if (t->wish.scores) {
+        tn_dense_forward(p->dmixed, dy, &t->b.value, t->context, t->backward + t->b.value_offset, TN_ACT_NONE, rows);
+        ops->window_attend_backward(t->context, p->dmapped, p->dscores, sums ? p->mixed : none, p->weights, p->dmixed,
+                                    x, p->mapped, scale, rows, slots, heads, width);
+    } else {
+        ops->window_attend(t->context, p->mixed, none, x, p->mapped, scale, rows, slots, heads, width);
+    }
+    if (sums) ops->weight_gradient(t->context, t->wish.dw[VALUE], dy, p->mixed, &t->b.key.map, rows);
+    if (t->wish.dw[KEY] != NULL) {
+        ops->weight_gradient(t->context, t->wish.dw[KEY], query, p->dmapped, &t->b.key.map, rows);
+    }
+}
+
+/* dq of these rows, and from it dx. */
+static void backward_queries(const pass *t, int64_t first, int64_t rows)
+{
+    const tn_ops *ops = t->context->ops;
+    const parts *p = &t->p;
+    const int64_t heads = t->layer->heads, slots = t->block->slots, width = t->layer->in_dim;
+    const tn_rows dquery = rows_from(p->dquery, first, 1);
+    tn_dense_forward(dquery, p->dmapped, &t->b.key, t->context, t->backward + t->b.key_offset, TN_ACT_NONE, rows);
+    if (t->block->dx.data == NULL) return;
+    tn_dense_forward(p->dmean, dquery, &t->b.query, t->context, t->backward, TN_ACT_NONE, rows);
+    ops->window_attend_dx(t->context, rows_from(t->block->dx, first, slots), p->weights, p->dscores, p->dmixed,
+                          p->mapped, p->dmean, rows, slots, heads, width);
+}
+
+static void backward(const tn_block_backward *block, const tn_layer *layer, const tn_context *context,
+                     const void *packed, const void *packed_backward, const tn_weights *weights)
+{
+    const tn_ops *ops = context->ops;
+    const int64_t rows = block->rows, width = layer->in_dim, piece = backward_piece_rows(layer, ops, rows);
+    pass t = {.block = block, .layer = layer, .context = context, .forward = packed, .backward = packed_backward};
+    if (!plan(&t.f, layer, ops, weights) || !plan_backward(&t.b, layer, ops, weights)) return;
+    t.wish = wishes_of(layer, block->gradient, block->dx.data != NULL);
+    t.p = place_parts(block->buffer, layer, ops, rows, block->slots);
+    t.mean = tn_dense_rows(block->state, ops->compute, width);
+    t.query = tn_dense_rows((const char *)block->state + rows_size(ops, rows, width), ops->compute, width);
+    if (t.wish.dbias[VALUE] != NULL) ops->bias_gradient(context, t.wish.dbias[VALUE], block->dy, rows, width);
+    if (!t.wish.scores && t.wish.dw[VALUE] == NULL) return;
+    for (int64_t first = 0; first < rows; first += piece) {
+        backward_scores(&t, first, tn_min_i64(piece, rows - first));
+        if (t.wish.queries) backward_queries(&t, first, tn_min_i64(piece, rows - first));
+    }
+    if (t.wish.dbias[QUERY] != NULL) ops->bias_gradient(context, t.wish.dbias[QUERY], t.p.dquery, rows, width);
+    if (t.wish.dw[QUERY] != NULL) {
+        ops->weight_gradient(context, t.wish.dw[QUERY], t.p.dquery, t.mean, &t.f.query.map, rows);
     }
 }
 
@@ -200,5 +422,12 @@ const tn_layer_type tn_window_attention_type = {
     .buffer_size = buffer_size,
     .scratch_size = scratch_size,
     .forward = forward,
+    .state_size = state_size,
+    .packed_backward_size = packed_backward_size,
+    .pack_backward = pack_backward,
+    .reads_input = reads_input,
+    .buffer_backward_size = buffer_backward_size,
+    .scratch_backward_size = scratch_backward_size,
+    .backward = backward,
     .flops = flops,
 };

@@ -1,4 +1,5 @@
-/* Window mean: each output row is the mean of the present patches of its window. Reach: window. No parameters. */
+/* Window mean: each output row is the mean of the present patches of its window; backward, each of them gets its equal
+ * share. Reach: window. No parameters. */
 #include "layers/layer.h"
 
 int tenon_window_mean(tenon_builder *builder, int64_t window, const char *ragged)
@@ -26,6 +27,23 @@ static void forward(const tn_block *block, const tn_layer *layer, const tn_conte
     context->ops->window_mean(context, block->y, block->x, block->rows, block->slots, layer->in_dim);
 }
 
+static bool reads_input(const tn_layer *layer, float *const *gradient, bool wants_dx)
+{
+    (void)layer;
+    (void)gradient;
+    (void)wants_dx;
+    return false;
+}
+
+static void backward(const tn_block_backward *block, const tn_layer *layer, const tn_context *context,
+                     const void *packed, const void *packed_backward, const tn_weights *weights)
+{
+    (void)packed;
+    (void)packed_backward;
+    (void)weights;
+    context->ops->window_mean_backward(context, block->dx, block->dy, block->rows, block->slots, layer->in_dim);
+}
+
 static double flops(const tn_layer *layer, double rows, double patches)
 {
     return (rows + patches) * (double)layer->in_dim;
@@ -37,5 +55,7 @@ const tn_layer_type tn_window_mean_type = {
     .pools = true,
     .scratch_size = scratch_size,
     .forward = forward,
+    .reads_input = reads_input,
+    .backward = backward,
     .flops = flops,
 };

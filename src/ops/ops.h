@@ -96,6 +96,39 @@ struct tn_ops {
      * dense rows; `add` may be NULL; sums in float64, w in `compute`. */
     void (*fold)(const tn_context *context, void *w, const void *outer, tn_dtype outer_dtype, const void *inner,
                  tn_dtype inner_dtype, const void *add, tn_dtype add_dtype, int64_t n, int64_t k, int64_t inner_n);
+
+    /* --- backward; gradients of parameters are dense f32 and are added to, those of rows are overwritten --- */
+
+    /* dw[g n + i, j] += sum_r dy[r, g n + i] x[r, g k + j], rows in order, in blocks of a fixed length that are summed
+     * from zero and then added up. map->dtype is not used. */
+    size_t (*weight_gradient_scratch)(const tn_map *map, int64_t rows, int workers);
+    void (*weight_gradient)(const tn_context *context, float *dw, tn_rows dy, tn_rows x, const tn_map *map,
+                            int64_t rows);
+
+    /* dbias[i] += sum_r dy[r, i], rows in order, in blocks as above. */
+    void (*bias_gradient)(const tn_context *context, float *dbias, tn_rows dy, int64_t rows, int64_t width);
+
+    /* dx[r, :] = dy[r, :] act'(x[r, :]); dx may be dy. The limits are kept: act' is 1 at +inf, 0 at -inf. */
+    void (*activation_backward)(const tn_context *context, tn_rows dx, tn_rows dy, tn_rows x, tn_act act, int64_t rows,
+                                int64_t width);
+
+    /* dx[r slots + j, :] = dy[r, :] / count for the present slots j of row r, of which there are `count`. */
+    void (*window_mean_backward)(const tn_context *context, tn_rows dx, tn_rows dy, int64_t rows, int64_t slots,
+                                 int64_t width);
+
+    /* What window_attend makes of x and q, once more: y (data NULL: not wanted) and weights, a. And from its gradient
+     * dy, for present slots j: da_j = dot(dy[r, h], x[r slots + j]), ds_j = scale a_j (da_j - sum_i a_i da_i), dq[r, h]
+     * = sum_j ds_j x[r slots + j]. dscores[r, h slots + j] = ds_j, 0 where absent. q and dy are of the compute dtype,
+     * step 1. */
+    size_t (*window_attend_backward_scratch)(int64_t slots, int64_t heads, int64_t width, int workers);
+    void (*window_attend_backward)(const tn_context *context, tn_rows dq, tn_rows dscores, tn_rows y, tn_rows weights,
+                                   tn_rows dy, tn_rows x, tn_rows q, double scale, int64_t rows, int64_t slots,
+                                   int64_t heads, int64_t width);
+
+    /* dx[r slots + j, :] = dmean[r, :] / count + sum_h (a_hj dy[r, h] + ds_hj q[r, h]) for the present slots j of row
+     * r, `count` of them. All but dx are of the compute dtype, step 1. */
+    void (*window_attend_dx)(const tn_context *context, tn_rows dx, tn_rows weights, tn_rows dscores, tn_rows dy,
+                             tn_rows q, tn_rows dmean, int64_t rows, int64_t slots, int64_t heads, int64_t width);
 };
 
 /* The CPU tables of this build that this machine can run, lowest level first, ended by NULL. */

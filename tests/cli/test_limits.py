@@ -59,8 +59,8 @@ def test_a_header_that_promises_more_than_the_file(tenon):
     tenon("run", "adapter.safetensors", "x.npy", "-o", "y.npy", code=1)
 
 
-def on_terminal(*words):
-    """Standard error of the command when it is a terminal."""
+def on_terminal(*words, out=b""):
+    """Standard error of the command when it is a terminal; `out` is what its standard output must be, None: anything."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen([BINARY, *words], stderr=theirs, stdout=subprocess.PIPE)
     os.close(theirs)
@@ -75,7 +75,8 @@ def on_terminal(*words):
         seen += piece
     os.close(ours)
     assert process.wait() == 0
-    assert process.stdout.read() == b""
+    said = process.stdout.read()
+    assert out is None or said == out
     return seen.decode()
 
 

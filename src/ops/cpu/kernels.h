@@ -14,6 +14,10 @@
 #include "ops/cpu/window_attend.h"
 #include "ops/cpu/window_mean.h"
 
+#include "ops/cpu/activation_backward.h"
+#include "ops/cpu/weight_gradient.h"
+#include "ops/cpu/window_backward.h"
+
 /* Rows whose hidden activation of a few thousand columns stays in a last-level cache; whole row blocks. */
 enum { block_rows = 7 * most_rows };
 
@@ -23,4 +27,9 @@ enum { block_rows = 7 * most_rows };
         .linear_scratch = linear_scratch, .linear = linear, .activation = activation,                                  \
         .window_mean_scratch = window_mean_scratch, .window_mean = window_mean,                                        \
         .window_attend_scratch = window_attend_scratch, .window_attend = window_attend, .copy = copy, .fold = fold,    \
+        .weight_gradient_scratch = weight_gradient_scratch, .weight_gradient = weight_gradient,                        \
+        .bias_gradient = bias_gradient, .activation_backward = activation_backward,                                    \
+        .window_mean_backward = window_mean_backward,                                                                  \
+        .window_attend_backward_scratch = window_attend_backward_scratch,                                              \
+        .window_attend_backward = window_attend_backward, .window_attend_dx = window_attend_dx,                        \
     }
