@@ -198,8 +198,7 @@ static void run(const request *r)
         worker_fail("nothing is prepared, or not so many images");
         return;
     }
-    /* Once before anything is timed, so that a refusal is told; not where the caller wants no warm-up, because calls may
-     * be long. */
+    /* Once before anything is timed, so that a refusal is told; not without a warm-up, as calls may be long. */
     if (request_int(r, "warm", 1) > 0) forward(&f);
     if (good(f.status)) worker_times(r, forward, &f);
 }
