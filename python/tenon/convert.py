@@ -16,13 +16,15 @@ has to read or write, and files of ``torch.save`` are read with ``weights_only=T
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
 import re
 import tempfile
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tenon._adapter import Adapter, build_adapter
@@ -85,10 +87,8 @@ def save(adapter: Adapter, path: str | os.PathLike[str], prefix: str = "") -> No
     elif path.suffix:
         raise ValueError(f"{path}: files end in .safetensors, .pt, .pth or .bin; a distributed checkpoint is a folder")
     else:
-        _torch(path)
-        import torch.distributed.checkpoint as dcp
-
-        dcp.save(_tensors(adapter, prefix), checkpoint_id=str(path), no_dist=True)
+        with _alone(path) as dcp:
+            dcp.save(_tensors(adapter, prefix), checkpoint_id=str(path), no_dist=True)
 
 
 def convert(
@@ -171,6 +171,17 @@ def _torch(path: pathlib.Path) -> Any:
     return torch
 
 
+@contextlib.contextmanager
+def _alone(path: pathlib.Path) -> Iterator[Any]:
+    """torch.distributed.checkpoint, without its warning that there is one process."""
+    _torch(path)
+    import torch.distributed.checkpoint as dcp
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
+        yield dcp
+
+
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """The tensors of nested mappings under their names joined by dots."""
     found: dict[str, Any] = {}
@@ -204,14 +215,12 @@ def _is_zip(path: pathlib.Path) -> bool:
 
 def _read_distributed(path: pathlib.Path, choose: _Chooser) -> dict[str, Any]:
     torch = _torch(path)
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-
-    entries = dcp.FileSystemReader(str(path)).read_metadata().state_dict_metadata
-    stored = {key: entry for key, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
-    chosen = choose(stored)
-    state = {key: torch.empty(stored[key].size, dtype=stored[key].properties.dtype) for key in chosen.values()}
-    dcp.load(state, checkpoint_id=str(path), no_dist=True)
+    with _alone(path) as dcp:
+        entries = dcp.FileSystemReader(str(path)).read_metadata().state_dict_metadata
+        stored = {key: entry for key, entry in entries.items() if hasattr(entry, "chunks")}  # of tensors
+        chosen = choose(stored)
+        state = {key: torch.empty(stored[key].size, dtype=stored[key].properties.dtype) for key in chosen.values()}
+        dcp.load(state, checkpoint_id=str(path), no_dist=True)
     return {name: state[key] for name, key in chosen.items()}
 
 

@@ -140,12 +140,20 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert same(tenon.convert.load(tmp_path / "a.pt", CONFIG), adapter)
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, capsys):
     adapter = make()
     tenon.convert.save(adapter, tmp_path / "a.pt", "x.")
-    words = [sys.executable, "-m", "tenon.convert", tmp_path / "a.pt", tmp_path / "a.safetensors"]
-    done = subprocess.run([*words, "--config", CONFIG.to_json()], capture_output=True, text=True)
-    assert done.returncode == 0 and "attentional_pool 24 -> 10, f32" in done.stdout, done
+    words = [str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors")]
+    command = [sys.executable, "-m", "tenon.convert", *words, "--config", CONFIG.to_json()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "attentional_pool 24 -> 10, f32" in done.stdout and not done.stderr, done
     assert same(tenon.load(tmp_path / "a.safetensors"), adapter)
-    done = subprocess.run([*words, "--type", "linear"], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("tenon.convert: ") and done.stderr.count("\n") == 1, done
+    for options, sentence in ((["--type", "linear"], "no connector with the tensors"), (["--toml", "none"], "none")):
+        with pytest.raises(SystemExit) as caught:
+            tenon.convert.main([*words, *options])
+        said = capsys.readouterr().err
+        assert caught.value.code == 1 and said.startswith("tenon.convert: ") and said.count("\n") == 1
+        assert sentence in said
+    with pytest.raises(SystemExit):
+        tenon.convert.main([*words, "--type", "linear", "--config", "{}"])
+    assert "give one of --type, --config and --toml" in capsys.readouterr().err
