@@ -449,6 +449,7 @@ static void levels_are_found_by_name(void **state)
     }
     assert_ptr_equal(tn_cpu_find(NULL), best);
     assert_non_null(tn_cpu_find("avx2"));
+    assert_non_null(tn_cpu_find("avx512"));
     assert_null(tn_cpu_find("avx"));
     assert_null(tn_cpu_find(""));
 }

@@ -11,6 +11,12 @@ static bool has_avx2(void)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) &&
            (ecx & bit_F16C) != 0;
 }
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
 #endif
 
 static bool always(void)
@@ -27,8 +33,10 @@ static const struct {
     {"baseline", &tn_ops_baseline, always},
 #ifdef TN_HAVE_X86
     {"avx2", &tn_ops_avx2, has_avx2},
+    {"avx512", &tn_ops_avx512, has_avx512},
 #else
     {"avx2", NULL, NULL},
+    {"avx512", NULL, NULL},
 #endif
 #ifdef TN_HAVE_NEON
     {"neon", &tn_ops_neon, always},
