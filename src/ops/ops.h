@@ -55,7 +55,7 @@ typedef struct tn_context {
 } tn_context;
 
 struct tn_ops {
-    const char *name;   /* the level: "baseline", "avx2", "avx512" */
+    const char *name;   /* the level: "baseline", "avx2", "avx512", ... */
     tn_dtype compute;   /* dtype of intermediates and packed biases */
     int64_t block_rows; /* rows that a block of tokens should have at most */
 
@@ -137,5 +137,8 @@ const tn_ops *const *tn_cpu_tables(void);
 /* The table of the level `name`, or of the best level up to it that this machine has; NULL name: the best. NULL: there
  * is no such level in any build (the caller lists tn_cpu_tables). */
 const tn_ops *tn_cpu_find(const char *name);
+
+/* What a build has to say of itself besides its levels: "" or "; ..." in a build with a BLAS. */
+const char *tn_cpu_remark(void);
 
 #endif
