@@ -15,12 +15,13 @@ part() {
     asan) sh scripts/test.sh asan --timeout 600 ;;
     tsan) PYTEST_ADDOPTS='-k "not memory"' sh scripts/test.sh tsan -R "$threads" --timeout 600 ;;
     serial) sh scripts/test.sh serial ;;
+    sdist) sh scripts/python_sdist.sh ;;
     baseline) TENON_CPU=baseline sh scripts/test.sh release -R "$values" ;;
-    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline" >&2; exit 2 ;;
+    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, sdist" >&2; exit 2 ;;
     esac
 }
 
-[ $# -gt 0 ] || set -- clang asan tsan serial baseline
+[ $# -gt 0 ] || set -- clang asan tsan serial baseline sdist
 for name; do
     part "$name"
 done
