@@ -28,6 +28,6 @@ fi
 readelf -d $module | grep -q 'NEEDED.*\[libgomp\.so\.1\]' || { echo "the module does not need libgomp.so.1" >&2; exit 1; }
 names=$(nm -D --defined-only $module | awk '{ print $3 }')
 [ "$names" = PyInit__C ] || { echo "the module shows more than PyInit__C: $names" >&2; exit 1; }
-foreign=$(nm -D --undefined-only $module | grep -oE '_Py[A-Za-z_]+' | grep -vE '^_Py_(Dealloc|NoneStruct|TrueStruct|FalseStruct)$' || true)
+foreign=$(nm -D --undefined-only $module | grep -oE '_Py[A-Za-z_]+' | grep -vE '^_Py_(Dealloc|NoneStruct|TrueStruct|FalseStruct)$|_SizeT$' || true)
 [ -z "$foreign" ] || { echo "outside the stable ABI: $foreign" >&2; exit 1; }
 echo "$wheel: in order"
