@@ -146,7 +146,7 @@ MESSAGES = [
     (lambda: LinearAdapter(8, 4, strip=-1), "strip must not be negative (got -1)"),
     (lambda: AdapterConfig(type="mlp3"), "Unknown adapter type: 'mlp3'. Options: attentional_pool, avgpool, linear, mlp_2l"),
     (lambda: AdapterConfig(hidden_dim=-1), "hidden_dim must not be negative (got -1)"),
-    (lambda: AdapterConfig(type="linear", activation="tanh"), "unknown activation 'tanh'"),
+    (lambda: AdapterConfig(type="linear", activation="tanh"), "unknown adapter activation: 'tanh'. Options: "),
     (lambda: AdapterConfig(pool_window=0), "pool_window must be positive (got 0)"),
     (lambda: AdapterConfig(pool_heads=-1), "pool_heads must be positive (got -1)"),
     (lambda: registry.register_adapter("linear")(None), "adapter/linear is already registered"),
