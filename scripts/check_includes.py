@@ -3,7 +3,8 @@
 
     check_includes.py [REPOSITORY]
 
-A room sees itself and the rooms listed for it; every room sees tenon.h. The command sees tenon.h and its own headers.
+A room sees itself and the rooms listed for it; every room sees tenon.h. The command and the Python module see tenon.h
+and their own headers.
 """
 import re
 import sys
@@ -22,7 +23,7 @@ ROOMS = {
 # System headers that only some files may include: pattern of the header, pattern of the files.
 RESERVED = [
     (r"omp\.h|pthread\.h|threads\.h", r"src/core/parallel\.c|cli/.*"),
-    (r"unistd\.h|fcntl\.h|dirent\.h|sys/.*", r"src/core/.*|cli/.*"),
+    (r"unistd\.h|fcntl\.h|dirent\.h|sys/.*", r"src/core/.*|cli/.*|python/.*"),
     (r"\w*intrin\.h|cpuid\.h|arm_.*|sys/auxv\.h|cuda.*", r"src/ops/.*"),
     (r"jansson\.h", r"src/(core|formats|connectors|families|adapter)/.*|cli/.*"),
 ]
@@ -43,10 +44,11 @@ def trouble_in_src(source, name, src):
     return None
 
 
-def trouble_in_cli(source, name):
+def trouble_outside(source, name):
+    """The same for the command and the Python module."""
     if name == "tenon/tenon.h" or (source.parent / name).is_file():
         return None
-    return "the command sees only tenon/tenon.h and its own headers"
+    return f"{source.parent.name} sees only tenon/tenon.h and its own headers"
 
 
 def trouble_with_system(place, name):
@@ -58,7 +60,7 @@ def trouble_with_system(place, name):
 
 def main():
     root = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent).resolve()
-    sources = [path for folder in ("src", "cli") for path in sorted((root / folder).rglob("*.[ch]"))]
+    sources = [path for folder in ("src", "cli", "python/src") for path in sorted((root / folder).rglob("*.[ch]"))]
     troubles = []
     for source in sources:
         place = source.relative_to(root).as_posix()
@@ -72,7 +74,7 @@ def main():
             elif place.startswith("src/"):
                 why = trouble_in_src(source, name, root / "src")
             else:
-                why = trouble_in_cli(source, name)
+                why = trouble_outside(source, name)
             if why:
                 troubles.append(f"{place}:{number}: includes {name}: {why}")
     print("\n".join(troubles) if troubles else f"includes of {len(sources)} files are in order")

@@ -5,7 +5,7 @@ set -eu
 here=$(dirname "$0")
 
 build="build-essential cmake ninja-build pkg-config libdlpack-dev libjansson-dev libxxhash-dev"
-tests="libcmocka-dev python3 python3-venv"
+tests="libcmocka-dev python3 python3-dev python3-venv"
 checks="clang libclang-rt-dev libomp-dev clang-format shellcheck git"
 case ${1:-} in
 build) packages=$build ;;
@@ -23,6 +23,7 @@ have() {
     libjansson-dev) pkg-config --exists 'jansson >= 2.13' ;;
     libxxhash-dev) pkg-config --exists libxxhash ;;
     libcmocka-dev) pkg-config --exists cmocka ;;
+    python3-dev) python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' ;;
     python3-venv) python3 -c 'import ensurepip, venv' ;;
     libclang-rt-dev) echo 'int main(void) { return 0; }' | clang -fsanitize=address -x c -o /dev/null - ;;
     libomp-dev) echo 'int main(void) { return 0; }' | clang -fopenmp -x c -o /dev/null - ;;
@@ -55,4 +56,6 @@ if [ -n "$missing" ]; then
     fi
     rm -f "$log"
 fi
-[ "$1" = build ] || sh "$here/test_python.sh" >/dev/null
+[ "$1" != build ] || exit 0
+sh "$here/test_python.sh" >/dev/null
+sh "$here/test_python.sh" "$here/../python/requirements-test.txt" >/dev/null

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Prints the Python that the tests run on: an environment in the cache folder, made on the first call, one for each
-# version of requirements-test.txt.
+# Prints the Python that tests run on: an environment in the cache folder, made on the first call, one for each version
+# of its list of requirements. `sh scripts/test_python.sh [REQUIREMENTS]`; by default those of the C tests.
 set -eu
-requirements=$(dirname "$0")/requirements-test.txt
+requirements=${1:-$(dirname "$0")/requirements-test.txt}
 key=$({ cat "$requirements"; python3 --version; } | cksum | cut -d' ' -f1)
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/tenon/python-$key
 

@@ -117,6 +117,10 @@ static void tensor_checks_name_the_fault(void **state)
     assert_int_equal(tn_tensor_view(&t, "x", 3, &view, NULL), TENON_INVALID);
     shape[1] = 0;
     assert_int_equal(tn_tensor_view(&t, "x", 3, &view, NULL), TENON_OK);
+    int64_t zeros[3] = {0, 0, 0}; /* as NumPy has them for arrays without elements */
+    t.strides = zeros;
+    assert_int_equal(tn_tensor_view(&t, "x", 3, &view, NULL), TENON_OK);
+    assert_int_equal(view.stride[2], 1);
 }
 
 static void overlap_is_seen(void **state)
@@ -178,6 +182,8 @@ static void every_task_runs_once(void **state)
     assert_int_equal(runs, 2); /* one worker needs no executor */
     tn_parallel p;
     assert_int_equal(tn_parallel_init(&p, -1, NULL, NULL), TENON_INVALID);
+    assert_int_equal(tn_parallel_init(&p, 0, NULL, NULL), TENON_OK);
+    assert_int_equal(tenon_num_threads(), p.workers);
 }
 
 static void rounding_task(void *argument, int64_t index, int worker)

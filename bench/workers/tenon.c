@@ -302,7 +302,8 @@ static void run(const request *r)
         return;
     }
     void (*job)(void *) = s.trains ? step : forward;
-    job(&f);
+    /* Once before anything is timed, so that a refusal is told; not without a warm-up, as calls may be long. */
+    if (request_int(r, "warm", 1) > 0) job(&f);
     if (good(f.status)) worker_times(r, job, &f);
 }
 

@@ -54,7 +54,8 @@ static tenon_status fill_view(const DLTensor *tensor, const char *name, int ndim
     int64_t dense = 1; /* of the axes behind; 0 once one of them is empty, as no stride matters then */
     for (int i = ndim - 1; i >= 0; i--) {
         view->shape[i] = tensor->shape[i];
-        view->stride[i] = tensor->strides != NULL && tensor->shape[i] > 1 ? tensor->strides[i] : dense;
+        const bool matters = tensor->shape[i] > 1 && bytes > 0;
+        view->stride[i] = tensor->strides != NULL && matters ? tensor->strides[i] : dense;
         dense *= bytes > 0 ? tensor->shape[i] : 0;
     }
     int64_t low, high, reach;

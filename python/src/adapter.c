@@ -1,0 +1,292 @@
+/* The type tenon._C.Adapter: a handle, a lock for its parameters, and what it borrows. */
+#include "module.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void tnpy_adapter_lock(tnpy_adapter *self)
+{
+    if (PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) return;
+    Py_BEGIN_ALLOW_THREADS;
+    PyThread_acquire_lock(self->lock, WAIT_LOCK);
+    Py_END_ALLOW_THREADS;
+}
+
+void tnpy_adapter_unlock(tnpy_adapter *self)
+{
+    PyThread_release_lock(self->lock);
+}
+
+static bool get_parameter(const tnpy_adapter *self, int64_t index, tenon_parameter *parameter)
+{
+    tenon_parameter_init(parameter);
+    return tenon_adapter_parameter(self->handle, index, parameter, NULL) == TENON_OK;
+}
+
+void tnpy_adapter_note_dtype(tnpy_adapter *self)
+{
+    tenon_parameter parameter;
+    tenon_dtype dtype = 0;
+    for (int64_t i = 0; i < self->num_parameters && get_parameter(self, i, &parameter); i++) {
+        if (parameter.dtype == 0) continue;
+        dtype = dtype == 0 || dtype == parameter.dtype ? parameter.dtype : TENON_F32;
+    }
+    self->dtype = dtype;
+}
+
+void tnpy_adapter_drop_owners(tnpy_adapter *self)
+{
+    for (int64_t i = 0; i < self->num_parameters; i++)
+        Py_CLEAR(self->owners[i]);
+}
+
+bool tnpy_adapter_prepare(tnpy_adapter *self, const tenon_prepare_options *options)
+{
+    tenon_error error;
+    tenon_status status;
+    tnpy_adapter_lock(self);
+    Py_BEGIN_ALLOW_THREADS;
+    status = tenon_adapter_prepare(self->handle, options, &error);
+    Py_END_ALLOW_THREADS;
+    tnpy_adapter_unlock(self);
+    if (status != TENON_OK) tnpy_raise(status, &error);
+    return status == TENON_OK;
+}
+
+/* A Python object for a handle, which it takes over whatever happens. */
+static PyObject *wrap(PyTypeObject *type, tenon_adapter *handle)
+{
+    tnpy_adapter *self = (tnpy_adapter *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (self == NULL) {
+        tenon_adapter_free(handle);
+        return NULL;
+    }
+    self->handle = handle;
+    self->num_parameters = tenon_adapter_num_parameters(handle);
+    self->owners = calloc((size_t)self->num_parameters + 1, sizeof *self->owners);
+    self->lock = PyThread_allocate_lock();
+    if (self->owners == NULL || self->lock == NULL) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    tnpy_adapter_note_dtype(self);
+    return (PyObject *)self;
+}
+
+static PyObject *adapter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    int64_t in_dim, out_dim;
+    tenon_config *config;
+    tenon_adapter *handle;
+    tenon_error error;
+    if (kwargs != NULL && PyDict_Size(kwargs) > 0) {
+        PyErr_SetString(PyExc_TypeError, "_C.Adapter takes (config_json, in_dim, out_dim)");
+        return NULL;
+    }
+    if (PyTuple_Size(args) != 3 || !tnpy_read_int(PyTuple_GetItem(args, 1), "in_dim", &in_dim) ||
+        !tnpy_read_int(PyTuple_GetItem(args, 2), "out_dim", &out_dim)) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "_C.Adapter takes (config_json, in_dim, out_dim)");
+        return NULL;
+    }
+    if (!tnpy_read_config(PyTuple_GetItem(args, 0), &config)) return NULL;
+    const tenon_status status = tenon_adapter_new(config, in_dim, out_dim, NULL, &handle, &error);
+    tenon_config_free(config);
+    return status == TENON_OK ? wrap(type, handle) : tnpy_raise(status, &error);
+}
+
+/* None or NULL: NULL. */
+static bool read_optional_string(PyObject *object, const char *name, const char **text)
+{
+    *text = NULL;
+    if (object == NULL || object == Py_None) return true;
+    *text = tnpy_read_string(object, name);
+    return *text != NULL;
+}
+
+static PyObject *adapter_open(PyObject *type, PyObject *args)
+{
+    PyObject *path_object, *json = NULL, *prefix = NULL, *keeper;
+    const char *path;
+    tenon_load_options options;
+    tenon_adapter *handle;
+    tenon_error error;
+    tenon_status status;
+    tenon_load_options_init(&options);
+    if (!PyArg_ParseTuple(args, "O|OO:open", &path_object, &json, &prefix) ||
+        !read_optional_string(json, "config", &options.config_json) ||
+        !read_optional_string(prefix, "prefix", &options.prefix) || !tnpy_read_path(path_object, &keeper, &path)) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    status = tenon_adapter_open(path, &options, &handle, &error);
+    Py_END_ALLOW_THREADS;
+    PyObject *made =
+        status == TENON_OK ? wrap((PyTypeObject *)type, handle) : tnpy_raise_for_path(status, &error, path);
+    Py_DECREF(keeper);
+    return made;
+}
+
+static void adapter_dealloc(PyObject *object)
+{
+    tnpy_adapter *self = (tnpy_adapter *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    tenon_adapter_free(self->handle);
+    if (self->owners != NULL) tnpy_adapter_drop_owners(self);
+    free(self->owners);
+    free(self->spare.data);
+    if (self->lock != NULL) PyThread_free_lock(self->lock);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+/* ---- questions ---- */
+
+static PyObject *get_config(PyObject *self, void *unused)
+{
+    (void)unused;
+    return tnpy_config_to_python(tenon_adapter_config(((tnpy_adapter *)self)->handle));
+}
+
+static PyObject *get_in_dim(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromLongLong(tenon_adapter_in_dim(((tnpy_adapter *)self)->handle));
+}
+
+static PyObject *get_out_dim(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromLongLong(tenon_adapter_out_dim(((tnpy_adapter *)self)->handle));
+}
+
+static PyObject *get_cpu(PyObject *self, void *unused)
+{
+    (void)unused;
+    const char *cpu = tenon_adapter_cpu(((tnpy_adapter *)self)->handle);
+    return cpu != NULL ? PyUnicode_FromString(cpu) : Py_NewRef(Py_None);
+}
+
+static PyObject *get_dtype(PyObject *self, void *unused)
+{
+    (void)unused;
+    const tenon_dtype dtype = ((tnpy_adapter *)self)->dtype;
+    return dtype != 0 ? PyUnicode_FromString(tenon_dtype_name(dtype)) : Py_NewRef(Py_None);
+}
+
+static PyObject *get_layers(PyObject *object, void *unused)
+{
+    (void)unused;
+    const tnpy_adapter *self = (const tnpy_adapter *)object;
+    PyObject *list = PyList_New(0);
+    for (int64_t i = 0; i < tenon_adapter_num_layers(self->handle) && list != NULL; i++) {
+        tenon_layer_info info;
+        tenon_layer_info_init(&info);
+        PyObject *row = NULL;
+        if (tenon_adapter_layer(self->handle, i, &info, NULL) == TENON_OK) {
+            row = Py_BuildValue("(sssLL)", info.type, info.name, info.reach, (long long)info.in_dim,
+                                (long long)info.out_dim);
+        }
+        if (row == NULL || PyList_Append(list, row) < 0) Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
+/* Reads (num_input_tokens, pool_window, grid). */
+static bool read_geometry(PyObject *const *args, Py_ssize_t nargs, int64_t *tokens, tenon_call *call)
+{
+    tenon_call_init(call);
+    if (nargs != 3) {
+        PyErr_Format(PyExc_TypeError, "expected (num_input_tokens, pool_window, grid); got %zd arguments", nargs);
+        return false;
+    }
+    return tnpy_read_int(args[0], "num_input_tokens", tokens) &&
+           tnpy_read_optional_int(args[1], "pool_window", TENON_UNSET, &call->pool_window) &&
+           tnpy_read_grid(args[2], call);
+}
+
+static PyObject *output_num_tokens(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    int64_t tokens, count;
+    tenon_call call;
+    tenon_error error;
+    if (!read_geometry(args, nargs, &tokens, &call)) return NULL;
+    const tenon_status status =
+        tenon_adapter_output_num_tokens(((tnpy_adapter *)self)->handle, &call, tokens, &count, &error);
+    return status == TENON_OK ? PyLong_FromLongLong(count) : tnpy_raise(status, &error);
+}
+
+static PyObject *flops(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    int64_t tokens;
+    double count;
+    tenon_call call;
+    tenon_error error;
+    if (!read_geometry(args, nargs, &tokens, &call)) return NULL;
+    const tenon_status status = tenon_adapter_flops(((tnpy_adapter *)self)->handle, tokens, &call, &count, &error);
+    return status == TENON_OK ? PyFloat_FromDouble(count) : tnpy_raise(status, &error);
+}
+
+static PyObject *workspace_size(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    int64_t tokens;
+    size_t bytes;
+    tenon_call call;
+    tenon_error error;
+    if (!read_geometry(args, nargs, &tokens, &call)) return NULL;
+    const tenon_status status =
+        tenon_adapter_workspace_size(((tnpy_adapter *)self)->handle, tokens, &call, &bytes, &error);
+    return status == TENON_OK ? PyLong_FromSize_t(bytes) : tnpy_raise(status, &error);
+}
+
+static PyMethodDef question_methods[] = {
+    {"open", adapter_open, METH_VARARGS | METH_CLASS,
+     "open(path, config_json=None, prefix=None): the adapter that a file describes, loaded."},
+    {"output_num_tokens", TNPY_FAST(output_num_tokens), METH_FASTCALL,
+     "output_num_tokens(num_input_tokens, pool_window, grid): tokens of one image."},
+    {"flops", TNPY_FAST(flops), METH_FASTCALL, "flops(num_input_tokens, pool_window, grid): of one image, folded."},
+    {"workspace_size", TNPY_FAST(workspace_size), METH_FASTCALL,
+     "workspace_size(num_input_tokens, pool_window, grid): bytes that a call works in."},
+    {NULL, NULL, 0, NULL},
+};
+
+/* The methods of all files in one table. */
+static PyMethodDef *join_methods(void)
+{
+    static PyMethodDef all[32];
+    PyMethodDef *const tables[] = {question_methods, tnpy_parameter_methods, tnpy_call_methods, tnpy_train_methods};
+    size_t count = 0;
+    for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++) {
+        for (const PyMethodDef *m = tables[t]; m->ml_name != NULL && count + 1 < sizeof all / sizeof all[0]; m++)
+            all[count++] = *m;
+    }
+    return all;
+}
+
+bool tnpy_adapter_setup(PyObject *module)
+{
+    static PyGetSetDef members[] = {
+        {"config_json", get_config, NULL, "The config as JSON, with what the builder read.", NULL},
+        {"in_dim", get_in_dim, NULL, "Width of a patch.", NULL},
+        {"out_dim", get_out_dim, NULL, "Width of a token.", NULL},
+        {"cpu", get_cpu, NULL, "The CPU level it is prepared for; None when it is not prepared.", NULL},
+        {"dtype", get_dtype, NULL, "The parameters' dtype, f32 where they differ; None before they have one.", NULL},
+        {"layers", get_layers, NULL, "(type, name, reach, in_dim, out_dim) of each layer.", NULL},
+        {NULL, NULL, NULL, NULL, NULL},
+    };
+    PyType_Slot slots[] = {
+        {Py_tp_doc, "Adapter(config_json, in_dim, out_dim): describes the connector; it has no parameters yet."},
+        {Py_tp_new, adapter_new},
+        {Py_tp_dealloc, adapter_dealloc},
+        {Py_tp_call, tnpy_adapter_call},
+        {Py_tp_methods, join_methods()},
+        {Py_tp_getset, members},
+        {0, NULL},
+    };
+    PyType_Spec spec = {"tenon._C.Adapter", sizeof(tnpy_adapter), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+    PyObject *type = PyType_FromSpec(&spec);
+    if (type == NULL) return false;
+    const bool added = PyModule_AddObjectRef(module, "Adapter", type) == 0;
+    Py_DECREF(type);
+    return added;
+}

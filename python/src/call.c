@@ -1,0 +1,284 @@
+/* Running an adapter: from Python's arguments to tenon_adapter_forward and back. */
+#include "module.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* One forward pass with the GIL given back. */
+static tenon_status run_once(tnpy_adapter *self, DLTensor *y, const DLTensor *x, const tenon_call *call,
+                             tenon_error *error)
+{
+    tnpy_workspace mine = tnpy_workspace_take(self);
+    tenon_status status = TENON_OK;
+    size_t size = 0;
+    Py_BEGIN_ALLOW_THREADS;
+    if (x->ndim == 3) status = tenon_adapter_workspace_size(self->handle, x->shape[1], call, &size, error);
+    if (status == TENON_OK) status = tnpy_workspace_grow(&mine, size, error);
+    if (status == TENON_OK) {
+        const tenon_workspace workspace = {mine.data, mine.size};
+        status = tenon_adapter_forward(self->handle, x, y, call, size > 0 ? &workspace : NULL, error);
+    }
+    Py_END_ALLOW_THREADS;
+    tnpy_workspace_keep(self, mine);
+    return status;
+}
+
+/* The same; prepares what is not prepared. */
+static bool run_prepared(tnpy_adapter *self, DLTensor *y, const DLTensor *x, const tenon_call *call)
+{
+    tenon_error error;
+    tenon_status status = run_once(self, y, x, call, &error);
+    while (status == TENON_NOT_PREPARED) { /* again where another thread sets parameters in between */
+        tenon_prepare_options options;
+        tenon_prepare_options_init(&options);
+        options.threads = call->threads;
+        if (!tnpy_adapter_prepare(self, &options)) return false;
+        status = run_once(self, y, x, call, &error);
+    }
+    if (status != TENON_OK) tnpy_raise(status, &error);
+    return status == TENON_OK;
+}
+
+/* ---- adapter(x, ...) ---- */
+
+/* The first are the settings, in their order. */
+enum { OUT = TNPY_NUM_SETTINGS, DTYPE, NUM_KEYWORDS };
+static const char *const keyword_names[NUM_KEYWORDS] = {
+    [OUT] = "out",
+    [DTYPE] = "dtype",
+    [TNPY_GRID] = "grid",
+    [TNPY_POOL_WINDOW] = "pool_window",
+    [TNPY_PATCH_MASK] = "patch_mask",
+    [TNPY_FRAME_MASK] = "frame_mask",
+    [TNPY_THREADS] = "threads",
+};
+static PyObject *keywords[NUM_KEYWORDS]; /* interned */
+
+bool tnpy_call_setup(void)
+{
+    for (int i = 0; i < NUM_KEYWORDS; i++) {
+        if (keyword_names[i] == NULL) continue;
+        keywords[i] = PyUnicode_InternFromString(keyword_names[i]);
+        if (keywords[i] == NULL) return false;
+    }
+    return true;
+}
+
+/* The number of a keyword; -1 with an exception. */
+static int find_keyword(PyObject *key)
+{
+    for (int i = 0; i < NUM_KEYWORDS; i++) {
+        if (key == keywords[i]) return i;
+    }
+    for (int i = 0; i < NUM_KEYWORDS; i++) {
+        if (keyword_names[i] != NULL && PyUnicode_CompareWithASCIIString(key, keyword_names[i]) == 0) return i;
+    }
+    PyErr_Format(PyExc_TypeError,
+                 "an adapter takes no argument %R; it takes x, out, dtype, grid, pool_window, "
+                 "patch_mask, frame_mask, threads",
+                 key);
+    return -1;
+}
+
+/* Borrowed references; what is not given stays NULL. */
+static bool read_arguments(PyObject *args, PyObject *kwargs, PyObject **x, PyObject **given)
+{
+    if (PyTuple_Size(args) != 1) {
+        PyErr_Format(PyExc_TypeError, "an adapter takes one array, x, and keywords (got %zd arguments)",
+                     PyTuple_Size(args));
+        return false;
+    }
+    *x = PyTuple_GetItem(args, 0);
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (kwargs != NULL && PyDict_Next(kwargs, &position, &key, &value)) {
+        const int index = find_keyword(key);
+        if (index < 0) return false;
+        if (value != Py_None) given[index] = value;
+    }
+    return true;
+}
+
+/* The shape of the tokens. A wrong shape of x is left to the library's own sentence, except where there is no third
+ * axis to ask about. */
+static bool find_shape(const tnpy_adapter *self, const DLTensor *x, const tenon_call *call, int64_t *shape)
+{
+    if (x->ndim != 3) {
+        PyErr_Format(PyExc_ValueError, "x has %d dimensions; expected 3: (batch, tokens, in_dim)", x->ndim);
+        return false;
+    }
+    tenon_error error;
+    shape[0] = x->shape[0];
+    shape[2] = tenon_adapter_out_dim(self->handle);
+    const tenon_status status = tenon_adapter_output_num_tokens(self->handle, call, x->shape[1], &shape[1], &error);
+    if (status != TENON_OK) tnpy_raise(status, &error);
+    return status == TENON_OK;
+}
+
+static bool find_dtype(const tnpy_adapter *self, PyObject *asked, tenon_dtype *dtype)
+{
+    if (asked != NULL) return tnpy_read_dtype(asked, dtype);
+    *dtype = self->dtype != 0 ? self->dtype : TENON_F32;
+    return true;
+}
+
+/* New tokens, computed. */
+static PyObject *call_new(tnpy_adapter *self, PyObject *x, const tnpy_borrowed *features, const tnpy_settings *s,
+                          PyObject *asked)
+{
+    int64_t shape[3];
+    tenon_dtype dtype;
+    PyObject *result;
+    tnpy_borrowed tokens;
+    if (!find_shape(self, &features->tensor, &s->call, shape) || !find_dtype(self, asked, &dtype) ||
+        !tnpy_result_new(&result, &tokens, x, features, dtype, asked != NULL, 3, shape)) {
+        return NULL;
+    }
+    const bool ran = run_prepared(self, &tokens.tensor, &features->tensor, &s->call);
+    tnpy_give_back(&tokens);
+    if (ran) return tnpy_result_finish(result, x);
+    Py_DECREF(result);
+    return NULL;
+}
+
+/* Tokens into the caller's array. */
+static PyObject *call_into(tnpy_adapter *self, PyObject *out, const tnpy_borrowed *features, const tnpy_settings *s)
+{
+    tnpy_borrowed tokens;
+    if (!tnpy_borrow(&tokens, out, "out", true)) return NULL;
+    const bool ran = run_prepared(self, &tokens.tensor, &features->tensor, &s->call);
+    tnpy_give_back(&tokens);
+    return ran ? Py_NewRef(out) : NULL;
+}
+
+PyObject *tnpy_adapter_call(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    tnpy_adapter *self = (tnpy_adapter *)object;
+    PyObject *x, *given[NUM_KEYWORDS] = {NULL}, *result = NULL;
+    tnpy_borrowed features;
+    tnpy_settings s;
+    if (!read_arguments(args, kwargs, &x, given)) return NULL;
+    if (given[OUT] != NULL && given[DTYPE] != NULL) {
+        PyErr_SetString(PyExc_TypeError, "give out or dtype, not both: out has a dtype");
+        return NULL;
+    }
+    if (!tnpy_settings_read(&s, given)) return NULL;
+    if (tnpy_borrow(&features, x, "x", false)) {
+        result = given[OUT] != NULL ? call_into(self, given[OUT], &features, &s)
+                                    : call_new(self, x, &features, &s, given[DTYPE]);
+        tnpy_give_back(&features);
+    }
+    tnpy_settings_give_back(&s);
+    return result;
+}
+
+/* ---- methods ---- */
+
+bool tnpy_check_count(Py_ssize_t count, Py_ssize_t least, Py_ssize_t most, const char *signature)
+{
+    if (count >= least && count <= most) return true;
+    PyErr_Format(PyExc_TypeError, "expected %s; got %zd arguments", signature, count);
+    return false;
+}
+
+static PyObject *forward(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+{
+    tnpy_adapter *self = (tnpy_adapter *)object;
+    tnpy_borrowed x, y;
+    tnpy_settings s;
+    tenon_error error;
+    tenon_status status;
+    static const int order[] = {TNPY_POOL_WINDOW, TNPY_GRID,    TNPY_PATCH_MASK, TNPY_FRAME_MASK,
+                                TNPY_ATTENTION,   TNPY_THREADS, TNPY_SAVED};
+    if (!tnpy_check_count(nargs, 2, 9,
+                          "forward(y, x, pool_window, grid, patch_mask, frame_mask, attention, threads, saved)") ||
+        !tnpy_settings_from_arguments(&s, args + 2, nargs - 2, order, 7)) {
+        return NULL;
+    }
+    PyObject *result = NULL;
+    if (tnpy_borrow(&y, args[0], "y", true)) {
+        if (tnpy_borrow(&x, args[1], "x", false)) {
+            status = run_once(self, &y.tensor, &x.tensor, &s.call, &error);
+            result = status == TENON_OK ? Py_NewRef(Py_None) : tnpy_raise(status, &error);
+            tnpy_give_back(&x);
+        }
+        tnpy_give_back(&y);
+    }
+    tnpy_settings_give_back(&s);
+    return result;
+}
+
+/* Weights of pooling, and tokens that nobody wants. */
+static PyObject *run_attention(tnpy_adapter *self, PyObject *x, const tnpy_borrowed *features, tnpy_settings *s,
+                               int64_t heads, int64_t slots)
+{
+    int64_t shape[4];
+    PyObject *result, *tokens;
+    if (!find_shape(self, &features->tensor, &s->call, shape)) return NULL;
+    tokens = tnpy_array_new(tenon_dtype_to_dlpack(TENON_BF16), 3, shape);
+    if (tokens == NULL) return NULL;
+    shape[2] = heads;
+    shape[3] = slots;
+    if (!tnpy_result_new(&result, &s->attention, x, features, TENON_F32, true, 4, shape)) {
+        Py_DECREF(tokens);
+        return NULL;
+    }
+    s->call.attention = &s->attention.tensor;
+    const bool ran = run_prepared(self, &((tnpy_array *)tokens)->tensor, &features->tensor, &s->call);
+    Py_DECREF(tokens);
+    if (ran) return tnpy_result_finish(result, x);
+    Py_DECREF(result);
+    return NULL;
+}
+
+static PyObject *attention(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+{
+    tnpy_adapter *self = (tnpy_adapter *)object;
+    static const int order[] = {TNPY_POOL_WINDOW, TNPY_GRID, TNPY_PATCH_MASK, TNPY_FRAME_MASK, TNPY_THREADS};
+    int64_t heads, slots;
+    tnpy_borrowed features;
+    tnpy_settings s;
+    if (!tnpy_check_count(nargs, 3, 8,
+                          "pooling_weights(x, heads, slots, pool_window, grid, patch_mask, frame_mask, threads)") ||
+        !tnpy_read_int(args[1], "heads", &heads) || !tnpy_read_int(args[2], "slots", &slots) ||
+        !tnpy_settings_from_arguments(&s, args + 3, nargs - 3, order, 5)) {
+        return NULL;
+    }
+    PyObject *result = NULL;
+    if (tnpy_borrow(&features, args[0], "x", false)) {
+        result = run_attention(self, args[0], &features, &s, heads, slots);
+        tnpy_give_back(&features);
+    }
+    tnpy_settings_give_back(&s);
+    return result;
+}
+
+static PyObject *prepare(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+{
+    tenon_prepare_options options;
+    tenon_prepare_options_init(&options);
+    if (!tnpy_check_count(nargs, 0, 3, "prepare(cpu=None, threads=0, train=False)")) return NULL;
+    if (nargs > 0 && args[0] != Py_None && (options.cpu = tnpy_read_string(args[0], "cpu")) == NULL) return NULL;
+    if (nargs > 1 && !tnpy_read_threads(args[1], &options.threads)) return NULL;
+    const int train = nargs > 2 ? PyObject_IsTrue(args[2]) : 0;
+    if (train < 0) return NULL;
+    options.train = train;
+    return tnpy_adapter_prepare((tnpy_adapter *)object, &options) ? Py_NewRef(Py_None) : NULL;
+}
+
+PyMethodDef tnpy_call_methods[] = {
+    {"prepare", TNPY_FAST(prepare), METH_FASTCALL,
+     "prepare(cpu=None, threads=0, train=False): packs the parameters, with `train` for backward too. Calls of the\n"
+     "adapter, but not forward and backward, do it themselves where it was not done."},
+    {"forward", TNPY_FAST(forward), METH_FASTCALL,
+     "forward(y, x, pool_window=None, grid=None, patch_mask=None, frame_mask=None, attention=None, threads=0,\n"
+     "saved=None)\n\n"
+     "Runs a prepared adapter; it prepares nothing itself (ValueError). Each tensor is an array or a raw tuple\n"
+     "(address, dtype, shape, strides): the address of the first element, F32, BF16, F16 or (masks) MASK, and strides\n"
+     "in elements or None. y (batch, out_tokens, out_dim) and attention (batch, out_tokens, heads, window^2; f32) are\n"
+     "written, and so is saved, a pair (address, bytes) of saved_size bytes, for backward. The GIL is given back\n"
+     "meanwhile."},
+    {"pooling_weights", TNPY_FAST(attention), METH_FASTCALL,
+     "pooling_weights(x, heads, slots, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0)"},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,220 @@
+/* Module functions that need no adapter: counts, configs, the registry's names, the machine. */
+#include "module.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool check_count(Py_ssize_t count, Py_ssize_t expected, const char *name)
+{
+    if (count == expected) return true;
+    PyErr_Format(PyExc_TypeError, "%s takes %zd arguments (got %zd)", name, expected, count);
+    return false;
+}
+
+static PyObject *pooled_token_count(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    int64_t tokens, window, count;
+    tenon_error error;
+    if (!check_count(nargs, 3, "pooled_token_count") || !tnpy_read_int(args[0], "num_input_tokens", &tokens) ||
+        !tnpy_read_int(args[1], "window", &window)) {
+        return NULL;
+    }
+    const int divisible = PyObject_IsTrue(args[2]);
+    if (divisible < 0) return NULL;
+    const tenon_status status = tenon_pooled_token_count(tokens, window, divisible, &count, &error);
+    return status == TENON_OK ? PyLong_FromLongLong(count) : tnpy_raise(status, &error);
+}
+
+static PyObject *pooled_grid_count(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    int64_t height, width, window, count;
+    tenon_error error;
+    if (!check_count(nargs, 4, "pooled_grid_count") || !tnpy_read_int(args[0], "height", &height) ||
+        !tnpy_read_int(args[1], "width", &width) || !tnpy_read_int(args[2], "window", &window)) {
+        return NULL;
+    }
+    const char *ragged = tnpy_read_string(args[3], "ragged");
+    if (ragged == NULL) return NULL;
+    const tenon_status status = tenon_pooled_grid_count(height, width, window, ragged, &count, &error);
+    return status == TENON_OK ? PyLong_FromLongLong(count) : tnpy_raise(status, &error);
+}
+
+static PyObject *tokens_per_frame(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    int64_t tokens, frames, count;
+    tenon_error error;
+    if (!check_count(nargs, 2, "tokens_per_frame") || !tnpy_read_int(args[0], "num_tokens", &tokens) ||
+        !tnpy_read_int(args[1], "num_frames", &frames)) {
+        return NULL;
+    }
+    const tenon_status status = tenon_tokens_per_frame(tokens, frames, &count, &error);
+    return status == TENON_OK ? PyLong_FromLongLong(count) : tnpy_raise(status, &error);
+}
+
+static PyObject *sequence_length(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    int64_t frames, tokens, text, length;
+    tenon_error error;
+    if (!check_count(nargs, 3, "sequence_length") || !tnpy_read_int(args[0], "num_frames", &frames) ||
+        !tnpy_read_int(args[1], "tokens_per_frame", &tokens) || !tnpy_read_int(args[2], "max_text_len", &text)) {
+        return NULL;
+    }
+    const tenon_status status = tenon_sequence_length(frames, tokens, text, &length, &error);
+    return status == TENON_OK ? PyLong_FromLongLong(length) : tnpy_raise(status, &error);
+}
+
+PyObject *tnpy_config_to_python(const tenon_config *config)
+{
+    size_t length;
+    tenon_error error;
+    tenon_status status = tenon_config_to_json(config, NULL, 0, &length, &error);
+    if (status != TENON_OK) return tnpy_raise(status, &error);
+    char *json = malloc(length + 1);
+    if (json == NULL) return PyErr_NoMemory();
+    status = tenon_config_to_json(config, json, length + 1, &length, &error);
+    PyObject *text =
+        status == TENON_OK ? PyUnicode_FromStringAndSize(json, (Py_ssize_t)length) : tnpy_raise(status, &error);
+    free(json);
+    return text;
+}
+
+bool tnpy_read_config(PyObject *object, tenon_config **config)
+{
+    tenon_error error;
+    const char *json = tnpy_read_string(object, "config");
+    if (json == NULL) return false;
+    const tenon_status status = tenon_config_from_json(json, strlen(json), config, &error);
+    if (status != TENON_OK) tnpy_raise(status, &error);
+    return status == TENON_OK;
+}
+
+static PyObject *check_config(PyObject *module, PyObject *object)
+{
+    (void)module;
+    tenon_config *config;
+    if (!tnpy_read_config(object, &config)) return NULL;
+    PyObject *text = tnpy_config_to_python(config);
+    tenon_config_free(config);
+    return text;
+}
+
+static PyObject *config_output_num_tokens(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    int64_t tokens, count;
+    tenon_config *config;
+    tenon_error error;
+    tenon_call call;
+    tenon_call_init(&call);
+    if (!check_count(nargs, 4, "config_output_num_tokens") || !tnpy_read_int(args[1], "num_input_tokens", &tokens) ||
+        !tnpy_read_optional_int(args[2], "pool_window", TENON_UNSET, &call.pool_window) ||
+        !tnpy_read_grid(args[3], &call) || !tnpy_read_config(args[0], &config)) {
+        return NULL;
+    }
+    const tenon_status status = tenon_config_output_num_tokens(config, &call, tokens, &count, &error);
+    tenon_config_free(config);
+    return status == TENON_OK ? PyLong_FromLongLong(count) : tnpy_raise(status, &error);
+}
+
+static PyObject *config_field(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    tenon_config *config;
+    tenon_error error;
+    int64_t integer;
+    double real;
+    const char *string, *name;
+    if (!check_count(nargs, 2, "config_field") || (name = tnpy_read_string(args[1], "name")) == NULL ||
+        !tnpy_read_config(args[0], &config)) {
+        return NULL;
+    }
+    PyObject *value = NULL;
+    if (tenon_config_get_int(config, name, &integer, NULL) == TENON_OK) {
+        value = PyLong_FromLongLong(integer);
+    } else if (tenon_config_get_real(config, name, &real, NULL) == TENON_OK) {
+        value = PyFloat_FromDouble(real);
+    } else {
+        const tenon_status status = tenon_config_get_string(config, name, &string, &error);
+        value = status == TENON_OK ? PyUnicode_FromString(string) : tnpy_raise(status, &error);
+    }
+    tenon_config_free(config);
+    return value;
+}
+
+static PyObject *list_adapters(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    const size_t count = tenon_list_adapters(NULL, 0);
+    const char **names = malloc((count + 1) * sizeof *names);
+    if (names == NULL) return PyErr_NoMemory();
+    const size_t found = tenon_list_adapters(names, count);
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; i < count && i < found && list != NULL; i++) {
+        PyObject *name = PyUnicode_FromString(names[i]);
+        if (name == NULL || PyList_Append(list, name) < 0) Py_CLEAR(list);
+        Py_XDECREF(name);
+    }
+    free(names);
+    return list;
+}
+
+static PyObject *find_adapter(PyObject *module, PyObject *object)
+{
+    (void)module;
+    tenon_error error;
+    const char *name = tnpy_read_string(object, "name");
+    if (name == NULL) return NULL;
+    const tenon_status status = tenon_find_adapter(name, &error);
+    return status == TENON_OK ? Py_NewRef(Py_None) : tnpy_raise(status, &error);
+}
+
+static PyObject *type_pools(PyObject *module, PyObject *object)
+{
+    (void)module;
+    const char *name = tnpy_read_string(object, "name");
+    return name != NULL ? PyBool_FromLong(tenon_type_pools(name)) : NULL;
+}
+
+static PyObject *type_needs_divisible(PyObject *module, PyObject *object)
+{
+    (void)module;
+    const char *name = tnpy_read_string(object, "name");
+    return name != NULL ? PyBool_FromLong(tenon_type_needs_divisible(name)) : NULL;
+}
+
+static PyObject *cpu_levels(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyUnicode_FromString(tenon_cpu_levels());
+}
+
+PyMethodDef tnpy_counting_methods[] = {
+    {"pooled_token_count", TNPY_FAST(pooled_token_count), METH_FASTCALL,
+     "pooled_token_count(num_input_tokens, window, require_divisible)"},
+    {"pooled_grid_count", TNPY_FAST(pooled_grid_count), METH_FASTCALL,
+     "pooled_grid_count(height, width, window, ragged)"},
+    {"tokens_per_frame", TNPY_FAST(tokens_per_frame), METH_FASTCALL, "tokens_per_frame(num_tokens, num_frames)"},
+    {"sequence_length", TNPY_FAST(sequence_length), METH_FASTCALL,
+     "sequence_length(num_frames, tokens_per_frame, max_text_len)"},
+    {"check_config", check_config, METH_O, "check_config(json): the config as the library writes it."},
+    {"config_output_num_tokens", TNPY_FAST(config_output_num_tokens), METH_FASTCALL,
+     "config_output_num_tokens(json, num_input_tokens, pool_window, grid)"},
+    {"list_adapters", list_adapters, METH_NOARGS, "The registered types, sorted."},
+    {"find_adapter", find_adapter, METH_O, "find_adapter(name): KeyError, with the names there are."},
+    {"type_pools", type_pools, METH_O, "type_pools(name): does the type pool the patch grid?"},
+    {"type_needs_divisible", type_needs_divisible, METH_O,
+     "type_needs_divisible(name): does it refuse grids that the window does not divide?"},
+    {"cpu_levels", cpu_levels, METH_NOARGS, "CPU levels of this build and machine, lowest first, comma-separated."},
+    {"config_field", TNPY_FAST(config_field), METH_FASTCALL,
+     "config_field(json, name): its value, or the default of a field that every config has; KeyError."},
+    {"register_adapter", tnpy_register_adapter, METH_VARARGS,
+     "register_adapter(name, function): function(builder) lists the layers, for the rest of the process."},
+    {"copy", tnpy_array_copy, METH_O, "copy(array): a dense copy, as an Array."},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,100 @@
+/* The settings of a call, and the memory that calls work in. */
+#include "module.h"
+
+#include <stdlib.h>
+
+void tnpy_settings_give_back(tnpy_settings *s)
+{
+    tnpy_give_back(&s->patch_mask);
+    tnpy_give_back(&s->frame_mask);
+    tnpy_give_back(&s->attention);
+}
+
+bool tnpy_read_threads(PyObject *object, int *threads)
+{
+    int64_t value;
+    if (!tnpy_read_optional_int(object, "threads", 0, &value)) return false;
+    if (value < 0 || value > 4096) {
+        PyErr_Format(PyExc_ValueError, "threads is %lld; expected 0 (automatic) to 4096", (long long)value);
+        return false;
+    }
+    *threads = (int)value;
+    return true;
+}
+
+/* (address, bytes) */
+static bool read_saved(PyObject *object, tenon_call *call)
+{
+    if (object == NULL || object == Py_None) return true;
+    if (!PyTuple_Check(object) || PyTuple_Size(object) != 2) {
+        PyErr_Format(PyExc_TypeError, "saved is %R; expected (address, bytes)", object);
+        return false;
+    }
+    call->saved = PyLong_AsVoidPtr(PyTuple_GetItem(object, 0));
+    if (!PyErr_Occurred()) call->saved_size = PyLong_AsSize_t(PyTuple_GetItem(object, 1));
+    return !PyErr_Occurred();
+}
+
+static bool read_arrays(tnpy_settings *s, PyObject *const *given)
+{
+    DLTensor *tensor;
+    tnpy_borrow_optional(&s->patch_mask, given[TNPY_PATCH_MASK], "patch_mask", false, &tensor);
+    s->call.patch_mask = tensor;
+    if (PyErr_Occurred()) return false;
+    tnpy_borrow_optional(&s->frame_mask, given[TNPY_FRAME_MASK], "frame_mask", false, &tensor);
+    s->call.frame_mask = tensor;
+    if (PyErr_Occurred()) return false;
+    tnpy_borrow_optional(&s->attention, given[TNPY_ATTENTION], "attention", true, &s->call.attention);
+    return !PyErr_Occurred();
+}
+
+bool tnpy_settings_read(tnpy_settings *s, PyObject *const *given)
+{
+    tenon_call_init(&s->call);
+    s->patch_mask.keeper = s->frame_mask.keeper = s->attention.keeper = NULL;
+    const bool read =
+        tnpy_read_optional_int(given[TNPY_POOL_WINDOW], "pool_window", TENON_UNSET, &s->call.pool_window) &&
+        tnpy_read_grid(given[TNPY_GRID], &s->call) && tnpy_read_threads(given[TNPY_THREADS], &s->call.threads) &&
+        read_saved(given[TNPY_SAVED], &s->call) && read_arrays(s, given);
+    if (!read) tnpy_settings_give_back(s);
+    return read;
+}
+
+bool tnpy_settings_from_arguments(tnpy_settings *s, PyObject *const *args, Py_ssize_t nargs, const int *order,
+                                  Py_ssize_t count)
+{
+    PyObject *given[TNPY_NUM_SETTINGS] = {NULL};
+    for (Py_ssize_t i = 0; i < count && i < nargs; i++)
+        given[order[i]] = args[i];
+    return tnpy_settings_read(s, given);
+}
+
+/* ---- workspace: one waits in the adapter for the next call; calls at the same time have theirs ---- */
+
+tnpy_workspace tnpy_workspace_take(tnpy_adapter *self)
+{
+    const tnpy_workspace taken = self->spare;
+    self->spare = (tnpy_workspace){NULL, 0};
+    return taken;
+}
+
+void tnpy_workspace_keep(tnpy_adapter *self, tnpy_workspace workspace)
+{
+    if (self->spare.size >= workspace.size) {
+        free(workspace.data);
+    } else {
+        free(self->spare.data);
+        self->spare = workspace;
+    }
+}
+
+tenon_status tnpy_workspace_grow(tnpy_workspace *workspace, size_t size, tenon_error *error)
+{
+    if (workspace->size >= size) return TENON_OK;
+    free(workspace->data);
+    workspace->data = malloc(size);
+    workspace->size = workspace->data != NULL ? size : 0;
+    if (workspace->data != NULL) return TENON_OK;
+    snprintf(error->message, sizeof error->message, "out of memory: %zu bytes to work in", size);
+    return TENON_NO_MEMORY;
+}

@@ -1,0 +1,149 @@
+/* Gradients. */
+#include "module.h"
+
+/* What a backward writes, with what it borrows. */
+typedef struct targets {
+    tenon_gradients gradients;
+    tnpy_borrowed x;
+    tnpy_borrowed *parameters; /* [num_parameters] */
+    const DLTensor **tensors;  /* [num_parameters] */
+    int64_t count;             /* of `parameters` that hold something */
+} targets;
+
+static void drop_targets(targets *t)
+{
+    for (int64_t i = 0; i < t->count; i++)
+        tnpy_give_back(&t->parameters[i]);
+    tnpy_give_back(&t->x);
+    PyMem_Free(t->parameters);
+    PyMem_Free(t->tensors);
+}
+
+/* `list`: an array, a raw tuple or None for each parameter. */
+static bool read_parameters(targets *t, const tnpy_adapter *self, PyObject *list)
+{
+    PyObject *items = PySequence_Check(list) ? PySequence_Tuple(list) : NULL;
+    if (items == NULL || PyTuple_Size(items) != self->num_parameters) {
+        Py_XDECREF(items);
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError, "gradients must be a sequence of %lld arrays or Nones, one for each parameter",
+                     (long long)self->num_parameters);
+        return false;
+    }
+    const size_t count = (size_t)self->num_parameters + 1;
+    t->parameters = PyMem_Malloc(count * sizeof *t->parameters);
+    t->tensors = PyMem_Malloc(count * sizeof *t->tensors);
+    bool read = t->parameters != NULL && t->tensors != NULL;
+    if (!read) PyErr_NoMemory();
+    for (int64_t i = 0; i < self->num_parameters && read; i++, t->count++) {
+        DLTensor *tensor;
+        t->parameters[i].keeper = NULL;
+        tnpy_borrow_optional(&t->parameters[i], PyTuple_GetItem(items, (Py_ssize_t)i), "a gradient", true, &tensor);
+        t->tensors[i] = tensor;
+        read = !PyErr_Occurred();
+    }
+    Py_DECREF(items);
+    t->gradients.parameters = t->tensors;
+    return read;
+}
+
+static bool read_targets(targets *t, const tnpy_adapter *self, PyObject *dx, PyObject *parameters)
+{
+    *t = (targets){.count = 0};
+    tenon_gradients_init(&t->gradients);
+    tnpy_borrow_optional(&t->x, dx, "dx", true, &t->gradients.x);
+    bool read = !PyErr_Occurred();
+    if (read && parameters != Py_None) read = read_parameters(t, self, parameters);
+    if (!read) drop_targets(t);
+    return read;
+}
+
+static tenon_status run(tnpy_adapter *self, const DLTensor *dy, const DLTensor *x, const tenon_gradients *gradients,
+                        const tenon_call *call, tenon_error *error)
+{
+    tnpy_workspace mine = tnpy_workspace_take(self);
+    tenon_status status = TENON_OK;
+    size_t size = 0;
+    Py_BEGIN_ALLOW_THREADS;
+    if (x->ndim == 3) {
+        status = tenon_adapter_backward_workspace_size(self->handle, x->shape[1], gradients, call, &size, error);
+    }
+    if (status == TENON_OK) status = tnpy_workspace_grow(&mine, size, error);
+    if (status == TENON_OK) {
+        const tenon_workspace workspace = {mine.data, mine.size};
+        status = tenon_adapter_backward(self->handle, dy, x, gradients, call, size > 0 ? &workspace : NULL, error);
+    }
+    Py_END_ALLOW_THREADS;
+    tnpy_workspace_keep(self, mine);
+    return status;
+}
+
+static PyObject *run_on(tnpy_adapter *self, PyObject *dy_object, PyObject *x_object, const targets *t,
+                        const tnpy_settings *s)
+{
+    tnpy_borrowed dy, x;
+    tenon_error error;
+    PyObject *result = NULL;
+    if (!tnpy_borrow(&dy, dy_object, "dy", false)) return NULL;
+    if (tnpy_borrow(&x, x_object, "x", false)) {
+        const tenon_status status = run(self, &dy.tensor, &x.tensor, &t->gradients, &s->call, &error);
+        result = status == TENON_OK ? Py_NewRef(Py_None) : tnpy_raise(status, &error);
+        tnpy_give_back(&x);
+    }
+    tnpy_give_back(&dy);
+    return result;
+}
+
+static PyObject *backward(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+{
+    static const int order[] = {TNPY_POOL_WINDOW, TNPY_GRID,    TNPY_PATCH_MASK,
+                                TNPY_FRAME_MASK,  TNPY_THREADS, TNPY_SAVED};
+    tnpy_adapter *self = (tnpy_adapter *)object;
+    targets t;
+    tnpy_settings s;
+    if (!tnpy_check_count(
+            nargs, 4, 10,
+            "backward(dy, x, dx, gradients, pool_window, grid, patch_mask, frame_mask, threads, saved)") ||
+        !tnpy_settings_from_arguments(&s, args + 4, nargs - 4, order, 6)) {
+        return NULL;
+    }
+    PyObject *result = NULL;
+    if (read_targets(&t, self, args[2], args[3])) {
+        result = run_on(self, args[0], args[1], &t, &s);
+        drop_targets(&t);
+    }
+    tnpy_settings_give_back(&s);
+    return result;
+}
+
+static PyObject *saved_size(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+{
+    static const int order[] = {TNPY_POOL_WINDOW, TNPY_GRID};
+    int64_t batch, tokens;
+    size_t bytes;
+    tnpy_settings s;
+    tenon_error error;
+    if (!tnpy_check_count(nargs, 2, 4, "saved_size(batch, num_input_tokens, pool_window, grid)") ||
+        !tnpy_read_int(args[0], "batch", &batch) || !tnpy_read_int(args[1], "num_input_tokens", &tokens) ||
+        !tnpy_settings_from_arguments(&s, args + 2, nargs - 2, order, 2)) {
+        return NULL;
+    }
+    const tenon_status status =
+        tenon_adapter_saved_size(((tnpy_adapter *)object)->handle, batch, tokens, &s.call, &bytes, &error);
+    return status == TENON_OK ? PyLong_FromSize_t(bytes) : tnpy_raise(status, &error);
+}
+
+PyMethodDef tnpy_train_methods[] = {
+    {"backward", TNPY_FAST(backward), METH_FASTCALL,
+     "backward(dy, x, dx, gradients, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0,\n"
+     "saved=None)\n\n"
+     "Gradients of sum(y * dy), of an adapter prepared with `train`. Tensors are arrays or raw tuples, as forward "
+     "takes\n"
+     "them. dx is overwritten; None: not wanted. gradients is None (all frozen) or has a dense f32 array for each\n"
+     "parameter in declaration order, which is added to, or None for a frozen one. saved is what a forward of the "
+     "same\n"
+     "x and settings filled; None: recomputed, with the same bits. The GIL is given back meanwhile."},
+    {"saved_size", TNPY_FAST(saved_size), METH_FASTCALL,
+     "saved_size(batch, num_input_tokens, pool_window=None, grid=None): bytes of `saved`."},
+    {NULL, NULL, 0, NULL},
+};

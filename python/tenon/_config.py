@@ -1,0 +1,151 @@
+"""A connector's type and settings."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tenon import _C
+
+_SEED_FIELDS = ("hidden_dim", "activation", "pool_window", "pool_heads")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON knows: NumPy's integers are integers too."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return float(value) if hasattr(value, "__float__") else value
+
+
+def _to_json(settings: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps({name: _plain(value) for name, value in settings.items()})
+    except TypeError as error:
+        raise TypeError(f"a config holds integers, real numbers and strings: {error}") from None
+
+
+class Config:
+    """A connector's type and settings, checked when made.
+
+    Every config has `type`, `hidden_dim` (0: the output width), `activation`, `pool_window`, `pool_heads`, `strip` (the
+    count of leading tokens, CLS and registers, that are no patches) and `ragged` (``"reject"``, ``"partial"``,
+    ``"drop"`` or, unset, what the type does by default). Other options are whatever the type's builder reads. An option
+    of None is not set.
+    """
+
+    __slots__ = ("_json",)
+    _json: str
+
+    def __init__(self, type: str = "mlp_2layer", **options: Any) -> None:
+        object.__setattr__(self, "_json", _C.check_config(_to_json({"type": type, **options})))
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Reads ``{"type": "avgpool", "pool_window": 3}``."""
+        made = cls.__new__(cls)
+        object.__setattr__(made, "_json", _C.check_config(text))
+        return made
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Config:
+        """Reads a mapping of the same fields."""
+        return cls.from_json(_to_json(settings))
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str]) -> Config:
+        """Reads the ``[adapter]`` table of a TOML file; the file's other tables are other people's.
+
+        KeyError: there is no such table. Python 3.10 needs the package tomli.
+        """
+        tables = _read_toml(path)
+        if not isinstance(tables.get("adapter"), dict):
+            found = ", ".join(f"[{name}]" for name, value in tables.items() if isinstance(value, dict)) or "none"
+            raise KeyError(f"{os.fspath(path)} has no table [adapter]; its tables: {found}")
+        return cls.from_dict(tables["adapter"])
+
+    def to_json(self) -> str:
+        """One line of JSON with the type and the options that are set."""
+        return self._json
+
+    def to_dict(self) -> dict[str, Any]:
+        """The type and the options that are set."""
+        return json.loads(self._json)
+
+    def extra_kwargs(self) -> dict[str, Any]:
+        """The four fields that a builder of KempnerForge's is handed besides the widths, and the other options set."""
+        settings = self.to_dict()
+        del settings["type"]
+        return {name: getattr(self, name) for name in _SEED_FIELDS} | settings
+
+    def output_num_tokens(
+        self, num_input_tokens: int, *, pool_window: int | None = None, grid: tuple[int, int] | None = None
+    ) -> int:
+        """Tokens per image, exactly as many as the built adapter makes.
+
+        A count that is not positive passes through: it means "not known yet".
+        """
+        return _C.config_output_num_tokens(self._json, num_input_tokens, pool_window, grid)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name == "type":
+            return self.to_dict()["type"]
+        try:
+            return _C.config_field(self._json, name)
+        except KeyError:
+            if name == "ragged":
+                return None
+        raise AttributeError(f"{self!r} has no option {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a Config does not change; make another to set {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a Config does not change; make another without {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return self.to_dict() == other.to_dict() if isinstance(other, Config) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.to_dict().items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_json, (self._json,)
+
+    def __repr__(self) -> str:
+        return "Config(" + ", ".join(f"{name}={value!r}" for name, value in self.to_dict().items()) + ")"
+
+
+def _read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        try:
+            import tomli as tomllib
+        except ModuleNotFoundError:
+            raise ImportError("reading TOML needs Python 3.11 or the package tomli") from None
+    with open(path, "rb") as file:
+        try:
+            return tomllib.load(file)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+
+def as_config(config: Any) -> Config:
+    """A Config of a Config, a mapping, a type's name, or an object with `type` and `extra_kwargs()`."""
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, str):
+        return Config(config)
+    if isinstance(config, Mapping):
+        return Config.from_dict(config)
+    if hasattr(config, "type") and hasattr(config, "extra_kwargs"):
+        return Config.from_dict({"type": config.type, **config.extra_kwargs()})
+    raise TypeError(f"config is of type {type(config).__name__}; expected a Config, a mapping or a type's name")

@@ -1,0 +1,33 @@
+"""Connectors as PyTorch modules: KempnerForge's adapter module with its import changed.
+
+    from tenon.torch import AdapterConfig, build_adapter
+
+    adapter = build_adapter(AdapterConfig(type="avgpool", pool_window=3), in_dim=1152, out_dim=4096)
+    tokens = adapter(features)  # (B, 729, 1152) -> (B, 81, 4096)
+
+Forward and backward run in the C library on CPUs, in float32, bfloat16 and float16; whatever else there is runs through
+the same modules in plain PyTorch. docs/pytorch.md tells what is packed when.
+"""
+
+from tenon._counts import DIVISIBLE_ONLY_POOL_TYPES, POOLING_ADAPTER_TYPES, pooled_token_count
+
+from ._config import AdapterConfig, build_adapter
+from ._connector import VisionAdapter
+from ._pools import AttentionalPoolAdapter, AvgPoolAdapter
+from ._projections import LinearAdapter, MLP2LayerAdapter, QuickGELU
+from ._registry import registry
+
+__all__ = [
+    "DIVISIBLE_ONLY_POOL_TYPES",
+    "POOLING_ADAPTER_TYPES",
+    "AdapterConfig",
+    "AttentionalPoolAdapter",
+    "AvgPoolAdapter",
+    "LinearAdapter",
+    "MLP2LayerAdapter",
+    "QuickGELU",
+    "VisionAdapter",
+    "build_adapter",
+    "pooled_token_count",
+    "registry",
+]

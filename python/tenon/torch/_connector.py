@@ -1,0 +1,193 @@
+"""What all connector modules share: from a call to the operators, or to plain PyTorch where there is no kernel."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tenon import _C
+
+from . import _ops, _packs
+from ._plain import Layer
+
+Grid = tuple[int, int]
+Masks = tuple[Tensor | None, Tensor | None]  # of patches, of frames
+
+
+class VisionAdapter(nn.Module):
+    """Base of all connectors: ``forward`` maps ``(B, N, in_dim)`` to ``(B, M, out_dim)`` with
+    ``M == output_num_tokens(N)``, known before anything is built or run."""
+
+    def output_num_tokens(self, num_input_tokens: int) -> int:
+        """Tokens of an image of ``num_input_tokens`` patches; here as many."""
+        return num_input_tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+
+def is_bare(module: nn.Module | None) -> bool:
+    """No hook would see or change what goes in or comes out."""
+    return module is not None and not (
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def _has_kernel(tensor: Tensor | None) -> bool:
+    if tensor is None or not tensor.is_cpu or tensor.dtype not in _packs.DTYPES or tensor.layout is not torch.strided:
+        return False
+    return type(tensor) in (nn.Parameter, Tensor) or torch.compiler.is_compiling()
+
+
+_said: set[tuple[str, torch.dtype]] = set()
+
+
+def _say_once(tensors: Sequence[Tensor]) -> None:
+    """Names the first device or dtype without a kernel, once for each."""
+    for tensor in tensors:
+        known_device = tensor.device.type in ("cpu", "meta")
+        kind = (tensor.device.type, tensor.dtype)
+        if (known_device and tensor.dtype in _packs.DTYPES) or kind in _said:
+            continue
+        _said.add(kind)
+        warnings.warn(
+            f"tenon has no kernel for {tensor.dtype} on {tensor.device.type}; such connectors run through PyTorch "
+            "(said once)",
+            stacklevel=5,
+        )
+
+
+def _after_load(module: nn.Module, incompatible_keys: Any) -> None:
+    module._know_again(module.__dict__.pop("_known_before_load", frozenset()))
+
+
+class Connector(VisionAdapter):
+    """What the connectors of this package share: linear layers that the library knows too.
+
+    Parameters are ordinary ``nn.Parameter`` objects, read where they are. With gradients on, each call packs them;
+    under ``torch.no_grad()`` or ``inference_mode()`` a pack is used as long as no parameter changed. Call ``refresh``
+    after a change that leaves no trace (`.data`, NumPy or other processes writing into a parameter's memory, collectives
+    on a parameter).
+    """
+
+    _linears: tuple[str, ...]  # in declaration order
+
+    def _setup(self, strip: int) -> None:
+        """Last in a constructor."""
+        self.strip = strip
+        _C.check_config(self._config())
+        self.register_load_state_dict_post_hook(_after_load)
+        _packs.know(parameter for _, parameter in self._own())
+
+    def reset_parameters(self) -> None:
+        """``nn.Linear``'s own initial values for every layer, in order."""
+        for name in self._linears:
+            getattr(self, name).reset_parameters()
+
+    def refresh(self) -> None:
+        """Forgets what was packed: the next call reads every parameter anew. Safe from any thread."""
+        self._know_again(self._known_places())
+
+    # ---- which parameters can be followed (_packs) ----
+
+    def _own(self) -> Iterator[tuple[tuple[str, str], Tensor]]:
+        """((layer, name), parameter) of the linear layers."""
+        for layer in self._linears:
+            module = self._modules.get(layer)
+            if isinstance(module, nn.Linear):
+                yield from (((layer, name), p) for name, p in module._parameters.items() if p is not None)
+
+    def _known_places(self) -> frozenset[tuple[str, str]]:
+        return frozenset(place for place, parameter in self._own() if _packs.is_known(parameter))
+
+    def _know_again(self, places: frozenset[tuple[str, str]]) -> None:
+        """Where parameters may be somebody else's by now, only those at places that were known stay so."""
+        sharded = _packs.may_be_sharded()
+        _packs.know(parameter for place, parameter in self._own() if place in places or not sharded)
+
+    def _forget(self) -> frozenset[tuple[str, str]]:
+        places = self._known_places()
+        _packs.forget(parameter for _, parameter in self._own())
+        return places
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Connector:
+        places = self._forget()
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            self._know_again(places)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._known_before_load = self._forget()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _packs.know(parameter for _, parameter in self._own())
+
+    # ---- one call ----
+
+    def _config(self) -> str:
+        """What the library's adapter is made from, as JSON, where `_native_parameters` says that there is one."""
+        raise NotImplementedError
+
+    def _plain(self, layers: Sequence[Layer], x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
+        """`_run` through these layers, in the order of `_linears`."""
+        raise NotImplementedError
+
+    def _in_their_dtype(self, x: Tensor) -> Tensor:
+        """PyTorch's products do not mix dtypes; the library's do."""
+        _, first = next(self._own(), (None, x))
+        if first.dtype == x.dtype or not x.is_floating_point() or torch.is_autocast_enabled(x.device.type):
+            return x
+        return x.to(first.dtype)
+
+    def _native_parameters(self) -> list[Tensor] | None:
+        """The parameters in declaration order, if the layers are nothing but products that there are kernels for."""
+        parameters = []
+        for name in self._linears:
+            layer = self._modules.get(name)
+            if type(layer) is not nn.Linear or not is_bare(layer):
+                return None
+            weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
+            if not (_has_kernel(weight) and _has_kernel(bias)):
+                return None
+            parameters += (weight, bias)
+        return parameters
+
+    def _run(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
+        """x (B, N, in_dim) -> (B, M, out_dim)"""
+        parameters = self._native_parameters() if _has_kernel(x) and x.numel() > 0 else None
+        if parameters is None or x.shape[2] != parameters[0].shape[1] or not all(map(_on_cpu, masks)):
+            if not torch.compiler.is_compiling():
+                _say_once((x, *(parameter for _, parameter in self._own())))
+            layers = [getattr(self, name) for name in self._linears]
+            return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
+        fresh = torch.is_grad_enabled()
+        train = fresh and (x.requires_grad or any(p.requires_grad for p in parameters))
+        place = _ops.Place(self._config(), window, *(grid or (0, 0)))
+        call = _ops.Call(_token_dtype(parameters[-1]), fresh, train)
+        masks = (_as_mask(masks[0]), _as_mask(masks[1]))
+
+        def plain(layers: Sequence[Layer], x: Tensor) -> Tensor:
+            return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
+
+        return _ops.connect(x, parameters, masks, place, call, plain)
+
+
+def _on_cpu(mask: Tensor | None) -> bool:
+    return mask is None or mask.is_cpu
+
+
+def _as_mask(mask: Tensor | None) -> Tensor | None:
+    """In a dtype that the library reads."""
+    return mask if mask is None or mask.dtype in (torch.bool, torch.uint8, torch.int8) else mask != 0
+
+
+def _token_dtype(parameter: Tensor) -> torch.dtype:
+    """What nn.Linear's products would come in."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else parameter.dtype

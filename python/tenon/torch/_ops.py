@@ -1,0 +1,263 @@
+"""The operators ``tenon::forward`` and ``tenon::backward``: what compile, export and the dispatcher see of a call.
+
+Both take the parameters as a list in declaration order, the config as JSON, and the settings of the call: `window` 0 is
+the config's, `height` and `width` 0 are a square. They hold no state that a caller could see: packs that are reused
+(`_packs`) change the time and nothing else. Eager calls that need gradients go past the dispatcher, whose Python costs
+more than a small connector, and keep what is between the layers for the backward pass; the operators make it anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tenon import _C
+
+from . import _packs
+from ._plain import Layer
+
+
+class Place(NamedTuple):
+    """What makes the products of a call what they are, beside its tensors."""
+
+    config: str  # JSON
+    window: int
+    height: int
+    width: int
+
+    def settings(self) -> tuple[int | None, tuple[int, int] | None]:
+        """As the library takes them."""
+        return self.window or None, (self.height, self.width) if self.height or self.width else None
+
+
+class Call(NamedTuple):
+    """How they are to be computed."""
+
+    dtype: torch.dtype  # of the tokens
+    fresh: bool  # gradients are on: pack now
+    train: bool  # something needs a gradient
+
+
+def _array(tensor: Tensor) -> tuple:
+    return (tensor.data_ptr(), _packs.DTYPES[tensor.dtype], tuple(tensor.shape), tensor.stride())
+
+
+def _mask(tensor: Tensor | None) -> tuple | None:
+    return None if tensor is None else (tensor.data_ptr(), _C.MASK, tuple(tensor.shape), tensor.stride())
+
+
+def _memory(saved: Tensor | None) -> tuple[int, int] | None:
+    return None if saved is None else (saved.data_ptr(), saved.nbytes)
+
+
+def _key(x: Tensor, parameters: Sequence[Tensor], place: Place) -> _packs.Key:
+    return (place.config, x.shape[2], parameters[-1].shape[0])
+
+
+# ---- the library's calls ----
+
+
+def _run(
+    adapter: _C.Adapter,
+    x: Tensor,
+    masks: tuple[Tensor | None, Tensor | None],
+    place: Place,
+    dtype: torch.dtype,
+    saved: Tensor | None = None,
+) -> Tensor:
+    window, grid = place.settings()
+    y = torch.empty((x.shape[0], adapter.output_num_tokens(x.shape[1], window, grid), adapter.out_dim), dtype=dtype)
+    adapter.forward(
+        _array(y), _array(x), window, grid, *map(_mask, masks), None, torch.get_num_threads(), _memory(saved)
+    )
+    return y
+
+
+def _forward(
+    x: Tensor, parameters: Sequence[Tensor], masks: tuple[Tensor | None, Tensor | None], place: Place, call: Call
+) -> Tensor:
+    key = _key(x, parameters, place)
+    if not call.train:
+        return _run(_packs.inference(key, parameters, call.fresh), x, masks, place, call.dtype)
+    with _packs.training(key, parameters, fresh=True) as adapter:
+        return _run(adapter, x, masks, place, call.dtype)
+
+
+def _forward_saving(
+    x: Tensor, parameters: Sequence[Tensor], masks: tuple[Tensor | None, Tensor | None], place: Place, call: Call
+) -> tuple[Tensor, Tensor]:
+    """Tokens, and what is between the layers, for the backward pass: about what PyTorch's own layers keep, once."""
+    with _packs.training(_key(x, parameters, place), parameters, fresh=True) as adapter:
+        size = adapter.saved_size(x.shape[0], x.shape[1], *place.settings())
+        saved = torch.empty(size, dtype=torch.uint8)
+        return _run(adapter, x, masks, place, call.dtype, saved), saved
+
+
+def _backward(
+    dy: Tensor,
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    masks: tuple[Tensor | None, Tensor | None],
+    place: Place,
+    wanted: Sequence[bool],
+    saved: Tensor | None = None,
+) -> list[Tensor]:
+    """The gradients of sum(y * dy) that are wanted, of x and of each parameter, in the dtype of each."""
+    want_x, *want_parameters = wanted
+    dx = torch.empty(x.shape, dtype=x.dtype) if want_x else None
+    grads = [torch.zeros(p.shape) if want else None for p, want in zip(parameters, want_parameters, strict=True)]
+    with _packs.training(_key(x, parameters, place), parameters, fresh=False) as adapter:
+        adapter.backward(
+            _array(dy),
+            _array(x),
+            None if dx is None else _array(dx),
+            [None if grad is None else _array(grad) for grad in grads],
+            *place.settings(),
+            *map(_mask, masks),
+            torch.get_num_threads(),
+            _memory(saved),
+        )
+    found = [grad.to(p.dtype) for grad, p in zip(grads, parameters, strict=True) if grad is not None]
+    return found if dx is None else [dx, *found]
+
+
+# ---- operators ----
+
+
+@torch.library.custom_op("tenon::forward", mutates_args=(), device_types="cpu")
+def forward(
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    patch_mask: Tensor | None,
+    frame_mask: Tensor | None,
+    config: str,
+    window: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    fresh: bool,
+    train: bool,
+) -> Tensor:
+    """x (B, N, in_dim) -> (B, M, out_dim)."""
+    place = Place(config, window, height, width)
+    return _forward(x, parameters, (patch_mask, frame_mask), place, Call(dtype, fresh, train))
+
+
+def _count(tokens: int, place: Place) -> int:
+    """Tokens of an image; of a count that is not known yet only where no grid has to be found in it."""
+    options = json.loads(place.config)
+    if isinstance(tokens, torch.SymInt) and not _C.type_pools(options["type"]):
+        return tokens - options.get("strip", 0)
+    return _C.config_output_num_tokens(place.config, int(tokens), *place.settings())
+
+
+@forward.register_fake
+def _(x, parameters, patch_mask, frame_mask, config, window, height, width, dtype, fresh, train):
+    tokens = _count(x.shape[1], Place(config, window, height, width))
+    return x.new_empty((x.shape[0], tokens, parameters[-1].shape[0]), dtype=dtype)
+
+
+@torch.library.custom_op("tenon::backward", mutates_args=(), device_types="cpu")
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    patch_mask: Tensor | None,
+    frame_mask: Tensor | None,
+    config: str,
+    window: int,
+    height: int,
+    width: int,
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    """The gradients of sum(y * dy) that are wanted, of x and of each parameter."""
+    return _backward(dy, x, parameters, (patch_mask, frame_mask), Place(config, window, height, width), wanted)
+
+
+@backward.register_fake
+def _(dy, x, parameters, patch_mask, frame_mask, config, window, height, width, wanted):
+    tensors = zip((x, *parameters), wanted, strict=True)
+    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t, want in tensors if want]
+
+
+def _spread(found: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+    """None where nothing was wanted."""
+    rest = iter(found)
+    return [next(rest) if want else None for want in wanted]
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, parameters, patch_mask, frame_mask, *settings = inputs
+    ctx.place = settings[:4]
+    ctx.save_for_backward(x, patch_mask, frame_mask, *parameters)
+
+
+def _differentiate(ctx: Any, dy: Tensor) -> tuple:
+    x, patch_mask, frame_mask, *parameters = ctx.saved_tensors
+    want_x, want_parameters, *others = ctx.needs_input_grad
+    wanted = [want_x, *want_parameters]
+    found = torch.ops.tenon.backward.default(dy, x, parameters, patch_mask, frame_mask, *ctx.place, wanted)
+    dx, *grads = _spread(found, wanted)
+    return dx, grads, *(None for _ in others)
+
+
+forward.register_autograd(_differentiate, setup_context=_save)
+
+
+# ---- eager calls with gradients ----
+
+Plain = Callable[[Sequence[Layer], Tensor], Tensor]
+
+
+class _Connect(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, masks: tuple, place: Place, call: Call, plain: Plain, *parameters: Tensor):
+        y, saved = _forward_saving(x, parameters, masks, place, call)
+        ctx.place, ctx.plain = place, plain
+        ctx.save_for_backward(saved, x, *masks, *parameters)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor):
+        saved, x, patch_mask, frame_mask, *parameters = ctx.saved_tensors
+        want_x, _, _, _, _, *want_parameters = ctx.needs_input_grad
+        wanted = [want_x, *want_parameters]
+        if torch.is_grad_enabled():
+            found = _differentiable(dy, x, parameters, wanted, ctx.plain)
+        else:
+            found = _backward(dy, x, parameters, (patch_mask, frame_mask), ctx.place, wanted, saved)
+        dx, *grads = _spread(found, wanted)
+        return dx, None, None, None, None, *grads
+
+
+def _differentiable(
+    dy: Tensor, x: Tensor, parameters: Sequence[Tensor], wanted: Sequence[bool], plain: Plain
+) -> Sequence[Tensor]:
+    """The same gradients as plain PyTorch has them, for who differentiates again (create_graph=True)."""
+    layers = [
+        functools.partial(F.linear, weight=weight, bias=bias)
+        for weight, bias in zip(parameters[::2], parameters[1::2], strict=True)
+    ]
+    y = plain(layers, x)
+    inputs = [t for t, want in zip((x, *parameters), wanted, strict=True) if want]
+    return torch.autograd.grad(y, inputs, dy.to(y.dtype), create_graph=True, materialize_grads=True)
+
+
+def connect(
+    x: Tensor,
+    parameters: list[Tensor],
+    masks: tuple[Tensor | None, Tensor | None],
+    place: Place,
+    call: Call,
+    plain: Plain,
+) -> Tensor:
+    """x (B, N, in_dim) -> (B, M, out_dim), differentiable."""
+    if call.train and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack():
+        return _Connect.apply(x, masks, place, call, plain, *parameters)
+    return torch.ops.tenon.forward.default(x, parameters, *masks, *place, *call)

@@ -1,0 +1,166 @@
+"""Connectors that pool a grid of patches, window by window, and so make fewer tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tenon import _C
+from tenon._counts import pooled_token_count
+
+from . import _plain
+from ._connector import Connector, Grid, Masks
+from ._plain import Layer
+from ._registry import registry
+
+
+class Pool(Connector):
+    """A connector with a window. ``strip`` leading tokens are no patches; ``ragged`` says what becomes of windows that
+    the grid does not fill: "reject" refuses the grid, "partial" pools the patches there are, "drop" leaves them out.
+    """
+
+    def _setup_pool(self, in_dim: int, out_dim: int, pool_window: int, strip: int, ragged: str) -> None:
+        self.in_dim = in_dim
+        self.out_dim = out_dim
+        self.pool_window = pool_window
+        self.ragged = ragged
+        self._setup(strip)
+
+    def output_num_tokens(self, num_input_tokens: int, pool_window: int | None = None, *, grid: Grid | None = None):
+        """Tokens of an image of ``num_input_tokens`` tokens, exactly as many as ``forward`` makes.
+
+        ValueError: the grid is no square and not given, or ragged where that is refused.
+        """
+        window = self.pool_window if pool_window is None else pool_window
+        if num_input_tokens <= 0 or window <= 0:
+            return pooled_token_count(num_input_tokens, window)  # which says what is wrong
+        return _C.config_output_num_tokens(self._config(), num_input_tokens, window, grid)
+
+    def forward(
+        self,
+        x: Tensor,
+        pool_window: int | None = None,
+        *,
+        grid: Grid | None = None,
+        patch_mask: Tensor | None = None,
+        frame_mask: Tensor | None = None,
+    ) -> Tensor:
+        """``(B, N, in_dim)`` to ``(B, M, out_dim)``, the patches row by row on a grid: ``grid`` (height, width), or a
+        square. ``pool_window`` takes the place of the module's for this call.
+
+        A patch that is 0 in ``patch_mask`` (B, N - strip), and every patch of an image that is 0 in ``frame_mask``
+        (B), is never read; a window without a patch gives a zero token.
+        """
+        window = self.pool_window if pool_window is None else pool_window
+        if window <= 0:
+            raise ValueError(f"pool_window must be positive (got {window})")
+        _, _, _ = x.shape
+        return self._run(x, window, grid, (patch_mask, frame_mask))
+
+    def _tiling(self, tokens: int, window: int, grid: Grid | None) -> _plain.Tiling:
+        """The library's checks, and the numbers that they let through."""
+        if not torch.compiler.is_compiling():
+            self.output_num_tokens(tokens, window, grid=grid)
+        height, width = grid or (math.isqrt(tokens - self.strip),) * 2
+        return _plain.Tiling(height, width, window, self.ragged == "drop")
+
+    def _plain(self, layers: Sequence[Layer], x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
+        tiling = self._tiling(x.shape[1], window, grid)
+        x = _plain.strip(x, self.strip)
+        patches, valid = _plain.cut(x, tiling, _plain.present(x, *masks))
+        return _plain.drop_empty(self._pool(layers, patches, valid), valid)
+
+    def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
+        """patches (B, M, k, C), valid (B or 1, M, k) or None -> (B, M, out_dim)"""
+        raise NotImplementedError
+
+
+class AvgPoolAdapter(Pool):
+    """``proj`` of the mean of each ``pool_window`` x ``pool_window`` window; windows at the edge average the patches
+    that they cover."""
+
+    _linears = ("proj",)
+
+    def __init__(
+        self, in_dim: int, out_dim: int, pool_window: int = 2, *, strip: int = 0, ragged: str = "partial"
+    ) -> None:
+        super().__init__()
+        if in_dim <= 0 or out_dim <= 0:
+            raise ValueError("AvgPoolAdapter in_dim and out_dim must be positive")
+        if pool_window <= 0:
+            raise ValueError(f"AvgPoolAdapter pool_window must be positive (got {pool_window})")
+        self.proj = nn.Linear(in_dim, out_dim)
+        self._setup_pool(in_dim, out_dim, pool_window, strip, ragged)
+
+    def _config(self) -> str:
+        return f'{{"type":"avgpool","ragged":"{self.ragged}","strip":{self.strip}}}'
+
+    def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
+        (proj,) = layers
+        return proj(_plain.mean(patches, valid))
+
+
+class AttentionalPoolAdapter(Pool):
+    """Multi-head attention inside each window (Molmo2): the mean of its patches asks, the patches answer; then
+    ``o_proj`` and ``out_proj``. A grid that the window does not divide is refused unless ``ragged`` allows it."""
+
+    _linears = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj")
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        pool_window: int = 2,
+        pool_heads: int = 16,
+        *,
+        strip: int = 0,
+        ragged: str = "reject",
+    ) -> None:
+        super().__init__()
+        if in_dim <= 0 or out_dim <= 0:
+            raise ValueError("AttentionalPoolAdapter in_dim and out_dim must be positive")
+        if pool_window <= 0:
+            raise ValueError(f"AttentionalPoolAdapter pool_window must be positive (got {pool_window})")
+        if pool_heads <= 0:
+            raise ValueError(f"AttentionalPoolAdapter pool_heads must be positive (got {pool_heads})")
+        if in_dim % pool_heads != 0:
+            raise ValueError(
+                f"AttentionalPoolAdapter in_dim ({in_dim}) must be divisible by pool_heads ({pool_heads})"
+            )
+        self.pool_heads = pool_heads
+        self.head_dim = in_dim // pool_heads
+        self.q_proj = nn.Linear(in_dim, in_dim)
+        self.k_proj = nn.Linear(in_dim, in_dim)
+        self.v_proj = nn.Linear(in_dim, in_dim)
+        self.o_proj = nn.Linear(in_dim, in_dim)
+        self.out_proj = nn.Linear(in_dim, out_dim)
+        self._setup_pool(in_dim, out_dim, pool_window, strip, ragged)
+
+    def _config(self) -> str:
+        options = f'"pool_heads":{self.pool_heads},"ragged":"{self.ragged}","strip":{self.strip}'
+        return f'{{"type":"attentional_pool",{options}}}'
+
+    def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
+        q_proj, k_proj, v_proj, o_proj, out_proj = layers
+        return out_proj(o_proj(_plain.attend(patches, valid, self.pool_heads, q_proj, k_proj, v_proj)))
+
+
+@registry.register_adapter("avgpool")
+def _build_avgpool(in_dim: int, out_dim: int, pool_window: int = 2, **settings: Any) -> Pool:
+    return AvgPoolAdapter(in_dim, out_dim, pool_window, **_set(settings))
+
+
+@registry.register_adapter("attentional_pool")
+def _build_attentional_pool(
+    in_dim: int, out_dim: int, pool_window: int = 2, pool_heads: int = 16, **settings: Any
+) -> Pool:
+    return AttentionalPoolAdapter(in_dim, out_dim, pool_window, pool_heads, **_set(settings))
+
+
+def _set(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of a config's fields that say something to a pool."""
+    return {name: settings[name] for name in ("strip", "ragged") if settings.get(name) is not None}

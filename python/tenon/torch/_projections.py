@@ -1,0 +1,160 @@
+"""Connectors that keep the token count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _connector, _plain
+from ._connector import Connector, Grid, Masks
+from ._plain import Layer
+from ._registry import registry
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x)"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+_ADAPTER_ACTIVATIONS: dict[str, Any] = {
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "relu": nn.ReLU,
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    "quick_gelu": QuickGELU,
+}
+
+
+def _activation_name(module: nn.Module | None) -> str | None:
+    """The library's name of an activation; None for what it does not have."""
+    kind = type(module)
+    if kind is nn.GELU:
+        return "gelu" if module.approximate == "none" else "gelu_tanh"
+    return {nn.SiLU: "silu", nn.ReLU: "relu", QuickGELU: "quick_gelu"}.get(kind)
+
+
+def _as_images(x: Tensor) -> Tensor:
+    """Features with any number of leading axes as (B, N, C)."""
+    if x.dim() > 3:
+        return x.flatten(0, -3)
+    return x[(None,) * (3 - x.dim())]
+
+
+def _as_given(y: Tensor, x: Tensor) -> Tensor:
+    """(B, M, D) with the leading axes of x."""
+    if x.dim() > 3:
+        return y.unflatten(0, x.shape[:-2])
+    return y[(0,) * (3 - x.dim())]
+
+
+class Projection(Connector):
+    """Every patch by itself; ``strip`` leading tokens are no patches."""
+
+    def output_num_tokens(self, num_input_tokens: int) -> int:
+        """Tokens of an image of ``num_input_tokens`` tokens: as many, less ``strip``."""
+        return num_input_tokens - self.strip
+
+    def forward(self, x: Tensor, *, patch_mask: Tensor | None = None, frame_mask: Tensor | None = None) -> Tensor:
+        """``(..., N, in_dim)`` to ``(..., N - strip, out_dim)``.
+
+        A patch that is 0 in ``patch_mask`` (B, N - strip), and every patch of an image that is 0 in ``frame_mask``
+        (B), is never read and gives a zero token; B is the product of the leading axes.
+        """
+        if x.dim() == 3:
+            return self._run(x, 0, None, (patch_mask, frame_mask))
+        return _as_given(self._run(_as_images(x), 0, None, (patch_mask, frame_mask)), x)
+
+    def _plain(self, layers: Sequence[Layer], x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
+        x = _plain.strip(x, self.strip)
+        there = _plain.present(x, *masks)
+        return _plain.blank(self._project(layers, _plain.blank(x, there)), there)
+
+    def _project(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class MLP2LayerAdapter(Projection):
+    """``proj2(act(proj1(x)))``, the two-layer MLP of the LLaVA family.
+
+    ``hidden_dim`` None or 0 is ``out_dim``; ``activation`` is "gelu" (the erf form), "silu", "relu", "gelu_tanh" or
+    "quick_gelu".
+    """
+
+    _linears = ("proj1", "proj2")
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        hidden_dim: int | None = None,
+        activation: str = "gelu",
+        *,
+        strip: int = 0,
+    ) -> None:
+        super().__init__()
+        if in_dim <= 0 or out_dim <= 0:
+            raise ValueError("MLP2LayerAdapter in_dim and out_dim must be positive")
+        if activation not in _ADAPTER_ACTIVATIONS:
+            raise ValueError(f"Unknown adapter activation: {activation!r}. Options: {list(_ADAPTER_ACTIVATIONS)}")
+        hidden = hidden_dim if hidden_dim and hidden_dim > 0 else out_dim
+        self.proj1 = nn.Linear(in_dim, hidden)
+        self.act = _ADAPTER_ACTIVATIONS[activation]()
+        self.proj2 = nn.Linear(hidden, out_dim)
+        self._setup(strip)
+
+    def _config(self) -> str:
+        hidden = self._modules["proj1"]._parameters["weight"].shape[0]
+        name = _activation_name(self._modules["act"])
+        return f'{{"type":"mlp_2layer","hidden_dim":{hidden},"activation":"{name}","strip":{self.strip}}}'
+
+    def _native_parameters(self) -> list[Tensor] | None:
+        act = self._modules.get("act")
+        if _activation_name(act) is None or not _connector.is_bare(act):
+            return None
+        return super()._native_parameters()
+
+    def _project(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
+        proj1, proj2 = layers
+        return proj2(self.act(proj1(x)))
+
+
+class LinearAdapter(Projection):
+    """``proj(x)``, the single layer to compare others with."""
+
+    _linears = ("proj",)
+
+    def __init__(self, in_dim: int, out_dim: int, *, strip: int = 0) -> None:
+        super().__init__()
+        if in_dim <= 0 or out_dim <= 0:
+            raise ValueError("LinearAdapter in_dim and out_dim must be positive")
+        self.proj = nn.Linear(in_dim, out_dim)
+        self._setup(strip)
+
+    def _config(self) -> str:
+        return f'{{"type":"linear","strip":{self.strip}}}'
+
+    def _project(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
+        (proj,) = layers
+        return proj(x)
+
+
+@registry.register_adapter("mlp_2layer")
+def _build_mlp_2layer(
+    in_dim: int,
+    out_dim: int,
+    hidden_dim: int | None = None,
+    activation: str = "gelu",
+    strip: int = 0,
+    **_: Any,
+) -> Projection:
+    return MLP2LayerAdapter(in_dim, out_dim, hidden_dim, activation, strip=strip)
+
+
+@registry.register_adapter("linear")
+def _build_linear(in_dim: int, out_dim: int, strip: int = 0, **_: Any) -> Projection:
+    return LinearAdapter(in_dim, out_dim, strip=strip)

@@ -1,0 +1,49 @@
+"""Builders by name, as the training code that this package serves knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Builder = Callable[..., Any]
+
+
+class Registry:
+    """One builder for each name of each category."""
+
+    def __init__(self) -> None:
+        self._builders: dict[str, dict[str, Builder]] = {}
+
+    def register(self, category: str, name: str) -> Callable[[Builder], Builder]:
+        """Decorator. ValueError when the name is taken."""
+
+        def add(builder: Builder) -> Builder:
+            builders = self._builders.setdefault(category, {})
+            if name in builders:
+                raise ValueError(f"{category}/{name} is already registered")
+            builders[name] = builder
+            return builder
+
+        return add
+
+    def get(self, category: str, name: str) -> Builder:
+        """KeyError, with the names there are, when there is no such builder."""
+        builders = self._builders.get(category, {})
+        if name not in builders:
+            raise KeyError(f"unknown {category}: {name!r}. Available: {', '.join(sorted(builders)) or 'none'}")
+        return builders[name]
+
+    def list(self, category: str) -> list[str]:
+        return sorted(self._builders.get(category, {}))
+
+    def register_adapter(self, name: str) -> Callable[[Builder], Builder]:
+        return self.register("adapter", name)
+
+    def get_adapter(self, name: str) -> Builder:
+        return self.get("adapter", name)
+
+    def list_adapters(self) -> list[str]:
+        return self.list("adapter")
+
+
+registry = Registry()
