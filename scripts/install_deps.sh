@@ -1,23 +1,25 @@
 #!/bin/sh
-# Installs what is missing on Debian: scripts/install_deps.sh build|test|ci|arm64|blas
-# The last two are for parts of scripts/test_long.sh: a cross compiler, an emulator and libraries of 64-bit ARM; OpenBLAS.
+# Installs what is missing on Debian: scripts/install_deps.sh build|test|mpi|ci|arm64|blas
+# arm64 and blas are for parts of scripts/test_long.sh: a cross compiler, an emulator and libraries of 64-bit ARM; OpenBLAS.
 # As root it installs; else it prints the one line to run as root, and exits with 1. Silent when nothing is missing.
 set -eu
 here=$(dirname "$0")
 
 build="build-essential cmake ninja-build pkg-config libdlpack-dev libjansson-dev libxxhash-dev"
 tests="libcmocka-dev python3 python3-dev python3-venv"
-checks="clang libclang-rt-dev libomp-dev clang-format shellcheck git"
+mpi="libopenmpi-dev openmpi-bin"
+checks="clang libclang-rt-dev libomp-dev clang-format shellcheck git $mpi"
 arm64="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
     libgomp1:arm64 libjansson-dev:arm64 libxxhash-dev:arm64 libcmocka-dev:arm64"
 architecture=
 case ${1:-} in
 build) packages=$build ;;
 test) packages="$build $tests" ;;
+mpi) packages="$build $tests $mpi" ;;
 ci) packages="$build $tests $checks" ;;
 arm64) packages="$build $tests $arm64" architecture=arm64 ;;
 blas) packages="$build $tests libopenblas-dev" ;;
-*) echo "usage: scripts/install_deps.sh build|test|ci|arm64|blas" >&2; exit 2 ;;
+*) echo "usage: scripts/install_deps.sh build|test|mpi|ci|arm64|blas" >&2; exit 2 ;;
 esac
 
 # Whether what a package is for is there already, from wherever it came.
@@ -29,6 +31,8 @@ have() {
     libjansson-dev) pkg-config --exists 'jansson >= 2.13' ;;
     libxxhash-dev) pkg-config --exists libxxhash ;;
     libcmocka-dev) pkg-config --exists cmocka ;;
+    libopenmpi-dev) command -v mpicc ;;
+    openmpi-bin) command -v mpirun ;;
     python3-dev) python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' ;;
     python3-venv) python3 -c 'import ensurepip, venv' ;;
     libclang-rt-dev) echo 'int main(void) { return 0; }' | clang -fsanitize=address -x c -o /dev/null - ;;

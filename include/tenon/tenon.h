@@ -537,6 +537,7 @@ typedef struct tenon_gradients {
     const DLTensor *const *parameters; /* [num_parameters] in declaration order, f32, dense, of the parameter's shape:
                                           added to. A NULL entry: that parameter is frozen and costs nothing. The array
                                           NULL: all are frozen */
+    bool overwrite; /* overwrite the parameters' gradients instead, whatever they hold: cheaper than clearing them */
 } tenon_gradients;
 
 /* Nothing wanted. */

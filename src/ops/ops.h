@@ -97,16 +97,18 @@ struct tn_ops {
     void (*fold)(const tn_context *context, void *w, const void *outer, tn_dtype outer_dtype, const void *inner,
                  tn_dtype inner_dtype, const void *add, tn_dtype add_dtype, int64_t n, int64_t k, int64_t inner_n);
 
-    /* --- backward; gradients of parameters are dense f32 and are added to, those of rows are overwritten --- */
+    /* --- backward; gradients of rows are overwritten, those of parameters, which are dense f32, are with `fresh` and
+     * else added to --- */
 
     /* dw[g n + i, j] += sum_r dy[r, g n + i] x[r, g k + j], rows in order, in blocks of a fixed length that are summed
-     * from zero and then added up. map->dtype is not used. */
+     * from zero and then added up. dbias, when it is not NULL, as bias_gradient makes it of dy. map->dtype is not used.
+     */
     size_t (*weight_gradient_scratch)(const tn_map *map, int64_t rows, int workers);
-    void (*weight_gradient)(const tn_context *context, float *dw, tn_rows dy, tn_rows x, const tn_map *map,
-                            int64_t rows);
+    void (*weight_gradient)(const tn_context *context, float *dw, float *dbias, tn_rows dy, tn_rows x,
+                            const tn_map *map, int64_t rows, bool fresh);
 
     /* dbias[i] += sum_r dy[r, i], rows in order, in blocks as above. */
-    void (*bias_gradient)(const tn_context *context, float *dbias, tn_rows dy, int64_t rows, int64_t width);
+    void (*bias_gradient)(const tn_context *context, float *dbias, tn_rows dy, int64_t rows, int64_t width, bool fresh);
 
     /* dx[r, :] = dy[r, :] act'(x[r, :]); dx may be dy. The limits are kept: act' is 1 at +inf, 0 at -inf. */
     void (*activation_backward)(const tn_context *context, tn_rows dx, tn_rows dy, tn_rows x, tn_act act, int64_t rows,

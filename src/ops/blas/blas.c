@@ -166,29 +166,31 @@ typedef struct gradient {
     const float *x;  /* [rows, groups k], x_stride apart */
     const tn_map *map;
     int rows, dy_stride, x_stride;
+    float add_to; /* 0: dw is overwritten; 1: added to */
 } gradient;
 
-/* dw += dy^T x for one group. */
+/* dw = or += dy^T x for one group. */
 static void multiply_transposed(void *argument, int64_t group, int worker)
 {
     (void)worker;
     const gradient *g = argument;
     const int n = (int)g->map->n, k = (int)g->map->k;
     cblas_sgemm(ROW_MAJOR, TRANS, NO_TRANS, n, k, g->rows, 1.0f, g->dy + group * n, g->dy_stride, g->x + group * k,
-                g->x_stride, 1.0f, g->dw + group * n * k, k);
+                g->x_stride, g->add_to, g->dw + group * n * k, k);
 }
 
-static void blas_weight_gradient(const tn_context *context, float *dw, tn_rows dy, tn_rows x, const tn_map *map,
-                                 int64_t rows)
+static void blas_weight_gradient(const tn_context *context, float *dw, float *dbias, tn_rows dy, tn_rows x,
+                                 const tn_map *map, int64_t rows, bool fresh)
 {
-    if (!is_large(map)) {
-        own->weight_gradient(context, dw, dy, x, map, rows);
+    if (!is_large(map) || rows == 0) {
+        own->weight_gradient(context, dw, dbias, dy, x, map, rows, fresh);
         return;
     }
     const tn_parallel caller = {1, NULL};
     const int64_t in = map->groups * map->k, out = map->groups * map->n;
     size_t x_size = 0, y_size = 0;
     scratch_parts(map, rows, &x_size, &y_size);
+    if (dbias != NULL) own->bias_gradient(context, dbias, dy, rows, out, fresh);
     for (int64_t first = 0; first < rows; first += own->block_rows) {
         const int64_t count = rows_at_once(rows - first);
         const tn_rows x_rows = plain_rows(context, rows_from(x, first), context->scratch, count, in);
@@ -197,6 +199,7 @@ static void blas_weight_gradient(const tn_context *context, float *dw, tn_rows d
         gradient g = {.dw = dw, .dy = dy_rows.data, .x = x_rows.data, .map = map, .rows = (int)count};
         g.dy_stride = (int)dy_rows.stride;
         g.x_stride = (int)x_rows.stride;
+        g.add_to = fresh && first == 0 ? 0.0f : 1.0f;
         tn_parallel_for(&caller, map->groups, multiply_transposed, &g);
     }
 }
