@@ -97,44 +97,62 @@ static tile_kernel *const tile_kernels[tile_rows][2] = {TILE_HEIGHTS(NAMES_OF_HE
 
 /* --- few rows --- */
 
+/* Sums of `few` that registers hold: for all rows, or two after two where not two panels would fit beside each other.
+ */
+static ALWAYS_INLINE int rows_at_once(int rows)
+{
+    return most_sums >= 2 * panel_vectors * rows ? rows : 2;
+}
+
+static ALWAYS_INLINE int panels_of_few(int rows)
+{
+    const int fit = most_sums / (rows_at_once(rows) * panel_vectors);
+    return fit < few_panels ? fit : few_panels;
+}
+
+/* sums[panels, rows, panel_columns] = or += x[rows, depth] w[depth, panel_columns] of panels panel_size bytes apart. */
+static ALWAYS_INLINE void few_block(float *sums, const float *x, const char *w, int64_t depth, int64_t panel_size,
+                                    bool first, int sums_rows, int rows, int panels, tn_dtype dtype)
+{
+    const int width = panels * panel_vectors, count = rows * width;
+    vf sum[most_sums];
+    UNROLL
+    for (int i = 0; i < count; i++)
+        sum[i] = vf_set(0.0f);
+    UNROLL_STEPS
+    for (int64_t j = 0; j < depth; j++) {
+        vf b[few_panels * panel_vectors];
+        UNROLL
+        for (int v = 0; v < width; v++)
+            b[v] = vf_keep(
+                load_as(dtype, w + v / panel_vectors * panel_size, j * panel_columns + v % panel_vectors * lanes));
+        UNROLL
+        for (int i = 0; i < count; i++)
+            sum[i] = vf_fma(vf_set(x[i / width * block_depth + j]), b[i % width], sum[i]);
+    }
+    UNROLL
+    for (int i = 0; i < count; i++) {
+        float *to = sums + (i % width / panel_vectors * sums_rows + i / width) * panel_columns;
+        to += i % panel_vectors * lanes;
+        vf_store(to, first ? sum[i] : vf_load(to) + sum[i]);
+    }
+}
+
 /* As tiles do, for one to few_rows rows through all of k at once. Here memory is the limit: several panels are read
  * from front to back side by side, which memory serves faster than one. x is [k block][rows][block_depth]. */
 static ALWAYS_INLINE void few(float *sums, const float *x, const char *w, int64_t k, int rows, int panels,
                               tn_dtype dtype)
 {
-    const int width = panels * panel_vectors, count = rows * width;
-    const int64_t row_size = panel_columns * element_size(dtype), panel_size = k * row_size;
+    const int64_t row_size = panel_columns * element_size(dtype);
+    const int once = rows_at_once(rows);
     for (int64_t from = 0; from == 0 || from < k; from += block_depth) {
         const int64_t depth = tn_min_i64(block_depth, k - from);
-        vf sum[most_sums];
         UNROLL
-        for (int i = 0; i < count; i++)
-            sum[i] = vf_set(0.0f);
-        UNROLL_STEPS
-        for (int64_t j = 0; j < depth; j++, w += row_size) {
-            vf b[few_panels * panel_vectors];
-            UNROLL
-            for (int v = 0; v < width; v++)
-                b[v] = vf_keep(load_as(dtype, w + v / panel_vectors * panel_size, v % panel_vectors * lanes));
-            UNROLL
-            for (int i = 0; i < count; i++)
-                sum[i] = vf_fma(vf_set(x[i / width * block_depth + j]), b[i % width], sum[i]);
-        }
-        UNROLL
-        for (int i = 0; i < count; i++) {
-            float *to = sums + (i % width / panel_vectors * rows + i / width) * panel_columns;
-            to += i % panel_vectors * lanes;
-            vf_store(to, from == 0 ? sum[i] : vf_load(to) + sum[i]);
-        }
+        for (int r = 0; r < rows; r += once)
+            few_block(sums + r * panel_columns, x + r * block_depth, w + from * row_size, depth, k * row_size,
+                      from == 0, rows, once, panels, dtype);
         x += rows * block_depth;
     }
-}
-
-/* How many panels side by side: as many as there are registers for their sums. */
-static ALWAYS_INLINE int panels_of_few(int rows)
-{
-    const int fit = most_sums / (rows * panel_vectors);
-    return fit < few_panels ? fit : few_panels;
 }
 
 typedef void few_kernel(float *sums, const float *x, const char *w, int64_t k);
