@@ -92,14 +92,14 @@ def train_sharded(model, reference, rank, what, between):
     for name, act in between.items():
         check_inference(model, reference, f"{what}, {name}, before")
         for step in range(3):
+            act()
             step_of(model, optimizers[0], batch(step, rank))
             step_of(reference, optimizers[1], both(step))
-            act()
             check_inference(model, reference, f"{what}, {name}, step {step}")
 
 
 def and_refresh(adapter):
-    """Also with a refresh after each step, which must not take somebody else's parameters for the connector's."""
+    """Also with what looks at the parameters before each step, where the last inference may have left FSDP's own."""
     return {"alone": lambda: None, "refreshed": adapter.refresh, "moved": lambda: adapter.to(torch.float32)}
 
 
@@ -111,22 +111,29 @@ def nothing_kept(adapter):
         assert slot is None or slot.inference is None
 
 
+# (connector, reshard_after_forward, whether it is a unit of its own or part of its parent's)
+UNITS = (
+    ("mlp_2layer", True, True),
+    ("mlp_2layer", False, True),
+    ("mlp_2layer", False, False),
+    ("attentional_pool", False, True),
+)
+
+
 def fsdp2(rank):
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    for kind in KINDS:
-        for reshard in (True, False):
-            for whole in (True, False):  # the connector is a unit of its own, or part of its parent's
-                model = build(kind)
-                reference = plain(model)
-                with torch.no_grad():
-                    model(both(0))  # packed before it is sharded
-                if whole:
-                    fully_shard(model.adapter, reshard_after_forward=reshard)
-                fully_shard(model, reshard_after_forward=reshard)
-                what = f"{kind}, reshard_after_forward={reshard}, unit of its own: {whole}"
-                train_sharded(model, reference, rank, what, and_refresh(model.adapter))
-                nothing_kept(model.adapter)
+    for kind, reshard, whole in UNITS:
+        model = build(kind)
+        reference = plain(model)
+        with torch.no_grad():
+            model(both(0))  # packed before it is sharded
+        if whole:
+            fully_shard(model.adapter, reshard_after_forward=reshard)
+        fully_shard(model, reshard_after_forward=reshard)
+        what = f"{kind}, reshard_after_forward={reshard}, unit of its own: {whole}"
+        train_sharded(model, reference, rank, what, and_refresh(model.adapter))
+        nothing_kept(model.adapter)
 
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     model = build("mlp_2layer")
