@@ -180,6 +180,8 @@ static bool run_any(tn_run_setup *setup, const settings *given, const char *feat
     memset(&job, 0, sizeof job);
     bool good = copy_paths(job.paths, given, features, error);
     out->is_folder = tn_paths_is_folder(features);
+    if (good && !out->is_folder && tn_paths_is_folder(given->output))
+        good = tn_error(error, "%s: is a folder, but %s is one file; name the file to write", given->output, features);
     setup->hashes = setup->direct = out->is_folder;
     if (!tn_ranks_agree(good))
         good = false;

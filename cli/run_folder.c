@@ -24,7 +24,8 @@ typedef struct plan {
     size_t num_shards;
     tn_run_job *jobs; /* what is left to do */
     size_t num_jobs;
-    int64_t images; /* of the jobs */
+    size_t num_done; /* of the jobs */
+    int64_t images;  /* of the jobs */
 } plan;
 
 /* The key of a role in a shard's entry. */
@@ -66,6 +67,7 @@ static bool record(void *context, const tn_run_job *job, tenon_error *error)
         if (job->paths[role])
             json_object_set_new(entry, entry_key(role),
                                 json_pack("{s:s, s:s}", "hash", job->hashes[role], "stamp", job->stamps[role]));
+    p->num_done++;
     return tn_manifest_add(p->manifest, tn_paths_base(job->paths[TN_FEATURES]), entry, error);
 }
 
@@ -257,8 +259,10 @@ static bool run_jobs(plan *p, tn_folder_result *result, tenon_error *error)
         *error = late;
         good = false;
     }
-    if (good) result->done = p->num_jobs;
-    return good;
+    result->done = p->num_done;
+    if (good || !tn_interrupt_signal()) return good;
+    return tn_error(error, "interrupted; %zu of %zu shards are finished, and the same command goes on from there",
+                    result->skipped + result->done, p->num_shards);
 }
 
 /* Every rank has saved its part; rank 0 makes one of them, also when one of the ranks has failed. */

@@ -65,19 +65,19 @@ class Adapter(_C.Adapter):
         return Config.from_json(self.config_json)
 
     def output_num_tokens(
-        self, num_input_tokens: int, *, pool_window: int | None = None, grid: tuple[int, int] | None = None
+        self, num_input_tokens: int, pool_window: int | None = None, grid: tuple[int, int] | None = None
     ) -> int:
         """Tokens per image, exactly as many as a call makes."""
         return super().output_num_tokens(num_input_tokens, pool_window, grid)
 
     def flops(
-        self, num_input_tokens: int, *, pool_window: int | None = None, grid: tuple[int, int] | None = None
+        self, num_input_tokens: int, pool_window: int | None = None, grid: tuple[int, int] | None = None
     ) -> float:
         """Floating-point operations of one image (a multiply-add is two)."""
         return super().flops(num_input_tokens, pool_window, grid)
 
     def workspace_size(
-        self, num_input_tokens: int, *, pool_window: int | None = None, grid: tuple[int, int] | None = None
+        self, num_input_tokens: int, pool_window: int | None = None, grid: tuple[int, int] | None = None
     ) -> int:
         """Bytes that a call works in; they stay with the adapter for the next call."""
         return super().workspace_size(num_input_tokens, pool_window, grid)
@@ -137,7 +137,7 @@ class Adapter(_C.Adapter):
             super().set_parameter(name, array)
         return lacking
 
-    def set_parameter(self, name: str, array: Any) -> None:
+    def set_parameter(self, name: str | int, array: Any) -> None:  # type: ignore[override]  # _C's borrows the array
         """Sets one parameter to a copy of an array."""
         super().set_parameter(name, _C.copy(array))
 

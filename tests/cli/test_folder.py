@@ -179,6 +179,12 @@ def test_folders_that_will_not_do(tenon, shards):
     assert not os.path.exists("out")
 
 
+def test_a_file_does_not_go_into_a_folder(tenon, shards):
+    os.mkdir("out")
+    result = tenon("run", "adapter.safetensors", "in/0.npy", "-o", "out", code=1)
+    assert "out: is a folder, but in/0.npy is one file" in result.err and os.listdir("out") == []
+
+
 def test_masks_and_attention_are_folders_too(tenon, make, rng):
     adapter = make("attentional_pool", 8, 6, heads=2)
     for folder in ("in", "p", "f"):
@@ -239,7 +245,9 @@ def test_killed_in_the_middle(tenon, make, rng, kill):
         if name.endswith(".npy") and name[0] != ".":
             assert open(f"out/{name}", "rb").read() == open(f"whole/{name}", "rb").read()
     if kill != signal.SIGKILL:
-        assert not [name for name in left if name[0] == "."] and "interrupted" in error
+        assert not [name for name in left if name[0] == "."]
+        done = sum(name.endswith(".npy") for name in left)
+        assert f"interrupted; {done} of {len(arrays)} shards are finished, and the same command goes on" in error
     result = tenon(*RUN, "--json").json["shards"]
     assert result["done"] + result["skipped"] == len(arrays) and result["skipped"] >= 1 and result["done"] >= 1
     for name in arrays:

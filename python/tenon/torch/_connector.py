@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from tenon import _C
 
@@ -41,6 +42,13 @@ def _has_kernel(tensor: Tensor | None) -> bool:
     if tensor is None or not tensor.is_cpu or tensor.dtype not in _packs.DTYPES or tensor.layout is not torch.strided:
         return False
     return type(tensor) in (nn.Parameter, Tensor) or torch.compiler.is_compiling()
+
+
+def _is_transformed() -> bool:
+    """Inside grad, vmap, jvp, ...: their tensors stand for several, or carry tangents."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 _said: set[tuple[str, torch.dtype]] = set()
@@ -161,7 +169,8 @@ class Connector(VisionAdapter):
 
     def _run(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
         """x (B, N, in_dim) -> (B, M, out_dim)"""
-        parameters = self._native_parameters() if _has_kernel(x) and x.numel() > 0 else None
+        computed = _has_kernel(x) and x.numel() > 0 and not x.is_neg() and not _is_transformed()
+        parameters = self._native_parameters() if computed else None
         if parameters is None or x.shape[2] != parameters[0].shape[1] or not all(map(_on_cpu, masks)):
             if not torch.compiler.is_compiling():
                 _say_once((x, *(parameter for _, parameter in self._own())))

@@ -17,6 +17,11 @@ static bool has_avx512(void)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+#define AVX2 &tn_ops_avx2, has_avx2
+#define AVX512 &tn_ops_avx512, has_avx512
+#else
+#define AVX2 NULL, NULL
+#define AVX512 NULL, NULL
 #endif
 
 static bool always(void)
@@ -24,25 +29,24 @@ static bool always(void)
     return true;
 }
 
+#ifdef TN_HAVE_NEON
+#define NEON &tn_ops_neon, always
+#else
+#define NEON NULL, NULL
+#endif
+#ifdef TN_BLAS_NAME
+#define BLAS &tn_ops_blas, always
+#else
+#define BLAS NULL, NULL
+#endif
+
 /* All levels of all builds, lowest first. */
 static const struct {
     const char *name;
     const tn_ops *table; /* NULL: not in this build */
     bool (*runs)(void);
 } levels[] = {
-    {"baseline", &tn_ops_baseline, always},
-#ifdef TN_HAVE_X86
-    {"avx2", &tn_ops_avx2, has_avx2},
-    {"avx512", &tn_ops_avx512, has_avx512},
-#else
-    {"avx2", NULL, NULL},
-    {"avx512", NULL, NULL},
-#endif
-#ifdef TN_HAVE_NEON
-    {"neon", &tn_ops_neon, always},
-#else
-    {"neon", NULL, NULL},
-#endif
+    {"baseline", &tn_ops_baseline, always}, {"avx2", AVX2}, {"avx512", AVX512}, {"neon", NEON}, {"blas", BLAS},
 };
 enum { num_levels = sizeof levels / sizeof levels[0] };
 
@@ -55,6 +59,9 @@ __attribute__((constructor)) static void find_tables(void)
     for (int i = 0; i < num_levels; i++) {
         if (levels[i].table != NULL && levels[i].runs()) tables[count++] = levels[i].table;
     }
+#ifdef TN_BLAS_NAME
+    tn_blas_build(tables[count - 2]);
+#endif
 }
 
 const tn_ops *const *tn_cpu_tables(void)
@@ -71,4 +78,13 @@ const tn_ops *tn_cpu_find(const char *name)
         if (name != NULL && strcmp(levels[i].name, name) == 0) return best;
     }
     return name == NULL ? best : NULL;
+}
+
+const char *tn_cpu_remark(void)
+{
+#ifdef TN_BLAS_NAME
+    return "; large products through CBLAS (" TN_BLAS_NAME "), whose bits, memory and threads are its own";
+#else
+    return "";
+#endif
 }
