@@ -588,7 +588,7 @@ TENON_API const char *tenon_loss_name(tenon_loss loss);
 TENON_API TENON_MUST_CHECK tenon_status tenon_loss_from_name(const char *name, tenon_loss *loss, tenon_error *error);
 
 /* Fits an adapter: gradients are summed up over calls of tenon_trainer_step, then tenon_trainer_apply clips their mean
- * over the images and takes a step of AdamW at the rate that the schedule has reached.
+ * over the images and takes a step of AdamW at the rate that the schedule has reached. Without the checks:
  *
  *     while (tenon_trainer_steps(trainer) < steps) {
  *         tenon_trainer_step(trainer, &features, &targets, NULL, NULL, &error);
@@ -616,9 +616,7 @@ typedef struct tenon_trainer_options {
     bool keep;                 /* false: backward computes what it needs of forward once more; true: forward keeps it */
     const char *const *freeze; /* [num_freeze] patterns, as tenon_name_matches takes them; borrowed for the call */
     int64_t num_freeze;
-    /* Adds up `data` over the processes of a run, in place, the same bits in each; 0 when it is done. NULL: one
-     * process.
-     */
+    /* Adds up `data` over the processes of a run, in place, to the same bits in each; 0: done. NULL: one process. */
     int (*sum)(void *context, float *data, size_t count);
     void *sum_context;
     const char *cpu; /* as in tenon_prepare_options, copied */
@@ -629,9 +627,11 @@ typedef struct tenon_trainer_options {
 TENON_API void tenon_trainer_options_init(tenon_trainer_options *options);
 
 /* A trainer of the adapter's parameters, which must have storage: that storage, a borrowed one too, is written to. The
- * adapter must outlive the trainer and be changed by nothing else. Memory: four f32 numbers for each trained parameter
- * where there is a master copy, else three. `options` may be NULL. TENON_NOT_FOUND: a pattern that no name matches.
- * TENON_INVALID: an option out of its range, or nothing is left to train. */
+ * adapter must outlive the trainer and be changed by nothing else. Memory, from the adapter's allocator: four f32
+ * numbers for each trained parameter where there is a master copy, else three; and that of the largest batch so far,
+ * its tokens in f32, a workspace, and with `keep` what tenon_adapter_saved_size says. `options` may be NULL.
+ * TENON_NOT_FOUND: a pattern that no name matches. TENON_INVALID: an option out of its range, or nothing is left to
+ * train. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_new(tenon_adapter *adapter, const tenon_trainer_options *options,
                                                           tenon_trainer **trainer, tenon_error *error);
 
@@ -665,7 +665,7 @@ typedef struct tenon_step_info {
 TENON_API void tenon_step_info_init(tenon_step_info *info);
 
 /* Takes a step with the gradients summed up so far, of all processes, and clears them. `info` may be NULL. TENON_IO:
- * `sum` failed. */
+ * `sum` failed; no step was taken, and the gradients are to be cleared. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_apply(tenon_trainer *trainer, tenon_step_info *info,
                                                             tenon_error *error);
 
