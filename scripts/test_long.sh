@@ -15,12 +15,12 @@ part() {
     asan) sh scripts/test.sh asan --timeout 600 ;;
     tsan) PYTEST_ADDOPTS='-k "not memory"' sh scripts/test.sh tsan -R "$threads" --timeout 600 ;;
     serial) sh scripts/test.sh serial ;;
-    baseline) TENON_CPU=baseline sh scripts/test.sh release -R "$values" ;;
-    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline" >&2; exit 2 ;;
+    baseline | avx2) TENON_CPU=$1 sh scripts/test.sh release -R "$values" ;;
+    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, avx2" >&2; exit 2 ;;
     esac
 }
 
-[ $# -gt 0 ] || set -- clang asan tsan serial baseline
+[ $# -gt 0 ] || set -- clang asan tsan serial baseline avx2
 for name; do
     part "$name"
 done
