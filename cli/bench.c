@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct settings {
     tn_model_settings model;
@@ -270,8 +269,7 @@ static int check_settings(const tn_command *command, settings *given)
     tenon_dtype dtype;
     if (given->dtype && tenon_dtype_from_name(given->dtype, &dtype, &error) != TENON_OK)
         return tn_usage(command, "%s", error.message);
-    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    if (!given->threads) given->threads = cores > 0 ? cores : 1;
+    if (!given->threads) given->threads = tenon_num_threads();
     return -1;
 }
 

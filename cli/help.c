@@ -11,7 +11,8 @@
 enum { WIDTH = 100, OPTION_COLUMN = 26 };
 
 static const char about[] =
-    "tenon counts, initialises, inspects, runs, compares and times connectors: the layers between a vision encoder and "
+    "tenon counts, initialises, inspects, runs, fits, compares and times connectors: the layers between a vision "
+    "encoder and "
     "a "
     "language model, which turn patch features (images, patches, width) into tokens (images, tokens, model width).";
 

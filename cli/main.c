@@ -1,5 +1,6 @@
-/* tenon: counts, initialises, inspects, runs, compares and times connectors. This file finds the subcommand; each has a
- * file of its own, with its option table. The command uses include/tenon/tenon.h and nothing else of the library. */
+/* tenon: counts, initialises, inspects, runs, fits, compares and times connectors. This file finds the subcommand; each
+ * has a file of its own, with its option table. The command uses include/tenon/tenon.h and nothing else of the library.
+ */
 #include "commands.h"
 #include "help.h"
 #include "report.h"
@@ -9,13 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-const tn_command *const tn_commands[] = {&tn_command_tokens,
-                                         &tn_command_init,
-                                         &tn_command_inspect,
-                                         &tn_command_run,
-                                         &tn_command_compare,
-                                         &tn_command_bench,
-                                         NULL};
+const tn_command *const tn_commands[] = {&tn_command_tokens, &tn_command_init,    &tn_command_inspect, &tn_command_run,
+                                         &tn_command_fit,    &tn_command_compare, &tn_command_bench,   NULL};
 
 static const tn_command *find_command(const char *name)
 {

@@ -14,7 +14,7 @@ typedef struct tn_probe {
 } tn_probe;
 
 extern const tn_probe tn_probe_portable;
-extern const tn_probe tn_probe_avx2; /* x86-64 only; the machine must have the instructions */
+extern const tn_probe tn_probe_avx2, tn_probe_avx512; /* x86-64 only; the machine must have the instructions */
 
 /* The probe for what tenon_adapter_cpu names. The level must run on this machine. */
 const tn_probe *tn_probe_find(const char *level);

@@ -3,14 +3,16 @@
 
 #include "commands.h"
 #include "model.h"
+#include "pool.h"
 #include "report.h"
 
 #include <inttypes.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { MOST_THREADS = 4096 };
 
 typedef struct settings {
     tn_model_settings model;
@@ -119,30 +121,31 @@ static tenon_status first_dtype(const tenon_adapter *adapter, tenon_dtype *dtype
     return status;
 }
 
-static void fill_call(const settings *given, tenon_call *call)
+static void fill_call(const settings *given, const tn_pool *pool, tenon_call *call)
 {
     tenon_call_init(call);
     call->pool_window = given->window;
-    call->threads = (int)given->threads;
+    call->executor = tn_pool_executor(pool);
     if (given->grid.height) {
         call->grid_height = given->grid.height;
         call->grid_width = given->grid.width;
     }
 }
 
-static bool prepare(tenon_adapter *adapter, const settings *given, tn_run_setup *setup, tenon_error *error)
+static bool prepare(tenon_adapter *adapter, const settings *given, const tn_pool *pool, tn_run_setup *setup,
+                    tenon_error *error)
 {
     tenon_prepare_options prepared;
     tenon_prepare_options_init(&prepared);
     prepared.cpu = given->cpu;
-    prepared.threads = (int)given->threads;
+    prepared.executor = tn_pool_executor(pool);
     setup->adapter = adapter;
     setup->tensor = given->tensor;
     setup->npy_bfloat16 = given->npy_bfloat16;
     setup->in_dim = tenon_adapter_in_dim(adapter);
     setup->out_dim = tenon_adapter_out_dim(adapter);
     setup->strip = tn_config_int(tenon_adapter_config(adapter), "strip");
-    fill_call(given, &setup->call);
+    fill_call(given, pool, &setup->call);
     if (!setup->dtype && first_dtype(adapter, &setup->dtype, error) != TENON_OK) return false;
     if (given->attention && !find_attention(setup, error)) return false;
     if (!tn_hash_weights(adapter, setup->weights, error)) return false;
@@ -176,7 +179,9 @@ static bool run_any(tn_run_setup *setup, const settings *given, const char *feat
     memset(&job, 0, sizeof job);
     bool good = copy_paths(job.paths, given, features, error);
     out->is_folder = tn_paths_is_folder(features);
-    setup->hashes = out->is_folder;
+    if (good && !out->is_folder && tn_paths_is_folder(given->output))
+        good = tn_error(error, "%s: is a folder, but %s is one file; name the file to write", given->output, features);
+    setup->hashes = setup->direct = out->is_folder;
     if (good && out->is_folder)
         good = tn_run_folder(setup, job.paths, given->force, &out->result, error);
     else if (good)
@@ -229,7 +234,8 @@ static int check_settings(const tn_command *command, const settings *given, teno
 {
     tenon_error error;
     if (!given->output) return tn_usage(command, "run needs -o TOKENS, where to write");
-    if (given->threads > INT_MAX) return tn_usage(command, "--threads is too large (got %" PRId64 ")", given->threads);
+    if (given->threads > MOST_THREADS)
+        return tn_usage(command, "--threads is at most %d (got %" PRId64 ")", MOST_THREADS, given->threads);
     if (given->dtype && tenon_dtype_from_name(given->dtype, dtype, &error) != TENON_OK)
         return tn_usage(command, "%s", error.message);
     if (given->device && strcmp(given->device, "cpu") != 0)
@@ -245,16 +251,19 @@ static int run_model(const settings *given, const char *model, const char *featu
     outcome out;
     double started = tn_seconds();
     tenon_adapter *adapter = NULL;
+    tn_pool *pool = NULL;
     memset(&out, 0, sizeof out);
     setup->model = model;
     setup->progress = &progress;
     bool good = tn_model_open(model, &given->model, false, &adapter, NULL, &error) == TENON_OK &&
-                prepare(adapter, given, setup, &error);
+                tn_pool_new(given->threads ? (int)given->threads : tenon_num_threads(), &pool, &error) &&
+                prepare(adapter, given, pool, setup, &error);
     out.load_seconds = tn_seconds() - started;
     good = good && run_any(setup, given, features, &out, &error);
     out.total_seconds = tn_seconds() - started;
     int code = good ? finish(setup, given, features, &out) : tn_failed_error(&error);
     tenon_adapter_free(adapter);
+    tn_pool_free(pool);
     return code;
 }
 

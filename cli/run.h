@@ -1,5 +1,6 @@
 /* The parts of `tenon run`: run.c reads the options, run_job.c opens and checks one features file, run_pipeline.c moves
- * files through the adapter, run_folder.c plans a folder of shards around manifest.c, run_hash.c names contents. */
+ * files through the adapter, run_output.c writes its outputs, run_folder.c plans a folder of shards around manifest.c,
+ * run_hash.c names contents. */
 #ifndef TN_CLI_RUN_H
 #define TN_CLI_RUN_H
 
@@ -59,6 +60,7 @@ struct tn_run_setup {
     const char *tensor; /* of safetensors features; NULL: the only float one */
     bool npy_bfloat16;
     bool hashes;
+    bool direct; /* outputs go past the file cache: the disk is waited for anyway, and the cache is left to features */
     tenon_call call;   /* window, grid and threads */
     tenon_dtype dtype; /* of the tokens */
     int64_t in_dim;
@@ -68,7 +70,7 @@ struct tn_run_setup {
     int64_t window_area;
     char weights[TN_HASH_SIZE];
     tn_progress *progress;
-    /* Called on the writing thread when the files of a job have their names; NULL: no one cares. */
+    /* Called on a thread of the pipeline when the files of a job have their names; NULL: no one cares. */
     bool (*finished)(void *context, const tn_run_job *job, tenon_error *error);
     void *context;
 };
@@ -86,6 +88,30 @@ bool tn_job_open_file(const tn_run_setup *setup, tn_role role, const char *path,
 
 /* Frees the paths. */
 void tn_job_free_paths(tn_run_job *job);
+
+/* ---- run_output.c ---- */
+
+typedef struct tn_run_output {
+    tenon_writer *writer;
+    tn_hasher *hasher;
+} tn_run_output;
+
+/* The files that a job writes; all zero where there are none. */
+typedef struct tn_run_outputs {
+    tn_run_job *job;
+    tn_run_output of[TN_ROLES];
+} tn_run_outputs;
+
+/* Begins the outputs that job->paths names; *outputs is overwritten and freed by the caller, also after a failure. */
+bool tn_outputs_begin(const tn_run_setup *setup, tn_run_job *job, tn_run_outputs *outputs, tenon_error *error);
+
+/* Appends elements to one of them. */
+bool tn_outputs_write(tn_run_outputs *outputs, tn_role role, const void *data, size_t bytes, tenon_error *error);
+
+/* Waits until they are on the disk, gives them their names, fills the job's hashes and stamps of them and calls
+ * setup->finished. */
+bool tn_outputs_commit(const tn_run_setup *setup, tn_run_outputs *outputs, tenon_error *error);
+void tn_outputs_free(tn_run_outputs *outputs);
 
 /* ---- run_pipeline.c ---- */
 

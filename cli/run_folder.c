@@ -1,5 +1,6 @@
 /* A folder of shards: which are finished already, and the others through the pipeline, each recorded in the manifest as
  * soon as its file has its name. A run can be killed at any time and started again. */
+#include "lock.h"
 #include "manifest.h"
 #include "report.h"
 #include "run.h"
@@ -15,12 +16,15 @@ typedef struct plan {
     char *const *folders; /* [TN_ROLES] */
     bool force;
     bool made[TN_ROLES]; /* folders that this run made */
+    tn_lock *lock;
+    bool had_manifest;
     tn_manifest *manifest;
     char **shards; /* names in the features' folder */
     size_t num_shards;
     tn_run_job *jobs; /* what is left to do */
     size_t num_jobs;
-    int64_t images; /* of the jobs */
+    size_t num_done; /* of the jobs */
+    int64_t images;  /* of the jobs */
 } plan;
 
 /* The key of a role in a shard's entry. */
@@ -62,6 +66,7 @@ static bool record(void *context, const tn_run_job *job, tenon_error *error)
         if (job->paths[role])
             json_object_set_new(entry, entry_key(role),
                                 json_pack("{s:s, s:s}", "hash", job->hashes[role], "stamp", job->stamps[role]));
+    p->num_done++;
     return tn_manifest_add(p->manifest, tn_paths_base(job->paths[TN_FEATURES]), entry, error);
 }
 
@@ -133,9 +138,9 @@ static bool make_paths(const plan *p, const char *shard, tn_run_job *job, tenon_
 }
 
 /* A tokens file that no manifest knows may be someone's work. */
-static bool check_not_foreign(const plan *p, const tn_run_job *job, bool had_manifest, tenon_error *error)
+static bool check_not_foreign(const plan *p, const tn_run_job *job, tenon_error *error)
 {
-    if (had_manifest || p->force) return true;
+    if (p->had_manifest || p->force) return true;
     for (int role = TN_TOKENS; role < TN_ROLES; role++)
         if (job->paths[role] && tn_paths_exists(job->paths[role]))
             return tn_error(error,
@@ -146,13 +151,13 @@ static bool check_not_foreign(const plan *p, const tn_run_job *job, bool had_man
 }
 
 /* Opens every shard's headers, so that a bad one is found before hours of work and not after. */
-static bool check_shards(plan *p, bool had_manifest, tenon_error *error)
+static bool check_shards(plan *p, tenon_error *error)
 {
     p->jobs = calloc(p->num_shards, sizeof *p->jobs);
     if (!p->jobs) return tn_error(error, "out of memory");
     for (size_t i = 0; i < p->num_shards; i++) {
         tn_run_job *job = &p->jobs[p->num_jobs++];
-        if (!make_paths(p, p->shards[i], job, error) || !check_not_foreign(p, job, had_manifest, error) ||
+        if (!make_paths(p, p->shards[i], job, error) || !check_not_foreign(p, job, error) ||
             !tn_job_open(job, p->setup, error))
             return false;
         p->images += job->images;
@@ -214,6 +219,17 @@ static bool check_folders(plan *p, tenon_error *error)
     return true;
 }
 
+/* From here on no other run changes what is there. */
+static bool lock_tokens(plan *p, tenon_error *error)
+{
+    if (!tn_lock_take(p->folders[TN_TOKENS], &p->lock, error)) return false;
+    char *path = tn_paths_join(p->folders[TN_TOKENS], "manifest.json");
+    if (!path) return tn_error(error, "out of memory");
+    p->had_manifest = tn_paths_exists(path);
+    free(path);
+    return true;
+}
+
 static bool open_manifest(plan *p, tenon_error *error)
 {
     json_t *options = describe_options(p);
@@ -236,22 +252,22 @@ static bool run_jobs(plan *p, tn_folder_result *result, tenon_error *error)
         *error = late;
         good = false;
     }
-    if (good) result->done = p->num_jobs;
-    return good;
+    result->done = p->num_done;
+    if (good || !tn_interrupt_signal()) return good;
+    return tn_error(error, "interrupted; %zu of %zu shards are finished, and the same command goes on from there",
+                    result->skipped + result->done, p->num_shards);
 }
 
 bool tn_run_folder(tn_run_setup *setup, char *const folders[TN_ROLES], bool force, tn_folder_result *result,
                    tenon_error *error)
 {
     plan p = {.setup = setup, .folders = folders, .force = force};
-    char *path = tn_paths_join(folders[TN_TOKENS], "manifest.json");
-    bool had_manifest = path && tn_paths_exists(path);
-    free(path);
     *result = (tn_folder_result){.done = 0};
-    bool good = check_folders(&p, error) &&
+    bool good = check_folders(&p, error) && lock_tokens(&p, error) &&
                 tn_paths_list_shards(folders[TN_FEATURES], &p.shards, &p.num_shards, error) &&
-                check_shards(&p, had_manifest, error) && open_manifest(&p, error) &&
-                drop_finished(&p, &result->skipped, error) && run_jobs(&p, result, error);
+                check_shards(&p, error) && open_manifest(&p, error) && drop_finished(&p, &result->skipped, error) &&
+                run_jobs(&p, result, error);
+    tn_lock_release(p.lock);
     if (!good) remove_made_folders(&p);
     for (size_t i = 0; p.jobs && i < p.num_shards; i++)
         tn_job_free_paths(&p.jobs[i]);

@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
+#ifdef TENON_XXHASH_DISPATCH
+#include <xxh_x86dispatch.h>
+#endif
 
 struct tn_hasher {
     XXH3_state_t *state;

@@ -1,9 +1,14 @@
-/* Features through the adapter in three stages that overlap: a thread reads, this one computes, a thread writes. Chunks
- * of whole images pass from stage to stage in a ring of slots, so memory is bounded by the slots whatever the input:
+/* Features through the adapter in stages that overlap: a thread reads, this one computes, a thread writes, and one
+ * waits for the disk. Chunks of whole images pass from stage to stage in a ring of slots, so memory is bounded by the
+ * slots whatever the input:
  *
  *     read --> slots[passed[READ] % SLOTS] --> compute --> write --> free again
+ *                                                            |
+ *                                             outputs[complete % OUTPUTS] --> commit
  *
- * Chunks keep their order; one chunk belongs to one job, and a job's last chunk carries its end. */
+ * Chunks keep their order; one chunk belongs to one job, and a job's last chunk carries its end. Then its outputs go to
+ * the disk and get their names, while the next job is written. */
+#include "buffer.h"
 #include "report.h"
 #include "run.h"
 
@@ -13,26 +18,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOTS = 3 };
+enum { SLOTS = 3, OUTPUTS = 4 };
 
-/* Features and tokens of one chunk: enough work to hide the hand-over, small beside any machine's memory. A single
- * image may be larger. */
-static const size_t chunk_bytes = (size_t)16 << 20;
+/* Features and tokens of one chunk: about as many as a forward takes at once, so that cutting a shard into chunks costs
+ * little. A single image may be larger. */
+static const size_t chunk_bytes = (size_t)32 << 20;
 
-typedef enum stage { READ, COMPUTE, WRITE, STAGES } stage;
+/* Read at once and then hashed. */
+static const size_t piece_bytes = (size_t)1 << 20;
 
-typedef struct buffer {
-    void *data;
-    size_t size;
-} buffer;
+typedef enum stage { READ, COMPUTE, WRITE, COMMIT, STAGES } stage;
 
 typedef struct slot {
     tn_run_job *job;
     int64_t count; /* images */
     bool is_first; /* of its job */
     bool is_last;
-    buffer parts[TN_ROLES]; /* [count, elements of one image] */
-    buffer mask_rows;       /* whole rows of a (clips, frames) mask around the chunk */
+    tn_buffer parts[TN_ROLES]; /* [count, elements of one image] */
+    tn_buffer mask_rows;       /* whole rows of a (clips, frames) mask around the chunk */
 } slot;
 
 typedef struct pipeline {
@@ -42,7 +45,8 @@ typedef struct pipeline {
     slot slots[SLOTS];
     pthread_mutex_t lock; /* of what follows, up to the blank line */
     pthread_cond_t changed;
-    int64_t passed[STAGES]; /* chunks that a stage has handed on */
+    int64_t passed[STAGES]; /* chunks that a stage has handed on; COMMIT: jobs */
+    int64_t complete;       /* jobs whose outputs are written */
     bool closed[STAGES];    /* the stage hands on no more */
     bool stopped;           /* everyone gives up */
     bool failed;
@@ -51,9 +55,9 @@ typedef struct pipeline {
     double seconds[STAGES];
     int64_t images;
     int64_t tokens;
-    buffer workspace;                /* of the computing stage */
-    tenon_writer *writers[TN_ROLES]; /* of the writing stage */
-    tn_hasher *hashers[TN_ROLES];    /* inputs: the reading stage's, outputs: the writing stage's */
+    tn_buffer workspace;                /* of the computing stage */
+    tn_hasher *hashers[TN_INPUT_ROLES]; /* of the reading stage */
+    tn_run_outputs outputs[OUTPUTS];    /* of the writing stage until they are complete, then of the committing one */
 } pipeline;
 
 /* ---- interruption ---- */
@@ -131,19 +135,6 @@ static void fail(pipeline *p, stage at, const tenon_error *error)
     pthread_mutex_unlock(&p->lock);
 }
 
-static bool grow(buffer *b, size_t size, tenon_error *error)
-{
-    if (size <= b->size && b->data) return true;
-    free(b->data);
-    b->size = 0;
-    if (posix_memalign(&b->data, 64, size ? size : 1) != 0) {
-        b->data = NULL;
-        return tn_error(error, "out of memory: cannot get %zu bytes for a chunk of images", size);
-    }
-    b->size = size;
-    return true;
-}
-
 /* ---- sizes ---- */
 
 /* Bytes of one image in each part; false when they cannot be counted. */
@@ -167,14 +158,32 @@ static bool image_bytes(const tn_run_setup *setup, const tn_run_job *job, size_t
                     job->paths[TN_FEATURES]);
 }
 
-static int64_t images_of_chunk(const size_t bytes[TN_ROLES])
+/* The smallest number of images whose tokens fill whole blocks of the disk. */
+static int64_t images_of_blocks(size_t bytes)
+{
+    int64_t images = 1;
+    while (images < 4096 && bytes * (size_t)images % 4096 != 0)
+        images *= 2;
+    return images;
+}
+
+/* Images of a chunk: as many as fit and about as many in each chunk of the job, so that every chunk but the last ends
+ * with a block where that can be. */
+static int64_t images_of_chunk(const size_t bytes[TN_ROLES], int64_t images)
 {
     size_t sum = 1;
     for (int role = 0; role < TN_ROLES; role++) {
         if (bytes[role] >= chunk_bytes) return 1;
         sum += bytes[role];
     }
-    return sum < chunk_bytes ? (int64_t)(chunk_bytes / sum) : 1;
+    int64_t most = sum < chunk_bytes ? (int64_t)(chunk_bytes / sum) : 1;
+    if (images <= most) return most;
+    int64_t chunks = images / most + (images % most != 0);
+    int64_t even = images / chunks + (images % chunks != 0);
+    int64_t unit = images_of_blocks(bytes[TN_TOKENS]);
+    int64_t rounded = (even + unit - 1) / unit * unit;
+    if (rounded > most) rounded = most / unit * unit;
+    return rounded > 0 ? rounded : even;
 }
 
 /* ---- read ---- */
@@ -187,7 +196,7 @@ static bool read_frame_mask(slot *s, int64_t first, tenon_error *error)
     int64_t row = first / job->clip;
     int64_t rows = (first + s->count + job->clip - 1) / job->clip - row;
     size_t bytes = (size_t)rows * (size_t)job->clip;
-    if (!grow(&s->mask_rows, bytes, error)) return false;
+    if (!tn_buffer_grow(&s->mask_rows, bytes, error)) return false;
     if (tenon_file_read(job->inputs[TN_FRAME_MASK], job->tensors[TN_FRAME_MASK], row, rows, s->mask_rows.data, bytes,
                         error) != TENON_OK)
         return false;
@@ -195,17 +204,40 @@ static bool read_frame_mask(slot *s, int64_t first, tenon_error *error)
     return true;
 }
 
-static bool read_part(slot *s, tn_role role, int64_t first, tenon_error *error)
+/* `count` slices of `bytes` bytes from the slice `first` on, hashed piece by piece while a piece is in the cache. */
+static bool read_slices(pipeline *p, slot *s, tn_role role, int64_t first, int64_t count, size_t bytes,
+                        tenon_error *error)
 {
     const tn_run_job *job = s->job;
-    if (role == TN_FRAME_MASK) return read_frame_mask(s, first, error);
+    int64_t step = bytes < piece_bytes ? (int64_t)(piece_bytes / bytes) : 1;
+    for (int64_t done = 0; done < count; done += step) {
+        int64_t slices = count - done < step ? count - done : step;
+        char *data = (char *)s->parts[role].data + (size_t)done * bytes;
+        if (tenon_file_read(job->inputs[role], job->tensors[role], first + done, slices, data, (size_t)slices * bytes,
+                            error) != TENON_OK)
+            return false;
+        tn_hasher_add(p->hashers[role], data, (size_t)slices * bytes);
+    }
+    return true;
+}
+
+/* The chunk's part of an input; `bytes` are an image's. */
+static bool read_part(pipeline *p, slot *s, tn_role role, int64_t first, size_t bytes, tenon_error *error)
+{
+    const tn_run_job *job = s->job;
     tenon_file_tensor tensor;
     tenon_file_tensor_init(&tensor);
+    if (bytes == 0) return true;
+    if (role == TN_FRAME_MASK) {
+        if (!read_frame_mask(s, first, error)) return false;
+        tn_hasher_add(p->hashers[role], s->parts[role].data, (size_t)s->count);
+        return true;
+    }
     if (tenon_file_get_tensor(job->inputs[role], job->tensors[role], &tensor, error) != TENON_OK) return false;
     /* Without a batch axis the slices along the first axis are the tokens of the one image. */
     bool whole = job->is_one_image && (role == TN_FEATURES || tensor.ndim == 1);
-    return tenon_file_read(job->inputs[role], job->tensors[role], whole ? 0 : first, whole ? tensor.shape[0] : s->count,
-                           s->parts[role].data, s->parts[role].size, error) == TENON_OK;
+    if (!whole) return read_slices(p, s, role, first, s->count, bytes, error);
+    return read_slices(p, s, role, 0, tensor.shape[0], bytes / (size_t)tensor.shape[0], error);
 }
 
 static bool read_chunk(pipeline *p, slot *s, int64_t first, const size_t bytes[TN_ROLES], tenon_error *error)
@@ -213,12 +245,9 @@ static bool read_chunk(pipeline *p, slot *s, int64_t first, const size_t bytes[T
     double started = tn_seconds();
     bool good = true;
     for (int role = 0; good && role < TN_ROLES; role++)
-        if (s->job->paths[role]) good = grow(&s->parts[role], bytes[role] * (size_t)s->count, error);
-    for (int role = 0; good && role < TN_INPUT_ROLES; role++) {
-        if (!s->job->paths[role] || !s->count) continue;
-        good = read_part(s, (tn_role)role, first, error);
-        if (good) tn_hasher_add(p->hashers[role], s->parts[role].data, bytes[role] * (size_t)s->count);
-    }
+        if (s->job->paths[role]) good = tn_buffer_grow(&s->parts[role], bytes[role] * (size_t)s->count, error);
+    for (int role = 0; good && role < TN_INPUT_ROLES; role++)
+        if (s->job->paths[role] && s->count) good = read_part(p, s, (tn_role)role, first, bytes[role], error);
     p->seconds[READ] += tn_seconds() - started;
     return good;
 }
@@ -252,7 +281,7 @@ static bool read_job(pipeline *p, tn_run_job *job, tenon_error *error)
     if (!tn_job_open(job, p->setup, error) || !image_bytes(p->setup, job, bytes, error) ||
         !start_input_hashes(p, job, error))
         return false;
-    int64_t step = images_of_chunk(bytes);
+    int64_t step = images_of_chunk(bytes, job->images);
     int64_t first = 0;
     do {
         slot *s = take(p, READ);
@@ -309,7 +338,7 @@ static bool compute_chunk(pipeline *p, slot *s, tenon_error *error)
     if (job->paths[TN_PATCH_MASK]) call.patch_mask = &patch_mask;
     if (job->paths[TN_ATTENTION]) call.attention = &attention;
     if (tenon_adapter_workspace_size(setup->adapter, job->tokens_in, &call, &bytes, error) != TENON_OK) return false;
-    if (!grow(&p->workspace, bytes, error)) return false;
+    if (!tn_buffer_grow(&p->workspace, bytes, error)) return false;
     tenon_workspace workspace = {p->workspace.data, p->workspace.size};
     return tenon_adapter_forward(setup->adapter, &x, &y, &call, &workspace, error) == TENON_OK;
 }
@@ -344,72 +373,37 @@ static void compute_all(pipeline *p)
 
 /* ---- write ---- */
 
-/* What made the tokens, beside them in the file: a reader can tell tokens of other weights. */
-static bool add_metadata(const tn_run_setup *setup, tenon_writer *writer, tenon_error *error)
+/* The outputs of the job being written, once an earlier job has left them; NULL when everyone gives up. */
+static tn_run_outputs *current_outputs(pipeline *p)
 {
-    char grid[64] = "square";
-    if (setup->call.grid_height != TENON_UNSET)
-        snprintf(grid, sizeof grid, "%lldx%lld", (long long)setup->call.grid_height, (long long)setup->call.grid_width);
-    const char *const pairs[][2] = {{"tenon.made_by", "tenon run " TENON_VERSION_STRING},
-                                    {"tenon.connector", tenon_config_type(tenon_adapter_config(setup->adapter))},
-                                    {"tenon.weights", setup->weights},
-                                    {"tenon.grid", grid}};
-    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
-        if (tenon_writer_set_metadata(writer, pairs[i][0], pairs[i][1], error) != TENON_OK) return false;
-    return true;
+    tn_run_outputs *found = NULL;
+    pthread_mutex_lock(&p->lock);
+    while (!p->stopped && p->complete - p->passed[COMMIT] == OUTPUTS)
+        pthread_cond_wait(&p->changed, &p->lock);
+    if (!p->stopped) found = &p->outputs[p->complete % OUTPUTS];
+    pthread_mutex_unlock(&p->lock);
+    return found;
 }
 
-/* Begins one output: tokens (images, tokens_out, out_dim), without the first axis for one image that came without, or
- * attention (images, tokens_out, heads, window^2). */
-static bool begin_output(pipeline *p, const tn_run_job *job, tn_role role, tenon_error *error)
+static void complete_outputs(pipeline *p)
 {
-    const tn_run_setup *setup = p->setup;
-    int64_t tokens_shape[] = {job->images, job->tokens_out, setup->out_dim};
-    int64_t attention_shape[] = {job->images, job->tokens_out, setup->heads, setup->window_area};
-    bool is_tokens = role == TN_TOKENS;
-    int skip = is_tokens && job->is_one_image ? 1 : 0;
-    int ndim = is_tokens ? 3 - skip : 4;
-    const int64_t *shape = is_tokens ? tokens_shape + skip : attention_shape;
-    DLDataType dtype = tenon_dtype_to_dlpack(is_tokens ? setup->dtype : TENON_F32);
-    const char *path = job->paths[role];
-    if (tenon_writer_new(path, &p->writers[role], error) != TENON_OK ||
-        tenon_writer_add(p->writers[role], tn_role_name(role), dtype, ndim, shape, NULL, error) != TENON_OK)
-        return false;
-    if (tn_paths_has_suffix(path, ".safetensors") && !add_metadata(setup, p->writers[role], error)) return false;
-    if (setup->hashes && !(p->hashers[role] = tn_hasher_new(ndim, shape)))
-        return tn_error(error, "out of memory while hashing %s", path);
-    return true;
+    pthread_mutex_lock(&p->lock);
+    p->complete++;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
 }
 
-static bool commit_output(pipeline *p, tn_run_job *job, tn_role role, tenon_error *error)
-{
-    tn_hasher_finish(p->hashers[role], job->hashes[role]);
-    p->hashers[role] = NULL;
-    if (tenon_writer_commit(p->writers[role], error) != TENON_OK) return false;
-    tenon_writer_free(p->writers[role]);
-    p->writers[role] = NULL;
-    tn_paths_stamp(job->paths[role], job->stamps[role]);
-    return true;
-}
-
-static bool write_chunk(pipeline *p, slot *s, tenon_error *error)
+static bool write_chunk(pipeline *p, slot *s, tn_run_outputs *outputs, tenon_error *error)
 {
     size_t bytes[TN_ROLES];
+    double started = tn_seconds();
     bool good = image_bytes(p->setup, s->job, bytes, error);
+    if (good && s->is_first) good = tn_outputs_begin(p->setup, s->job, outputs, error);
     for (int role = TN_TOKENS; good && role < TN_ROLES; role++) {
-        if (!s->job->paths[role]) continue;
         size_t size = bytes[role] * (size_t)s->count;
-        if (s->is_first) good = begin_output(p, s->job, (tn_role)role, error);
-        if (good && size) good = tenon_writer_write(p->writers[role], 0, s->parts[role].data, size, error) == TENON_OK;
-        if (good) tn_hasher_add(p->hashers[role], s->parts[role].data, size);
+        if (size) good = tn_outputs_write(outputs, (tn_role)role, s->parts[role].data, size, error);
     }
-    /* The tokens last: once they have their name, the job is complete. */
-    for (int role = TN_ROLES - 1; good && s->is_last && role >= TN_TOKENS; role--)
-        if (s->job->paths[role]) good = commit_output(p, s->job, (tn_role)role, error);
-    if (good && s->is_last) {
-        tn_job_close(s->job);
-        if (p->setup->finished) good = p->setup->finished(p->setup->context, s->job, error);
-    }
+    p->seconds[WRITE] += tn_seconds() - started;
     return good;
 }
 
@@ -417,16 +411,52 @@ static void *write_all(void *argument)
 {
     pipeline *p = argument;
     tenon_error error;
+    tn_run_outputs *outputs;
     slot *s;
-    while ((s = take(p, WRITE))) {
-        double started = tn_seconds();
-        bool good = write_chunk(p, s, &error);
-        p->seconds[WRITE] += tn_seconds() - started;
-        if (!good) {
+    while ((s = take(p, WRITE)) && (outputs = current_outputs(p))) {
+        if (!write_chunk(p, s, outputs, &error)) {
             fail(p, WRITE, &error);
             break;
         }
+        if (s->is_last) {
+            tn_job_close(s->job);
+            complete_outputs(p);
+        }
         pass(p, WRITE);
+    }
+    close_stage(p, WRITE);
+    return NULL;
+}
+
+/* ---- commit ---- */
+
+/* The outputs of the next complete job; NULL when there will be none. What is complete is kept whatever has failed. */
+static tn_run_outputs *take_complete(pipeline *p)
+{
+    tn_run_outputs *found = NULL;
+    pthread_mutex_lock(&p->lock);
+    while (p->passed[COMMIT] == p->complete && !p->closed[WRITE])
+        pthread_cond_wait(&p->changed, &p->lock);
+    if (p->passed[COMMIT] < p->complete) found = &p->outputs[p->passed[COMMIT] % OUTPUTS];
+    pthread_mutex_unlock(&p->lock);
+    return found;
+}
+
+static void *commit_all(void *argument)
+{
+    pipeline *p = argument;
+    tenon_error error;
+    tn_run_outputs *outputs;
+    while ((outputs = take_complete(p))) {
+        double started = tn_seconds();
+        bool good = tn_outputs_commit(p->setup, outputs, &error);
+        tn_outputs_free(outputs);
+        p->seconds[COMMIT] += tn_seconds() - started;
+        if (!good) {
+            fail(p, COMMIT, &error);
+            break;
+        }
+        pass(p, COMMIT);
     }
     return NULL;
 }
@@ -435,39 +465,43 @@ static void *write_all(void *argument)
 
 static void release(pipeline *p)
 {
-    for (int role = 0; role < TN_ROLES; role++) {
+    for (int role = 0; role < TN_INPUT_ROLES; role++) {
         char unused[TN_HASH_SIZE];
-        tenon_writer_free(p->writers[role]);
         tn_hasher_finish(p->hashers[role], unused);
-        for (int i = 0; i < SLOTS; i++)
-            free(p->slots[i].parts[role].data);
     }
-    for (int i = 0; i < SLOTS; i++)
-        free(p->slots[i].mask_rows.data);
+    for (int i = 0; i < OUTPUTS; i++)
+        tn_outputs_free(&p->outputs[i]);
+    for (int i = 0; i < SLOTS; i++) {
+        for (int role = 0; role < TN_ROLES; role++)
+            tn_buffer_free(&p->slots[i].parts[role]);
+        tn_buffer_free(&p->slots[i].mask_rows);
+    }
     for (size_t i = 0; i < p->num_jobs; i++)
         tn_job_close(&p->jobs[i]);
-    free(p->workspace.data);
+    tn_buffer_free(&p->workspace);
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
 }
 
-/* Reader and writer on threads of their own; this thread computes, because OpenMP keeps its team for one thread. */
+/* The other stages on threads of their own; this thread computes. */
 static void run_stages(pipeline *p)
 {
-    pthread_t reader, writer;
-    tenon_error error;
-    tn_error(&error, "cannot start a thread for reading and one for writing");
-    if (pthread_create(&reader, NULL, read_all, p) != 0) {
-        fail(p, COMPUTE, &error);
-        return;
-    }
-    if (pthread_create(&writer, NULL, write_all, p) == 0) {
+    static void *(*const stages[])(void *) = {read_all, write_all, commit_all};
+    enum { COUNT = sizeof stages / sizeof *stages };
+    pthread_t threads[COUNT];
+    int started = 0;
+    while (started < COUNT && pthread_create(&threads[started], NULL, stages[started], p) == 0)
+        started++;
+    if (started == COUNT) {
         compute_all(p);
-        pthread_join(writer, NULL);
     } else {
+        tenon_error error;
+        tn_error(&error, "cannot start the threads that read and write");
         fail(p, COMPUTE, &error);
+        close_stage(p, COMPUTE);
     }
-    pthread_join(reader, NULL);
+    while (started > 0)
+        pthread_join(threads[--started], NULL);
 }
 
 bool tn_pipeline_run(const tn_run_setup *setup, tn_run_job *jobs, size_t count, tn_run_totals *totals,
@@ -483,7 +517,8 @@ bool tn_pipeline_run(const tn_run_setup *setup, tn_run_job *jobs, size_t count, 
     run_stages(p);
     bool failed = p->failed;
     if (failed) *error = p->error;
-    *totals = (tn_run_totals){p->images, p->tokens, p->seconds[READ], p->seconds[COMPUTE], p->seconds[WRITE]};
+    *totals = (tn_run_totals){p->images, p->tokens, p->seconds[READ], p->seconds[COMPUTE],
+                              p->seconds[WRITE] + p->seconds[COMMIT]};
     release(p);
     free(p);
     return !failed;

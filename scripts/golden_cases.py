@@ -97,6 +97,16 @@ def small():
     yield case("attention-odd", "attentional_pool", (35, 11), (6, 9), pool_heads=5, pool_window=3)
 
 
+# The small cases whose gradients are stored too.
+GRADIENTS = (
+    ("linear", "linear-strip", "linear-bf16", "linear-masks", "mlp-gelu", "mlp-silu", "mlp-relu", "mlp-gelu-tanh")
+    + ("mlp-quick-gelu", "mlp-f16", "mlp-masks-strip", "avgpool-w2", "avgpool-w3-ragged", "avgpool-drop")
+    + ("avgpool-override", "avgpool-mask-ragged-strip", "avgpool-bf16-mask-ragged", "attention-w3", "attention-w2-ragged")
+    + ("attention-w5-larger", "attention-drop", "attention-override-ragged", "attention-strip-wide", "attention-f16")
+    + ("attention-mask-whole-window", "attention-mask-ragged-strip", "attention-h1", "attention-h24", "attention-odd")
+)
+
+
 # name, in_dim, grid side, window: SigLIP-base, CLIP-L/14-336, SigLIP-so400m/14-384.
 REAL = (("768", 768, 14, 2), ("1024", 1024, 24, 2), ("1152", 1152, 27, 3))
 

@@ -10,6 +10,8 @@ little endian, and a case names the byte offset where its array starts.
     init.json     parameters after torch.manual_seed(seed): crc32 of their bytes in declaration order, first values
     small.json    every token of small cases: ref64 (float64), torch_f32 (float32), torch_bf16 (bfloat16)
     real.json     the tokens `rows` of real widths: ref_hi (float32) + ref_lo (bfloat16) is the reference, to 2^-33
+    gradients.json  of some of the small cases: gradients of sum(y dy) by PyTorch's autograd in float64, rounded to
+                  float32: `dx` (float32, tokens without gradient zero), and `parameters` one after another
     manifest.json versions, and the sha256 of each file
 
 Fields of a case: `config` as tenon_config_from_json takes it; in_dim, out_dim, batch, tokens (strip included);
@@ -17,7 +19,8 @@ Fields of a case: `config` as tenon_config_from_json takes it; in_dim, out_dim, 
 the features are counter_rng's `inputs` times `scale` from `input_seed`, rounded to their dtype; `call` holds
 pool_window and grid where they are given, `patch_mask` and `frame_mask` are strings of 0 and 1. `error_f32` and
 `error_bf16`: relative error of PyTorch's worst token, ||y - ref|| / ||ref||, when the same (rounded) weights and
-features are computed in float32, and when everything is rounded to bfloat16.
+features are computed in float32, and when everything is rounded to bfloat16. dy is counter_rng's values from `dy_seed`;
+`gradient_error`: the worst ||g - ref|| / ||ref|| of PyTorch's own float32 gradients, k_proj.bias left out.
 """
 
 import argparse
@@ -30,7 +33,7 @@ import zlib
 import golden_cases
 
 FOLDER = pathlib.Path(__file__).parent.parent / "tests/golden"
-FILES = ("init.json", "small.json", "small.bin", "real.json", "real.bin")
+FILES = ("init.json", "small.json", "small.bin", "real.json", "real.bin", "gradients.json", "gradients.bin")
 
 
 class Store:
@@ -164,6 +167,60 @@ def run(case, number):
     return fields, ref, outputs[torch.float32], outputs[torch.bfloat16]
 
 
+def gradients(case, layers, patches, dy, patch, frame, maps, dtype):
+    """Gradients of sum(y dy): of the patches, then of each parameter, in the dtype."""
+    import torch
+    import torch_connectors as tc
+
+    layers = tc.cast(layers, dtype)
+    with torch.enable_grad():
+        x = patches.to(dtype, copy=True).requires_grad_()
+        y = tc.forward(case["config"], layers, x, patch, frame, maps)
+        found = torch.autograd.grad(y, [x, *parameters(layers)], dy.to(dtype), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, [x, *parameters(layers)])]
+
+
+def run_gradients(case, number, fields):
+    """The case's gradients in float64, and the worst relative error of those in float32."""
+    import counter_rng
+    import torch
+    import torch_connectors as tc
+
+    (in_dim, out_dim), batch, strip = case["dims"], case["batch"], case["config"].get("strip", 0)
+    n, maps, _ = geometry(case)
+    layers = tc.default_init(case["config"], in_dim, out_dim, tc.DTYPES[case["weights"]], fields["seed"])
+    shape = (batch, n + strip, in_dim)
+    x = torch.from_numpy(counter_rng.array(fields["input_seed"], shape, case["inputs"]) * case["scale"])
+    patches = x.float().to(tc.DTYPES[case["features"]])[:, strip:]
+    dy = torch.from_numpy(counter_rng.array(fields["dy_seed"], (batch, fields["out_tokens"], out_dim)))
+    patch, frame = masks(case, n, 3000 + number)
+    arguments = (case, layers, patches, dy, patch, frame, maps)
+    ref, single = gradients(*arguments, torch.float64), gradients(*arguments, torch.float32)
+    silent = 4 if case["config"]["type"] == "attentional_pool" else None  # k_proj.bias, after x
+    errors = [
+        float((a.double() - b).norm() / b.norm())
+        for i, (a, b) in enumerate(zip(single, ref))
+        if i != silent and float(b.norm()) > 0
+    ]
+    dx = torch.zeros(shape, dtype=torch.float64)
+    dx[:, strip:] = ref[0]
+    return dx, ref[1:], max(errors)
+
+
+def make_gradients():
+    store = Store("gradients")
+    for number, case in enumerate(golden_cases.small()):
+        if case["name"] not in golden_cases.GRADIENTS:
+            continue
+        fields = {**run(case, number)[0], "dy_seed": 4000 + number}
+        dx, weights, error = run_gradients(case, number, fields)
+        offsets = [store.add(g.float()) for g in weights]
+        fields.update(gradient_error=error, dx=store.add(dx.float()), parameters=offsets)
+        store.cases.append(fields)
+    assert len(store.cases) == len(golden_cases.GRADIENTS)
+    store.write()
+
+
 def make_small():
     store = Store("small")
     for number, case in enumerate(golden_cases.small()):
@@ -263,6 +320,7 @@ def main():
         make_init()
         make_small()
         make_real()
+        make_gradients()
     make_manifest()
 
 

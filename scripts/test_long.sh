@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # Tests that compare values, for which a CPU level or a compiler can make a difference.
-values='^test_(core|golden|init|properties|reports|sample|adapter|layers|ops)'
+values='^test_(core|golden|init|properties|reports|sample|adapter|layers|ops|train)'
 # Tests whose threads are pthreads of their own, or of the command.
 threads='^test_(core|adapter|properties|reports|registry|threads)|^replay|cli'
 

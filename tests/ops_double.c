@@ -21,7 +21,7 @@ static bool is_absent(tn_rows rows, int64_t row)
     return rows.offset != NULL && rows.offset[row] < 0;
 }
 
-double act_double(tn_act act, double x)
+static double act_double(tn_act act, double x)
 {
     switch (act) {
     case TN_ACT_GELU:

@@ -7,10 +7,7 @@
 
 extern const tn_ops ops_double;
 
-/* act(x) in double, from libm. */
-double act_double(tn_act act, double x);
-
-/* act'(x). */
+/* act'(x) in double, from libm. */
 double act_slope_double(tn_act act, double x);
 
 #endif

@@ -1,6 +1,5 @@
-/* Gradients: against finite differences of the reference, on the ops table in double and at every CPU level, and what
- * must hold whatever the values are: frozen parameters, masks, threads, saved or recomputed, storage, strides.
- * PyTorch's own gradients are in test_golden_gradients.c.
+/* Gradients against finite differences of the reference, on the ops table in double and at every CPU level. What must
+ * hold whatever the values are is in test_gradients.c, PyTorch's own gradients in test_golden.c.
  */
 #include "adapter/adapter.h"
 #include "counter_rng.h"

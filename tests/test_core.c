@@ -182,6 +182,8 @@ static void every_task_runs_once(void **state)
     assert_int_equal(runs, 2); /* one worker needs no executor */
     tn_parallel p;
     assert_int_equal(tn_parallel_init(&p, -1, NULL, NULL), TENON_INVALID);
+    assert_int_equal(tn_parallel_init(&p, 0, NULL, NULL), TENON_OK);
+    assert_int_equal(tenon_num_threads(), p.workers);
 }
 
 static void rounding_task(void *argument, int64_t index, int worker)

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 static const DLDataType f32 = {kDLFloat, 32, 1}, f16 = {kDLFloat, 16, 1}, bf16 = {kDLBfloat, 16, 1},
                         u8 = {kDLUInt, 8, 1}, u16 = {kDLUInt, 16, 1}, i64 = {kDLInt, 64, 1}, boolean = {6, 8, 1};
@@ -284,6 +285,40 @@ static void writes_what_it_reads(void **state)
     tenon_file_close(file);
 }
 
+/* Whole blocks, a piece that ends within one, and the rest, which then begins within one: all must arrive, whichever
+ * way each went. */
+static void writes_directly(void **state)
+{
+    (void)state;
+    enum { block = 4096, size = 5 * block + 1000, first = 2 * block, second = 999 };
+    static const char *const names[] = {"direct.npy", "direct.safetensors"};
+    unsigned char *data = NULL;
+    assert_int_equal(posix_memalign((void **)&data, block, size), 0);
+    for (int i = 0; i < size; i++)
+        data[i] = (unsigned char)(i % 251);
+    for (int i = 0; i < 2; i++) {
+        tenon_error error;
+        tenon_writer *w = NULL;
+        assert_int_equal(tenon_writer_new(scratch_path(names[i]), &w, &error), TENON_OK);
+        assert_int_equal(tenon_writer_set_direct(w, &error), TENON_OK);
+        assert_int_equal(tenon_writer_add(w, "x", u8, 1, (int64_t[]){size}, NULL, &error), TENON_OK);
+        assert_int_equal(tenon_writer_write(w, 0, data, first, &error), TENON_OK);
+        assert_int_equal(tenon_writer_set_direct(w, &error), TENON_INVALID);
+        expect_message(&error, "after the first write", NULL);
+        assert_int_equal(tenon_writer_write(w, 0, data + first, second, &error), TENON_OK);
+        assert_int_equal(tenon_writer_write(w, 0, data + first + second, size - first - second, &error), TENON_OK);
+        assert_int_equal(tenon_writer_commit(w, &error), TENON_OK);
+        tenon_writer_free(w);
+        struct stat status;
+        assert_int_equal(stat(scratch_path(names[i]), &status), 0);
+        assert_int_equal(status.st_size, block + size); /* the data begins at a multiple of a block */
+        tenon_file *file = open_file(scratch_path(names[i]), NULL);
+        expect_tensor(file, i == 0 ? "" : "x", u8, 1, (int64_t[]){size}, data, size);
+        tenon_file_close(file);
+    }
+    free(data);
+}
+
 static void writes_many_dimensions(void **state)
 {
     (void)state;
@@ -332,6 +367,7 @@ int main(void)
         cmocka_unit_test(refuses_bad_literals),
         cmocka_unit_test(b106_hostile_sizes),
         cmocka_unit_test(writes_what_it_reads),
+        cmocka_unit_test(writes_directly),
         cmocka_unit_test(writes_many_dimensions),
         cmocka_unit_test(npy_writer_refuses),
     };

@@ -13,7 +13,7 @@ import counter_rng  # noqa: E402
 
 from .cases import Connector, Product  # noqa: E402
 
-SEED_FEATURES, SEED_PARAMETERS = 1, 100
+SEED_FEATURES, SEED_TOKEN_GRADIENTS, SEED_PARAMETERS = 1, 2, 100
 
 
 def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
@@ -43,6 +43,22 @@ def parameters(case: Connector) -> dict[str, np.ndarray]:
 
 def features(case: Connector) -> np.ndarray:
     return rounded(counter_rng.array(SEED_FEATURES, (case.batch, case.tokens, case.in_dim)), case.features)
+
+
+def token_gradients(case: Connector) -> np.ndarray:
+    """What backward starts from, (B, M, out)."""
+    return counter_rng.array(SEED_TOKEN_GRADIENTS, (case.batch, case.out_tokens, case.out_dim))
+
+
+def split_gradients(flat: np.ndarray, case: Connector) -> dict[str, np.ndarray]:
+    """A step's output by name: the features' gradient, then the parameters'."""
+    sizes = {"x": case.batch * case.tokens * case.in_dim}
+    for name, out, fan_in in case.layers:
+        sizes |= {f"{name}.weight": out * fan_in, f"{name}.bias": out}
+    if flat.size != sum(sizes.values()):
+        raise ValueError(f"{flat.size} numbers, expected {sum(sizes.values())}")
+    ends = np.cumsum(list(sizes.values()))
+    return {name: flat[end - size : end] for (name, size), end in zip(sizes.items(), ends, strict=True)}
 
 
 _ERF = np.frompyfunc(math.erf, 1, 1)

@@ -39,6 +39,7 @@ def _times(session: Session, many: int, few: int) -> dict:
     say(f"time of a frame at {many} and {few} frames")
     worker = session.worker("tenon")
     worker.ask("prepare", threads=session.threads, **video(many).fields())
+    worker.ask("run", warm=1, count=1, batch=few)
     one = lambda batch: float(worker.ask("run", warm=0, count=1, batch=batch)["ns"]) * 1e-9 / batch
     few_calls = lambda: sum(one(few) for _ in range(many // few // 2)) / (many // few // 2)
     runners = {"before": few_calls, "many": lambda: one(many), "after": few_calls}

@@ -50,7 +50,9 @@ def measure(session: Session, case: Connector) -> dict:
 
 def run(session: Session) -> dict:
     different = {(c.kind, c.in_dim, c.out_dim): c for c in CONNECTORS}  # the input's shape does not matter here
-    return {"rows": [measure(session, case) for case in [*different.values(), CONNECTOR_BF16]]}
+    folded = next(case for case in CONNECTORS if case.fold_flops)
+    stored = [CONNECTOR_BF16, folded.stored("bf16"), folded.stored("f16")]
+    return {"rows": [measure(session, case) for case in [*different.values(), *stored]]}
 
 
 def tables(results: dict) -> str:

@@ -19,6 +19,7 @@ PEERS = {
     "onnxruntime": ("onnx_worker.py",),
     "openvino": ("openvino_worker.py",),
 }
+TRAINERS = {"eager": ("torch_train_worker.py", "eager"), "compile": ("torch_train_worker.py", "compile")}
 LIBRARIES = {"openblas": ("gemm", "libopenblas.so"), "blis": ("gemm", "libblis.so"), "onednn": ("onednn",)}
 LABELS = {
     "tenon": "tenon",
@@ -56,9 +57,10 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.stack.close()
 
-    def _command(self, name: str) -> list[str | pathlib.Path]:
-        if name in PEERS:
-            script, *words = PEERS[name]
+    def _command(self, name: str, train: bool) -> list[str | pathlib.Path]:
+        peers = TRAINERS if train else PEERS
+        if name in peers:
+            script, *words = peers[name]
             return [self.python, WORKERS / script, *words]
         program, *words = LIBRARIES.get(name, (name,))
         return [self.build / f"bench/workers/bench_{program}", *words]
@@ -68,14 +70,14 @@ class Session:
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "MKL_NUM_THREADS")
         return {name: str(self.threads) for name in names}
 
-    def worker(self, name: str) -> Worker:
+    def worker(self, name: str, train: bool = False) -> Worker:
         """A process of its own; closed with the session, or earlier by the caller."""
-        return self.stack.enter_context(Worker(name, self._command(name), self._environment()))
+        return self.stack.enter_context(Worker(name, self._command(name, train), self._environment()))
 
     def prepared(self, name: str, **fields: object) -> Worker | None:
         """A new contender ready to run the case; None, with the reason kept, where it cannot."""
         try:
-            worker = self.worker(name)
+            worker = self.worker(name, "train" in fields)
         except OSError as error:
             return self._leave_out(name, str(error))
         return worker if self.prepare(worker, **fields) else None

@@ -7,7 +7,8 @@
 #include "core/dtype.h"
 #include <math.h>
 
-enum { SEED_FEATURES = 1, SEED_PARAMETERS = 100 }; /* parameter i, in declaration order, has seed 100 + i */
+/* Parameter i, in declaration order, has seed 100 + i. */
+enum { SEED_FEATURES = 1, SEED_TOKEN_GRADIENTS = 2, SEED_PARAMETERS = 100 };
 
 /* out[i] = scale * value i of the seed, rounded to the dtype. */
 static inline void inputs_fill(void *out, tn_dtype dtype, uint64_t seed, float scale, int64_t count)

@@ -1,8 +1,11 @@
 /* tenon as a contender: whole connectors through the public API; see bench/run.py.
  *
  *   prepare type= in= out= tokens= batch= dtype=f32 features=f32 tokens_dtype=f32 threads= [window= heads= hidden=]
+ *           [train=1 [recompute=1]]  run and output are of training steps: gradients zeroed, weights packed, forward
+ *                                    (which keeps what backward needs, or does not), backward with all gradients
  *   run warm= count= [batch= calls= threads=]    `calls` calls of `batch` images each, images side by side
- *   output path=                  the tokens of the whole batch, raw f32
+ *   output path=                  the tokens of the whole batch, or a step's gradients: of the features, then of the
+ *                                 parameters; raw f32
  *   pack count=                   times of tenon_adapter_prepare, and of plain copies of the same bytes
  *   memory type= ... batch=       what one forward needs beyond features, tokens and one copy of the weights
  *   save path=    open path=      writes the adapter file; reads it back: times and bytes read
@@ -34,6 +37,11 @@ static struct {
     int threads;
     char *x, *y; /* [batch, tokens, in_dim], [batch, out_tokens, out_dim] */
     tenon_workspace workspace;
+    bool trains; /* what follows is there */
+    bool recompute;
+    char *dx, *dy; /* f32 */
+    float *gradient[MAX_PARAMETERS];
+    tenon_workspace saved, backward;
 } s;
 
 static void release(void)
@@ -44,6 +52,12 @@ static void release(void)
     free(s.x);
     free(s.y);
     free(s.workspace.data);
+    for (int i = 0; i < s.num_parameters; i++)
+        free(s.gradient[i]);
+    free(s.dx);
+    free(s.dy);
+    free(s.saved.data);
+    free(s.backward.data);
     memset(&s, 0, sizeof s);
 }
 
@@ -141,6 +155,7 @@ static bool publish(void)
     tenon_prepare_options options;
     tenon_prepare_options_init(&options);
     options.threads = s.threads;
+    options.train = s.trains;
     return good(tenon_adapter_prepare(s.adapter, &options, &s.error));
 }
 
@@ -151,9 +166,35 @@ static bool build(const request *r)
     return read_dtypes(r) && make_adapter(r) && make_tensors(r);
 }
 
+static size_t gradient_bytes(int i)
+{
+    const tenon_parameter *p = &s.parameter[i];
+    return (size_t)(p->shape[0] * (p->ndim > 1 ? p->shape[1] : 1)) * sizeof(float);
+}
+
+/* Memory of a step: gradients of tokens, features and parameters, what forward keeps, and workspaces. */
+static bool make_training(void)
+{
+    const int64_t inputs = s.batch * s.tokens * s.in_dim, outputs = s.batch * s.out_tokens * s.out_dim;
+    s.trains = true;
+    if (!publish() || !good(tenon_adapter_saved_size(s.adapter, s.batch, s.tokens, NULL, &s.saved.size, &s.error)) ||
+        !good(tenon_adapter_backward_workspace_size(s.adapter, s.tokens, NULL, NULL, &s.backward.size, &s.error)))
+        return false;
+    s.dx = worker_memory((size_t)inputs * sizeof(float));
+    s.dy = worker_memory((size_t)outputs * sizeof(float));
+    inputs_fill(s.dy, TN_F32, SEED_TOKEN_GRADIENTS, 1.0f, outputs);
+    for (int i = 0; i < s.num_parameters; i++)
+        s.gradient[i] = worker_memory(gradient_bytes(i));
+    s.saved.data = worker_memory(s.saved.size);
+    s.backward.data = worker_memory(s.backward.size);
+    return true;
+}
+
 static void prepare(const request *r)
 {
     if (!build(r) || !publish()) return;
+    s.recompute = request_int(r, "recompute", 0) != 0;
+    if (request_int(r, "train", 0) != 0 && !make_training()) return;
     double flops;
     if (!good(tenon_adapter_workspace_size(s.adapter, s.tokens, NULL, &s.workspace.size, &s.error)) ||
         !good(tenon_adapter_flops(s.adapter, s.tokens, NULL, &flops, &s.error)))
@@ -190,6 +231,68 @@ static void forward(void *argument)
     }
 }
 
+static DLTensor f32_tensor(void *data, int ndim, const int64_t *shape)
+{
+    return (DLTensor){.data = data,
+                      .device = {kDLCPU, 0},
+                      .ndim = ndim,
+                      .dtype = tenon_dtype_to_dlpack(TENON_F32),
+                      .shape = (int64_t *)(uintptr_t)shape};
+}
+
+static tenon_status back(const DLTensor *x, tenon_call *call)
+{
+    DLTensor tensors[MAX_PARAMETERS];
+    const DLTensor *pointers[MAX_PARAMETERS];
+    for (int i = 0; i < s.num_parameters; i++) {
+        memset(s.gradient[i], 0, gradient_bytes(i));
+        tensors[i] = f32_tensor(s.gradient[i], s.parameter[i].ndim, s.parameter[i].shape);
+        pointers[i] = &tensors[i];
+    }
+    const int64_t x_shape[3] = {s.batch, s.tokens, s.in_dim}, y_shape[3] = {s.batch, s.out_tokens, s.out_dim};
+    DLTensor dx = f32_tensor(s.dx, 3, x_shape), dy = f32_tensor(s.dy, 3, y_shape);
+    tenon_gradients gradients;
+    tenon_gradients_init(&gradients);
+    gradients.x = &dx;
+    gradients.parameters = pointers;
+    return tenon_adapter_backward(s.adapter, &dy, x, &gradients, call, &s.backward, &s.error);
+}
+
+static void step(void *argument)
+{
+    feed *f = argument;
+    tenon_call call;
+    tenon_call_init(&call);
+    call.threads = f->threads;
+    if (!s.recompute) {
+        call.saved = s.saved.data;
+        call.saved_size = s.saved.size;
+    }
+    int64_t x_shape[3] = {s.batch, s.tokens, s.in_dim}, y_shape[3] = {s.batch, s.out_tokens, s.out_dim};
+    DLTensor x = {.data = s.x, .device = {kDLCPU, 0}, .ndim = 3, .dtype = tenon_dtype_to_dlpack(s.features)};
+    DLTensor y = {.data = s.y, .device = {kDLCPU, 0}, .ndim = 3, .dtype = tenon_dtype_to_dlpack(s.tokens_dtype)};
+    x.shape = x_shape;
+    y.shape = y_shape;
+    f->status = publish() ? TENON_OK : TENON_INVALID;
+    if (f->status == TENON_OK) f->status = tenon_adapter_forward(s.adapter, &x, &y, &call, &s.workspace, &s.error);
+    if (f->status == TENON_OK) f->status = back(&x, &call);
+}
+
+static void write_gradients(const request *r)
+{
+    size_t bytes = (size_t)(s.batch * s.tokens * s.in_dim) * sizeof(float), at = bytes;
+    for (int i = 0; i < s.num_parameters; i++)
+        bytes += gradient_bytes(i);
+    char *all = worker_memory(bytes);
+    memcpy(all, s.dx, at);
+    for (int i = 0; i < s.num_parameters; i++) {
+        memcpy(all + at, s.gradient[i], gradient_bytes(i));
+        at += gradient_bytes(i);
+    }
+    worker_write(request_text(r, "path", ""), all, bytes);
+    free(all);
+}
+
 static void run(const request *r)
 {
     feed f = {request_int(r, "batch", s.batch), request_int(r, "calls", 1), (int)request_int(r, "threads", s.threads),
@@ -198,15 +301,21 @@ static void run(const request *r)
         worker_fail("nothing is prepared, or not so many images");
         return;
     }
-    forward(&f);
-    if (good(f.status)) worker_times(r, forward, &f);
+    void (*job)(void *) = s.trains ? step : forward;
+    /* Once before anything is timed, so that a refusal is told; not without a warm-up, as calls may be long. */
+    if (request_int(r, "warm", 1) > 0) job(&f);
+    if (good(f.status)) worker_times(r, job, &f);
 }
 
 static void output(const request *r)
 {
     feed f = {s.batch, 1, s.threads, &s.workspace, TENON_OK};
-    forward(&f);
+    (s.trains ? step : forward)(&f);
     if (!good(f.status)) return;
+    if (s.trains) {
+        write_gradients(r);
+        return;
+    }
     const int64_t count = s.batch * s.out_tokens * s.out_dim;
     float *wide = worker_memory((size_t)count * sizeof *wide);
     for (int64_t i = 0; i < count; i++)

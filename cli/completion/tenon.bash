@@ -77,6 +77,44 @@ _tenon_run() {
     esac
 }
 
+_tenon_fit() {
+    case "$previous" in
+        --model ) _tenon_files ;;
+        --features ) _tenon_files ;;
+        --targets ) _tenon_files ;;
+        --output|-o) _tenon_files ;;
+        --loss ) _tenon_words "mse cosine smooth_l1" ;;
+        --checkpoint ) COMPREPLY=($(compgen -d -- "$current")) ;;
+        --log ) _tenon_files ;;
+        --config ) _tenon_files ;;
+        --cpu ) _tenon_words "$(tenon --print-values levels 2>/dev/null)" ;;
+        --steps) ;;
+        --epochs) ;;
+        --batch) ;;
+        --accumulate) ;;
+        --lr) ;;
+        --warmup) ;;
+        --min-lr) ;;
+        --weight-decay) ;;
+        --beta1) ;;
+        --beta2) ;;
+        --eps) ;;
+        --clip) ;;
+        --freeze) ;;
+        --seed) ;;
+        --val-fraction) ;;
+        --patience) ;;
+        --every) ;;
+        --window) ;;
+        --grid) ;;
+        --prefix) ;;
+        --tensor) ;;
+        --target-tensor) ;;
+        --threads) ;;
+        *) _tenon_options "--model --features --targets --output --loss --steps --epochs --batch --accumulate --lr --warmup --min-lr --weight-decay --decay-biases --beta1 --beta2 --eps --clip --freeze --no-master --keep --seed --val-fraction --patience --checkpoint --every --resume --skip-nonfinite --log --window --grid --prefix --config --tensor --target-tensor --npy-bf16 --threads --cpu --json --help" ;;
+    esac
+}
+
 _tenon_compare() {
     case "$previous" in
         --tol) ;;
@@ -105,15 +143,16 @@ _tenon() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        _tenon_words "tokens init inspect run compare bench help --version"
+        _tenon_words "tokens init inspect run fit compare bench help --version"
         return
     fi
     case "${COMP_WORDS[1]}" in
-        help) _tenon_words "tokens init inspect run compare bench" ;;
+        help) _tenon_words "tokens init inspect run fit compare bench" ;;
         tokens) _tenon_tokens ;;
         init) _tenon_init ;;
         inspect) _tenon_inspect ;;
         run) _tenon_run ;;
+        fit) _tenon_fit ;;
         compare) _tenon_compare ;;
         bench) _tenon_bench ;;
     esac

@@ -366,6 +366,10 @@ struct tenon_executor {
 /* No run function yet, width 1. */
 TENON_API void tenon_executor_init(tenon_executor *executor);
 
+/* Threads of a call that says neither how many (0) nor where: OpenMP's, as many as OMP_NUM_THREADS or the cores that
+ * this process may use; 1 in a build without OpenMP and in a forked child. */
+TENON_API int tenon_num_threads(void);
+
 typedef struct tenon_prepare_options {
     size_t size;
     const char *cpu; /* the highest CPU level to use, from tenon_cpu_levels(); NULL: TENON_CPU of the environment, else
@@ -506,6 +510,11 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_writer_add(tenon_writer *writer, c
 TENON_API TENON_MUST_CHECK tenon_status tenon_writer_set_metadata(tenon_writer *writer, const char *key,
                                                                   const char *value, tenon_error *error);
 
+/* Asks, before the first write, that elements go to the disk past the file cache of the system: for large files that
+ * are not read again soon. The data then begins at a multiple of 4096 bytes. What lies at such multiples both in the
+ * file and in memory is not copied on its way; the rest, or all where the file system cannot, is written as ever. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_writer_set_direct(tenon_writer *writer, tenon_error *error);
+
 /* Appends `bytes` bytes of dense elements to a tensor; the tensors may be filled in any order. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_writer_write(tenon_writer *writer, int64_t index, const void *data,
                                                            size_t bytes, tenon_error *error);
@@ -563,6 +572,120 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_saved_size(const tenon_ada
 
 /* True when `name` matches `pattern`: '*' stands for any run of characters, '?' for one: "proj1.*". */
 TENON_API bool tenon_name_matches(const char *pattern, const char *name);
+
+/* How far tokens are from their targets; a token's loss, averaged over tokens and images. With d = token - target, over
+ * the token's numbers: the mean of d^2; 1 - the cosine of the angle between the two; the mean of d^2 / 2 where |d| < 1,
+ * |d| - 1/2 elsewhere. A token or target of length 0 has no angle: its cosine loss is 1, without a gradient. */
+typedef enum tenon_loss { TENON_LOSS_MSE = 1, TENON_LOSS_COSINE = 2, TENON_LOSS_SMOOTH_L1 = 3 } tenon_loss;
+
+/* "mse", "cosine", "smooth_l1"; NULL for any other number. */
+TENON_API const char *tenon_loss_name(tenon_loss loss);
+
+/* Reads one of these names. TENON_INVALID for anything else, with the options. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_loss_from_name(const char *name, tenon_loss *loss, tenon_error *error);
+
+/* Fits an adapter: gradients are summed up over calls of tenon_trainer_step, then tenon_trainer_apply clips their mean
+ * over the images and takes a step of AdamW at the rate that the schedule has reached.
+ *
+ *     while (tenon_trainer_steps(trainer) < steps) {
+ *         tenon_trainer_step(trainer, &features, &targets, NULL, NULL, &error);
+ *         tenon_trainer_apply(trainer, &info, &error);
+ *     }
+ *
+ * The parameters change in place. Same data, options, level and number of processes: the same bits, for any number of
+ * threads. A trainer is used by one thread at a time. */
+typedef struct tenon_trainer tenon_trainer;
+
+/* Defaults are behind the fields. */
+typedef struct tenon_trainer_options {
+    size_t size;
+    tenon_loss loss;           /* mse */
+    double lr;                 /* 1e-3: the highest rate */
+    double min_lr;             /* 0: where the cosine ends */
+    int64_t warmup;            /* 0: steps over which the rate rises linearly */
+    int64_t steps;             /* 0: the rate stays at lr; else half a cosine from lr to min_lr ends at this step */
+    double beta1, beta2;       /* 0.9, 0.999 */
+    double eps;                /* 1e-8 */
+    double weight_decay;       /* 0.01, of weights */
+    bool decay_biases;         /* false */
+    double clip;               /* 1: the largest norm of all gradients together; 0: any */
+    bool no_master;            /* false: bf16 and f16 parameters have f32 copies that the steps add up in */
+    bool keep;                 /* false: backward computes what it needs of forward once more; true: forward keeps it */
+    const char *const *freeze; /* [num_freeze] patterns, as tenon_name_matches takes them; borrowed for the call */
+    int64_t num_freeze;
+    /* Adds up `data` over the processes of a run, in place, the same bits in each; 0 when it is done. NULL: one
+     * process.
+     */
+    int (*sum)(void *context, float *data, size_t count);
+    void *sum_context;
+    const char *cpu; /* as in tenon_prepare_options, copied */
+    int threads;
+    const tenon_executor *executor; /* must outlive the trainer */
+} tenon_trainer_options;
+
+TENON_API void tenon_trainer_options_init(tenon_trainer_options *options);
+
+/* A trainer of the adapter's parameters, which must have storage: that storage, a borrowed one too, is written to. The
+ * adapter must outlive the trainer and be changed by nothing else. Memory: four f32 numbers for each trained parameter
+ * where there is a master copy, else three. `options` may be NULL. TENON_NOT_FOUND: a pattern that no name matches.
+ * TENON_INVALID: an option out of its range, or nothing is left to train. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_new(tenon_adapter *adapter, const tenon_trainer_options *options,
+                                                          tenon_trainer **trainer, tenon_error *error);
+
+/* NULL is allowed. The adapter keeps the trained parameters; prepare it again before a forward. */
+TENON_API void tenon_trainer_free(tenon_trainer *trainer);
+
+/* Forward, loss and backward of x (batch, tokens, in_dim) against target (batch, out_tokens, out_dim), both of any
+ * storage dtype and strides; adds to the gradients. `losses` [batch] gets each image's; it and `call` may be NULL. An
+ * infinite or NaN loss is no error: it shows in `losses`, backward is left out, and tenon_trainer_apply will not apply.
+ */
+TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_step(tenon_trainer *trainer, const DLTensor *x,
+                                                           const DLTensor *target, const tenon_call *call,
+                                                           double *losses, tenon_error *error);
+
+/* The losses alone. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_evaluate(tenon_trainer *trainer, const DLTensor *x,
+                                                               const DLTensor *target, const tenon_call *call,
+                                                               double *losses, tenon_error *error);
+
+/* What tenon_trainer_apply did. */
+typedef struct tenon_step_info {
+    size_t size;
+    int64_t step;         /* steps taken, this one included */
+    int64_t images;       /* of all processes */
+    double loss;          /* the mean over them */
+    double gradient_norm; /* of the mean gradient, before clipping */
+    double lr;
+    bool applied; /* false: loss or gradient is infinite or NaN, or there was no image; the parameters are untouched */
+} tenon_step_info;
+
+TENON_API void tenon_step_info_init(tenon_step_info *info);
+
+/* Takes a step with the gradients summed up so far, of all processes, and clears them. `info` may be NULL. TENON_IO:
+ * `sum` failed. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_apply(tenon_trainer *trainer, tenon_step_info *info,
+                                                            tenon_error *error);
+
+/* Steps taken; with those of the run that tenon_trainer_restore brought back. */
+TENON_API int64_t tenon_trainer_steps(const tenon_trainer *trainer);
+
+/* The norm of this process's gradients as summed up so far, divided by the number of images: infinite or NaN when one
+ * of them is. */
+TENON_API double tenon_trainer_gradient_norm(const tenon_trainer *trainer);
+
+/* Clears what was summed up. */
+TENON_API void tenon_trainer_clear(tenon_trainer *trainer);
+
+/* Writes parameters, moments, master copies and the number of steps to a safetensors file, which appears whole or not
+ * at all. `note` (NULL: none) is a text for the caller, such as a position in the data; tenon_file_metadata finds it
+ * under "tenon.note". TENON_INVALID: gradients are summed up that no step has used. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_save(const tenon_trainer *trainer, const char *path,
+                                                           const char *note, tenon_error *error);
+
+/* Brings back what tenon_trainer_save wrote: training goes on bit for bit as if it had not stopped. TENON_MISMATCH: the
+ * file is of another connector, of other dtypes, or of a run that froze other parameters. A failure changes nothing. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_restore(tenon_trainer *trainer, const char *path,
+                                                              tenon_error *error);
 
 #ifdef __cplusplus
 }

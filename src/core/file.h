@@ -44,6 +44,12 @@ char *tn_path_join(const char *folder, const char *name);
 typedef struct tn_output tn_output;
 tenon_status tn_output_open(const char *path, tn_output **output, tenon_error *error);
 tenon_status tn_output_write(tn_output *output, uint64_t offset, const void *data, size_t size, tenon_error *error);
+
+/* From now on what is aligned to TN_DIRECT_ALIGN, in the file and in memory, is written past the cache of the system
+ * (O_DIRECT), where the file system can do that. The multiple suits every disk's blocks. */
+enum { TN_DIRECT_ALIGN = 4096 };
+void tn_output_set_direct(tn_output *output);
+
 tenon_status tn_output_commit(tn_output *output, tenon_error *error);
 
 /* Frees; an output that was not committed leaves nothing behind. NULL is allowed. */

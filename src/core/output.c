@@ -19,6 +19,8 @@ struct tn_output {
     char *path;      /* as the caller named it */
     char *target;    /* where its symbolic links end */
     char *temporary; /* NULL: there is none (any more) */
+    bool wants_direct;
+    bool is_direct; /* O_DIRECT is on */
 };
 
 /* *target: a malloc'd path, the text of the symbolic link *target. */
@@ -119,6 +121,44 @@ tenon_status tn_output_open(const char *path, tn_output **output, tenon_error *e
     return TENON_OK;
 }
 
+void tn_output_set_direct(tn_output *output)
+{
+    output->wants_direct = true;
+}
+
+/* Turns O_DIRECT on or off; false where it cannot be had. */
+static bool turn_direct(tn_output *output, bool on)
+{
+#ifdef O_DIRECT
+    if (output->is_direct == on) return true;
+    const int flags = fcntl(output->file, F_GETFL);
+    if (flags < 0 || fcntl(output->file, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT) != 0) return false;
+    output->is_direct = on;
+    return true;
+#else
+    return output->is_direct == on;
+#endif
+}
+
+/* Bytes from here on that may go past the cache: whole blocks, aligned in the file and in memory. */
+static size_t direct_bytes(const tn_output *output, uint64_t offset, const char *data, size_t size)
+{
+    const bool aligned = offset % TN_DIRECT_ALIGN == 0 && (uintptr_t)data % TN_DIRECT_ALIGN == 0;
+    return output->wants_direct && aligned ? size - size % TN_DIRECT_ALIGN : 0;
+}
+
+/* As pwrite, with O_DIRECT where that goes. What the file system then refuses is written once more without. */
+static ssize_t put_some(tn_output *output, uint64_t offset, const char *data, size_t size)
+{
+    const size_t direct = direct_bytes(output, offset, data, size);
+    if (direct > 0 && turn_direct(output, true)) {
+        const ssize_t put = pwrite(output->file, data, direct, (off_t)offset);
+        if (put >= 0 || errno != EINVAL) return put;
+    }
+    if (direct > 0) output->wants_direct = false;
+    return turn_direct(output, false) ? pwrite(output->file, data, size, (off_t)offset) : -1;
+}
+
 tenon_status tn_output_write(tn_output *output, uint64_t offset, const void *data, size_t size, tenon_error *error)
 {
     if (output->file < 0) return tn_fail(error, TENON_INVALID, "%s: is closed", tn_quote(output->path).text);
@@ -126,7 +166,7 @@ tenon_status tn_output_write(tn_output *output, uint64_t offset, const void *dat
         return tn_fail_errno(error, output->path, "cannot write it", EFBIG);
     }
     for (size_t done = 0; done < size;) {
-        const ssize_t put = pwrite(output->file, (const char *)data + done, size - done, (off_t)(offset + done));
+        const ssize_t put = put_some(output, offset + done, (const char *)data + done, size - done);
         if (put < 0 && errno == EINTR) continue;
         if (put <= 0) return tn_fail_errno(error, output->path, "cannot write it", put < 0 ? errno : ENOSPC);
         done += (size_t)put;

@@ -40,6 +40,11 @@ static int openmp_threads(int threads)
 }
 #endif
 
+int tenon_num_threads(void)
+{
+    return openmp_threads(0);
+}
+
 void tenon_executor_init(tenon_executor *executor)
 {
     *executor = (tenon_executor){.size = sizeof *executor, .width = 1};

@@ -117,6 +117,7 @@ struct tenon_writer {
     int64_t num_parts, capacity;
     json_t *names;    /* name -> number of the part */
     json_t *metadata; /* an object of strings, or NULL */
+    bool is_direct;   /* the data is to be aligned to TN_DIRECT_ALIGN */
     bool started, committed;
 };
 

@@ -25,7 +25,8 @@ tenon_status tn_npy_layout(tenon_writer *writer, char **header, size_t *length, 
     char buffer[max_text];
     tn_text text = {buffer, sizeof buffer, 0};
     write_text(&writer->parts[0], &text);
-    const size_t total = tn_align_up(start_size + text.length + 1, 64), announced = total - start_size;
+    const size_t align = writer->is_direct ? TN_DIRECT_ALIGN : 64;
+    const size_t total = tn_align_up(start_size + text.length + 1, align), announced = total - start_size;
     char *made = malloc(total);
     if (made == NULL) return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", tn_quote(writer->path).text);
     memcpy(made, "\x93NUMPY\x01\x00", 8);

@@ -110,7 +110,7 @@ static void add_part(header_text *text, const tn_part *part)
     add_text(text, "]}");
 }
 
-/* The length, still zero, then the JSON, padded to a multiple of 8. */
+/* The length, still zero, then the JSON, padded so that the data is aligned. */
 static void write_header(const tenon_writer *writer, header_text *text)
 {
     const bool metadata = json_object_size(writer->metadata) > 0;
@@ -122,7 +122,9 @@ static void write_header(const tenon_writer *writer, header_text *text)
         add_part(text, &writer->parts[i]);
     }
     add_text(text, "}");
-    add_bytes(text, "       ", (8 - text->length % 8) % 8);
+    const size_t align = writer->is_direct ? TN_DIRECT_ALIGN : 8;
+    while (text->length % align != 0 && !text->failed)
+        add_text(text, " ");
 }
 
 tenon_status tn_safetensors_layout(tenon_writer *writer, char **header, size_t *length, tenon_error *error)

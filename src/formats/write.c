@@ -204,6 +204,14 @@ tenon_status tenon_writer_set_metadata(tenon_writer *writer, const char *key, co
     return TENON_OK;
 }
 
+tenon_status tenon_writer_set_direct(tenon_writer *writer, tenon_error *error)
+{
+    TN_TRY(check_open(writer, true, "direct writing is asked for", error));
+    writer->is_direct = true;
+    tn_output_set_direct(writer->output);
+    return TENON_OK;
+}
+
 /* ---- writing ---- */
 
 /* Lays out and writes the header, once; from then on every part has its place in the file. */

@@ -110,6 +110,13 @@ static int64_t piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows
     return tn_max_i64(1, tn_min_i64(rows, fit >= 12 ? fit / 6 * 6 : fit));
 }
 
+/* As few pieces as there must be, of equal size; at most `piece`. */
+static int64_t even_piece(int64_t rows, int64_t piece)
+{
+    const int64_t even = tn_ceil_div(rows, tn_ceil_div(rows, piece));
+    return tn_min_i64(piece, tn_ceil_div(even, 6) * 6);
+}
+
 /* u and z stay in the cache. */
 static int64_t forward_piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows)
 {
@@ -193,7 +200,8 @@ static void forward(const tn_block *block, const tn_layer *layer, const tn_conte
     maps m;
     const tn_ops *ops = context->ops;
     if (!plan(&m, layer, ops, weights)) return;
-    const int64_t width = layer->in_dim, rows = block->rows, piece = forward_piece_rows(layer, ops, rows);
+    const int64_t width = layer->in_dim, rows = block->rows;
+    const int64_t piece = even_piece(rows, forward_piece_rows(layer, ops, rows));
     char *buffer = block->buffer, *state = block->state != NULL ? block->state : buffer;
     const tn_rows mean = tn_dense_rows(state, ops->compute, width);
     const tn_rows query = tn_dense_rows(state + rows_size(ops, rows, width), ops->compute, width);
@@ -273,7 +281,7 @@ static bool reads_input(const tn_layer *layer, float *const *gradient, bool want
 /* Larger than forward's: each piece reads and writes dW_k and dW_v once. */
 static int64_t backward_piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows)
 {
-    return piece_rows(layer, ops, rows, 4, 32 << 20);
+    return piece_rows(layer, ops, rows, 4, 64 << 20);
 }
 
 /* Memory of a block: dq [rows, C], and for the rows of a piece u, z, dz, du [heads, C], a, ds [heads, slots], dmean
@@ -291,9 +299,10 @@ static tn_rows place(parts *p, char *buffer, const tn_ops *ops, int64_t rows, in
     return placed;
 }
 
-static parts place_parts(char *buffer, const tn_layer *layer, const tn_ops *ops, int64_t rows, int64_t slots)
+static parts place_parts(char *buffer, const tn_layer *layer, const tn_ops *ops, int64_t rows, int64_t piece,
+                         int64_t slots)
 {
-    const int64_t piece = backward_piece_rows(layer, ops, rows), width = layer->in_dim, heads = layer->heads;
+    const int64_t width = layer->in_dim, heads = layer->heads;
     parts p = {.size = 0};
     p.dquery = place(&p, buffer, ops, rows, width);
     p.mapped = place(&p, buffer, ops, piece, heads * width);
@@ -309,7 +318,7 @@ static parts place_parts(char *buffer, const tn_layer *layer, const tn_ops *ops,
 static size_t buffer_backward_size(const tn_layer *layer, const tn_ops *ops, int64_t rows, int64_t slots)
 {
     static char nowhere[1];
-    return place_parts(nowhere, layer, ops, rows, slots).size;
+    return place_parts(nowhere, layer, ops, rows, backward_piece_rows(layer, ops, rows), slots).size;
 }
 
 static size_t scratch_backward_size(const tn_layer *layer, const tn_ops *ops, const tn_weights *weights, int64_t rows,
@@ -385,11 +394,12 @@ static void backward(const tn_block_backward *block, const tn_layer *layer, cons
                      const void *packed, const void *packed_backward, const tn_weights *weights)
 {
     const tn_ops *ops = context->ops;
-    const int64_t rows = block->rows, width = layer->in_dim, piece = backward_piece_rows(layer, ops, rows);
+    const int64_t rows = block->rows, width = layer->in_dim;
+    const int64_t piece = even_piece(rows, backward_piece_rows(layer, ops, rows));
     pass t = {.block = block, .layer = layer, .context = context, .forward = packed, .backward = packed_backward};
     if (!plan(&t.f, layer, ops, weights) || !plan_backward(&t.b, layer, ops, weights)) return;
     t.wish = wishes_of(layer, block->gradient, block->dx.data != NULL);
-    t.p = place_parts(block->buffer, layer, ops, rows, block->slots);
+    t.p = place_parts(block->buffer, layer, ops, rows, piece, block->slots);
     t.mean = tn_dense_rows(block->state, ops->compute, width);
     t.query = tn_dense_rows((const char *)block->state + rows_size(ops, rows, width), ops->compute, width);
     if (t.wish.dbias[VALUE] != NULL) ops->bias_gradient(context, t.wish.dbias[VALUE], block->dy, rows, width);

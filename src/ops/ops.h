@@ -55,7 +55,7 @@ typedef struct tn_context {
 } tn_context;
 
 struct tn_ops {
-    const char *name;   /* the level: "baseline", "avx2" */
+    const char *name;   /* the level: "baseline", "avx2", "avx512" */
     tn_dtype compute;   /* dtype of intermediates and packed biases */
     int64_t block_rows; /* rows that a block of tokens should have at most */
 

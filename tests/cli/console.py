@@ -14,6 +14,7 @@ import numpy
 # What differs from machine to machine and from run to run.
 VARYING = [
     (r"\d+\.\d{3} s: load \d+\.\d+, read \d+\.\d+, compute \d+\.\d+, write \d+\.\d+", "SECONDS"),
+    (r"in \d+\.\d s on", "in SECONDS on"),
     (r'("(load|read|compute|write|total)"): [0-9.e-]+', r"\1: SECONDS"),
     (r"cpu \(\w+\)", "cpu (LEVEL)"),
     (r'"cpu": "(?!cpu)\w+"', '"cpu": "LEVEL"'),

@@ -21,6 +21,8 @@ def test_options_reach_the_call(tenon, model):
     words = ("bench", model, "--tokens", 48, "--repeat", 1, "--grid", "4x12", "--window", 4, "--dtype", "bf16")
     result = tenon(*words, "--cpu", "baseline", "--threads", 1, "--json").json
     assert result["tokens"] == [1, 3, 40] and result["level"] == "baseline" and result["threads"] == 1
+    words = ("bench", model, "--tokens", 36, "--repeat", 1, "--json")
+    assert tenon(*words, env={"OMP_NUM_THREADS": "1"}).json["threads"] == 1
 
 
 def test_text(tenon, model):

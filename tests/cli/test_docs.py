@@ -9,7 +9,7 @@ import console
 from conftest import BINARY
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SUBCOMMANDS = ["tokens", "init", "inspect", "run", "compare", "bench"]
+SUBCOMMANDS = ["tokens", "init", "inspect", "run", "fit", "compare", "bench"]
 
 
 def read(*parts):

@@ -1,4 +1,5 @@
 """tenon run on a folder of shards: the manifest, resuming, what stops it; and being killed."""
+import fcntl
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import time
 
 import numpy
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import reference
 from conftest import BINARY, load_tokens, worst_relative
@@ -48,6 +49,25 @@ def test_a_folder_of_shards(tenon, shards):
     assert manifest["weights"] and manifest["options_hash"] and manifest["options"]["dtype"] == "f32"
     assert sorted(manifest["shards"]) == sorted(shards[1])
     assert manifest["shards"]["1.npy"]["images"] == 2 and manifest["shards"]["1.npy"]["features"]["hash"]
+
+
+@pytest.mark.parametrize("suffix", ["npy", "safetensors"])
+@pytest.mark.parametrize("width", [512, 509])
+def test_a_folder_holds_what_single_files_do(tenon, make, rng, suffix, width):
+    """Tokens of a folder go past the file cache: in whole blocks of the disk with 512 columns, in none with 509."""
+    make("linear", 48, width)
+    os.mkdir("in")
+    x = rng.normal(size=(300, 91, 48)).astype(numpy.float32)  # tokens of more than one chunk
+    if suffix == "npy":
+        numpy.save("in/a.npy", x)
+    else:
+        save_file({"x": x}, "in/a.safetensors")
+    tenon(*RUN)
+    tenon("run", "adapter.safetensors", f"in/a.{suffix}", "-o", f"a.{suffix}")
+    if suffix == "npy":
+        assert numpy.array_equal(numpy.load("out/a.npy"), numpy.load("a.npy"))
+    else:
+        assert numpy.array_equal(load_file("out/a.safetensors")["tokens"], load_file("a.safetensors")["tokens"])
 
 
 def test_finished_shards_are_skipped(tenon, shards):
@@ -159,6 +179,12 @@ def test_folders_that_will_not_do(tenon, shards):
     assert not os.path.exists("out")
 
 
+def test_a_file_does_not_go_into_a_folder(tenon, shards):
+    os.mkdir("out")
+    result = tenon("run", "adapter.safetensors", "in/0.npy", "-o", "out", code=1)
+    assert "out: is a folder, but in/0.npy is one file" in result.err and os.listdir("out") == []
+
+
 def test_masks_and_attention_are_folders_too(tenon, make, rng):
     adapter = make("attentional_pool", 8, 6, heads=2)
     for folder in ("in", "p", "f"):
@@ -219,7 +245,9 @@ def test_killed_in_the_middle(tenon, make, rng, kill):
         if name.endswith(".npy") and name[0] != ".":
             assert open(f"out/{name}", "rb").read() == open(f"whole/{name}", "rb").read()
     if kill != signal.SIGKILL:
-        assert not [name for name in left if name[0] == "."] and "interrupted" in error
+        assert not [name for name in left if name[0] == "."]
+        done = sum(name.endswith(".npy") for name in left)
+        assert f"interrupted; {done} of {len(arrays)} shards are finished, and the same command goes on" in error
     result = tenon(*RUN, "--json").json["shards"]
     assert result["done"] + result["skipped"] == len(arrays) and result["skipped"] >= 1 and result["done"] >= 1
     for name in arrays:
@@ -238,6 +266,40 @@ def test_killed_on_one_file_leaves_the_old_one(tenon, make, rng):
             pytest.skip("the machine was done before it could be stopped")
         assert open("y.npy").read() == "old"
     assert [n for n in os.listdir(".") if n.startswith(".")] == [] or kill == signal.SIGTERM
+
+
+def test_one_run_at_a_time(tenon, make, rng):
+    _, arrays = many_shards(make, rng)
+    process = subprocess.Popen([BINARY, *RUN], stderr=subprocess.PIPE, text=True)
+    wait_for("out/manifest.json", process)
+    process.send_signal(signal.SIGSTOP)
+    if process.poll() is not None:
+        pytest.skip("the machine was done before it could be stopped")
+    result = tenon(*RUN, "--force", code=1)
+    assert f"out: another tenon (process {process.pid} on " in result.err and "another folder" in result.err
+    process.send_signal(signal.SIGCONT)
+    assert process.wait() == 0, process.stderr.read()
+    assert tenon(*RUN, "--json").json["shards"] == {"done": 0, "skipped": len(arrays)}
+    assert not os.path.exists("out/.tenon.lock")
+
+
+def test_a_lock_file_without_a_lock_stops_nobody(tenon, shards):
+    os.mkdir("out")
+    open("out/.tenon.lock", "w").write("1 nowhere")  # as a killed run leaves it
+    tenon(*RUN)
+    os.symlink("/nowhere", "out/.tenon.lock")
+    assert "out/.tenon.lock" in tenon(*RUN, code=1).err
+
+
+@pytest.mark.parametrize("text", ["", "-5 host", "12", "\x1b[2J", "9" * 200])
+def test_a_lock_of_who_knows_whom(tenon, shards, text):
+    os.mkdir("out")
+    with open("out/.tenon.lock", "w") as file:
+        file.write(text)
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = tenon(*RUN, code=1)
+    assert "out: another tenon is writing there; wait until" in result.err and os.listdir("out") == [".tenon.lock"]
 
 
 def test_a_full_disk_keeps_the_finished_shards(tenon, make, rng):

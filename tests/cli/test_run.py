@@ -301,6 +301,7 @@ def test_masks_that_do_not_fit(tenon, make, mask, shape, dtype, says):
         (["adapter.safetensors", "-o", "y.npy"], "FEATURES"),
         (["-o", "y.npy"], "MODEL"),
         (["adapter.safetensors", "x.npy", "-o", "y.npy", "--threads", "0"], "--threads must be positive"),
+        (["adapter.safetensors", "x.npy", "-o", "y.npy", "--threads", "4097"], "--threads is at most 4096"),
         (["adapter.safetensors", "x.npy", "-o", "y.npy", "--window", "0"], "--window must be positive"),
         (["adapter.safetensors", "x.npy", "-o", "y.npy", "--dtype", "f64"], "f64"),
         (["adapter.safetensors", "x.npy", "-o", "y.npy", "--dtype", ""], "--dtype"),

@@ -79,37 +79,47 @@ static ALWAYS_INLINE vf relu(vf x)
     return vf_select(x <= vf_set(0.0f), vf_set(0.0f), x);
 }
 
-/* values[i] = f(values[i]) for i < count, a multiple of `lanes`. */
-#define EACH_VECTOR(f)                                                                                                 \
-    UNROLL_STEPS                                                                                                       \
-    for (int64_t i = 0; i < count; i += lanes)                                                                         \
-    vf_store(values + i, f(vf_load(values + i)))
-
-static void activate(float *values, tn_act act, int64_t count)
+static ALWAYS_INLINE vf activated(vf x, tn_act act)
 {
     switch (act) {
     case TN_ACT_GELU:
-        EACH_VECTOR(gelu);
-        break;
+        return gelu(x);
     case TN_ACT_GELU_TANH:
-        EACH_VECTOR(gelu_tanh);
-        break;
+        return gelu_tanh(x);
     case TN_ACT_QUICK_GELU:
-        EACH_VECTOR(quick_gelu);
-        break;
+        return quick_gelu(x);
     case TN_ACT_SILU:
-        EACH_VECTOR(silu);
-        break;
+        return silu(x);
     case TN_ACT_RELU:
-        EACH_VECTOR(relu);
-        break;
+        return relu(x);
     case TN_ACT_NONE:
     case TN_ACT_COUNT:
         break;
     }
+    return x;
 }
 
+/* values[i] = f(values[i]) for i < count, a multiple of `lanes`. */
+static void activate(float *values, tn_act act, int64_t count)
+{
+#define EACH_VECTOR(act)                                                                                               \
+    case act:                                                                                                          \
+        UNROLL_STEPS                                                                                                   \
+        for (int64_t i = 0; i < count; i += lanes)                                                                     \
+            vf_store(values + i, activated(vf_load(values + i), act));                                                 \
+        break
+    switch (act) {
+        EACH_VECTOR(TN_ACT_GELU);
+        EACH_VECTOR(TN_ACT_GELU_TANH);
+        EACH_VECTOR(TN_ACT_QUICK_GELU);
+        EACH_VECTOR(TN_ACT_SILU);
+        EACH_VECTOR(TN_ACT_RELU);
+    case TN_ACT_NONE:
+    case TN_ACT_COUNT:
+        break;
+    }
 #undef EACH_VECTOR
+}
 
 typedef struct element_call {
     tn_rows y, x;

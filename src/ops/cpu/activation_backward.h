@@ -6,8 +6,7 @@
  *   quick_gelu, silu     z = 1.702 x, z = x
  *   relu'(x)             = 0 for x <= 0, else 1 (NaN too, as in PyTorch)
  *
- * Beyond the bounds to which x is cut all of them are 0 and 1 to the last bit but gelu and gelu_tanh, which are within
- * 1e-21 of it.
+ * No step overflows: x is cut where the slope is 0 or 1 to the last bit.
  */
 #ifndef TN_OPS_CPU_ACTIVATION_BACKWARD_H
 #define TN_OPS_CPU_ACTIVATION_BACKWARD_H
@@ -16,6 +15,12 @@
 static ALWAYS_INLINE vf bounded(vf x, float limit)
 {
     return vf_min(vf_set(limit), vf_max(vf_set(-limit), x));
+}
+
+/* The slope that was found for bounded x; exactly 0 below. Above it is 1 anyway. */
+static ALWAYS_INLINE vf settled(vf x, float limit, vf slope)
+{
+    return vf_select(x < vf_set(-limit), vf_set(0.0f), slope);
 }
 
 /* (x s(z))' with slope z'. */
@@ -27,29 +32,35 @@ static ALWAYS_INLINE vf sigmoid_times_slope(vf x, vf z, vf slope)
 
 static ALWAYS_INLINE vf gelu_slope(vf x)
 {
-    const vf cut = bounded(x, 10.0f);
-    const vf apart = vf_select(cut == vf_set(0.0f), vf_set(0x1p-60f), cut); /* gelu(0) / 0 would be no number */
+    const float limit = 10.0f;
+    const vf cut = bounded(x, limit), small = vf_set(0x1p-60f);
+    /* Next to 0 the quotient gelu(x) / x has no digits. */
+    const vf apart = vf_select(bounded(cut, 0x1p-60f) == cut, small, cut);
     const vf density = vf_set(0x1.988454p-2f) * exp_inner(cut * cut * vf_set(-0.5f));
-    return vf_fma(cut, density, gelu(apart) / apart);
+    return settled(x, limit, vf_fma(cut, density, gelu(apart) / apart));
 }
 
 static ALWAYS_INLINE vf gelu_tanh_slope(vf x)
 {
-    const vf cut = bounded(x, 20.0f), square = cut * cut;
+    const float limit = 20.0f;
+    const vf cut = bounded(x, limit), square = cut * cut;
     const vf z = cut * vf_fma(square, vf_set(0x1.2444f2p-4f), vf_set(0x1.988454p+0f));
-    return sigmoid_times_slope(cut, z, vf_fma(square, vf_set(0x1.b6676cp-3f), vf_set(0x1.988454p+0f)));
+    const vf slope = vf_fma(square, vf_set(0x1.b6676cp-3f), vf_set(0x1.988454p+0f));
+    return settled(x, limit, sigmoid_times_slope(cut, z, slope));
 }
 
 static ALWAYS_INLINE vf quick_gelu_slope(vf x)
 {
-    const vf cut = bounded(x, 100.0f);
-    return sigmoid_times_slope(cut, cut * vf_set(1.702f), vf_set(1.702f));
+    const float limit = 100.0f;
+    const vf cut = bounded(x, limit);
+    return settled(x, limit, sigmoid_times_slope(cut, cut * vf_set(1.702f), vf_set(1.702f)));
 }
 
 static ALWAYS_INLINE vf silu_slope(vf x)
 {
-    const vf cut = bounded(x, 100.0f);
-    return sigmoid_times_slope(cut, cut, vf_set(1.0f));
+    const float limit = 100.0f;
+    const vf cut = bounded(x, limit);
+    return settled(x, limit, sigmoid_times_slope(cut, cut, vf_set(1.0f)));
 }
 
 static ALWAYS_INLINE vf relu_slope(vf x)

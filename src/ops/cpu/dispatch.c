@@ -1,10 +1,8 @@
 /* Which levels there are and which of them this machine can run. */
 #include "ops/cpu/levels.h"
-#ifdef TN_HAVE_AVX2
+#ifdef TN_HAVE_X86
 #include <cpuid.h>
-#endif
 
-#ifdef TN_HAVE_AVX2
 /* The builtin also asks whether the system saves the wide registers; clang 14's does not know f16c. */
 static bool has_avx2(void)
 {
@@ -13,16 +11,15 @@ static bool has_avx2(void)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) &&
            (ecx & bit_F16C) != 0;
 }
-#define AVX2_TABLE &tn_ops_avx2
-#else
-static bool has_avx2(void)
+
+static bool has_avx512(void)
 {
-    return false;
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-#define AVX2_TABLE NULL
 #endif
 
-static bool has_baseline(void)
+static bool always(void)
 {
     return true;
 }
@@ -33,23 +30,44 @@ static const struct {
     const tn_ops *table; /* NULL: not in this build */
     bool (*runs)(void);
 } levels[] = {
-    {"baseline", &tn_ops_baseline, has_baseline},
-    {"avx2", AVX2_TABLE, has_avx2},
+    {"baseline", &tn_ops_baseline, always},
+#ifdef TN_HAVE_X86
+    {"avx2", &tn_ops_avx2, has_avx2},
+    {"avx512", &tn_ops_avx512, has_avx512},
+#else
+    {"avx2", NULL, NULL},
+    {"avx512", NULL, NULL},
+#endif
+#ifdef TN_HAVE_NEON
+    {"neon", &tn_ops_neon, always},
+#else
+    {"neon", NULL, NULL},
+#endif
 };
 enum { num_levels = sizeof levels / sizeof levels[0] };
 
+/* Those of this machine, found when the library is loaded. */
+static const tn_ops *tables[num_levels + 1];
+
+__attribute__((constructor)) static void find_tables(void)
+{
+    int count = 0;
+    for (int i = 0; i < num_levels; i++) {
+        if (levels[i].table != NULL && levels[i].runs()) tables[count++] = levels[i].table;
+    }
+}
+
 const tn_ops *const *tn_cpu_tables(void)
 {
-    static const tn_ops *const all[] = {&tn_ops_baseline, AVX2_TABLE, NULL};
-    static const tn_ops *const lowest[] = {&tn_ops_baseline, NULL};
-    return has_avx2() ? all : lowest;
+    return tables;
 }
 
 const tn_ops *tn_cpu_find(const char *name)
 {
     const tn_ops *best = NULL;
+    int next = 0;
     for (int i = 0; i < num_levels; i++) {
-        if (levels[i].table != NULL && levels[i].runs()) best = levels[i].table;
+        if (tables[next] != NULL && tables[next] == levels[i].table) best = tables[next++];
         if (name != NULL && strcmp(levels[i].name, name) == 0) return best;
     }
     return name == NULL ? best : NULL;

@@ -10,7 +10,7 @@
 enum {
     fold_tile = 6,
     fold_panel = 2 * double_lanes,
-    fold_rows = 8 * fold_tile,
+    fold_rows = 16 * fold_tile,
     fold_columns = 16 * fold_panel,
     fold_depth = 128
 };
@@ -119,9 +119,10 @@ static void fold_task(void *argument, int64_t index, int worker)
     (void)worker;
     const fold_call *c = argument;
     fold_buffers b;
-    memset(&b, 0, sizeof b);
     const int64_t row = index / c->column_tasks * fold_rows, column = index % c->column_tasks * fold_columns;
     const int64_t rows = tn_min_i64(fold_rows, c->n - row), columns = tn_min_i64(fold_columns, c->k - column);
+    memset(b.sums, 0, sizeof b.sums);
+    if (rows < fold_rows) memset(b.outer, 0, sizeof b.outer); /* a tile may go past the last row */
     fold_start(c, b.sums, row, rows, column, columns);
     for (int64_t m = 0; m < c->inner_n; m += fold_depth) {
         const int64_t depth = tn_min_i64(fold_depth, c->inner_n - m);

@@ -6,5 +6,7 @@
 
 extern const tn_ops tn_ops_baseline;
 extern const tn_ops tn_ops_avx2;
+extern const tn_ops tn_ops_neon;
+extern const tn_ops tn_ops_avx512;
 
 #endif

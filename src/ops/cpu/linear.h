@@ -13,7 +13,8 @@
 #ifndef TN_OPS_CPU_LINEAR_H
 #define TN_OPS_CPU_LINEAR_H
 
-enum { block_depth = 256, most_tiles = 24, most_rows = most_tiles * tile_rows, most_panels = 16 };
+enum { block_depth = 256, most_rows = 144, most_tiles = most_rows / tile_rows, most_panels = 16 };
+enum { few_rows = 4, few_ahead = 2048 };
 
 typedef struct linear_call {
     tn_rows y, x;
@@ -25,79 +26,156 @@ typedef struct linear_call {
     int64_t panels, chunk, chunks;           /* panels of a group, panels and number of its chunks */
     int workers;
     float *x_wide; /* all of x, or one k block per worker */
-    float *sums;   /* [worker][chunk][rows of a block][panel_columns] */
+    float *sums;   /* [worker][worker_floats]: a task's sums and wide weights */
 } linear_call;
+
+enum { worker_floats = most_panels * most_rows * panel_columns + tile_panels * block_depth * panel_columns };
 
 /* --- one tile --- */
 
-/* sums[height, panel_columns] = or += x[height, depth] w[depth, panel_columns]; x's rows lie block_depth apart. With
- * `stream`, each step of k also fetches a line of what is to be read next. */
-static ALWAYS_INLINE void tile(float *sums, const float *x, const void *w, int64_t depth, bool first, const char *next,
-                               int height, tn_dtype dtype, bool stream)
+/* sums[height, panel_columns] = or += x[height, depth] w[depth, panel_columns] for one panel or several: their sums lie
+ * sums_stride apart, their weights w_stride. x's rows lie block_depth apart. Each step of k also fetches a line of the
+ * panels to be read next, which begin next_stride bytes after each other. */
+typedef struct tile_call {
+    float *sums;
+    const float *x, *w;
+    const char *next;
+    int64_t depth, sums_stride, w_stride, next_step, next_stride;
+    bool first;
+} tile_call;
+
+static ALWAYS_INLINE void tile(const tile_call *t, int height, int panels)
 {
-    vf sum[tile_rows][panel_vectors];
+    vf sum[tile_panels][tile_rows][panel_vectors];
+    const float *x = t->x, *w = t->w;
+    const char *next = t->next;
+    const int64_t depth = t->depth, w_stride = t->w_stride, next_step = t->next_step;
     UNROLL
-    for (int r = 0; r < height; r++) {
+    for (int p = 0; p < panels; p++) {
         UNROLL
-        for (int v = 0; v < panel_vectors; v++)
-            sum[r][v] = vf_set(0.0f);
+        for (int r = 0; r < height; r++) {
+            UNROLL
+            for (int v = 0; v < panel_vectors; v++)
+                sum[p][r][v] = vf_set(0.0f);
+        }
     }
     UNROLL_STEPS
     for (int64_t k = 0; k < depth; k++) {
-        if (stream) __builtin_prefetch(next + k * 64, 0, 2);
-        vf b[panel_vectors];
+        vf b[tile_panels][panel_vectors];
         UNROLL
-        for (int v = 0; v < panel_vectors; v++)
-            b[v] = vf_keep(load_as(dtype, w, k * panel_columns + v * lanes));
+        for (int p = 0; p < panels; p++) {
+            __builtin_prefetch(next + p * t->next_stride, 0, 2);
+            UNROLL
+            for (int v = 0; v < panel_vectors; v++)
+                b[p][v] = vf_keep(vf_load(w + p * w_stride + k * panel_columns + v * lanes));
+        }
         UNROLL
         for (int r = 0; r < height; r++) {
             const vf a = vf_set(x[r * block_depth + k]);
             UNROLL
-            for (int v = 0; v < panel_vectors; v++)
-                sum[r][v] = vf_fma(a, b[v], sum[r][v]);
+            for (int p = 0; p < panels; p++) {
+                UNROLL
+                for (int v = 0; v < panel_vectors; v++)
+                    sum[p][r][v] = vf_fma(a, b[p][v], sum[p][r][v]);
+            }
         }
+        next += next_step;
     }
     UNROLL
-    for (int r = 0; r < height; r++) {
+    for (int p = 0; p < panels; p++) {
         UNROLL
-        for (int v = 0; v < panel_vectors; v++) {
-            float *to = sums + r * panel_columns + v * lanes;
-            vf_store(to, first ? sum[r][v] : vf_load(to) + sum[r][v]);
+        for (int r = 0; r < height; r++) {
+            UNROLL
+            for (int v = 0; v < panel_vectors; v++) {
+                float *to = t->sums + p * t->sums_stride + r * panel_columns + v * lanes;
+                vf_store(to, t->first ? sum[p][r][v] : vf_load(to) + sum[p][r][v]);
+            }
         }
     }
 }
 
-typedef void tile_kernel(float *sums, const float *x, const void *w, int64_t depth, bool first, const char *next);
+typedef void tile_kernel(const tile_call *t);
 
-#define TILE(height, dtype, stream)                                                                                    \
-    static void tile_##height##_##dtype##_##stream(float *sums, const float *x, const void *w, int64_t depth,          \
-                                                   bool first, const char *next)                                       \
+#define TILES_OF_HEIGHT(height)                                                                                        \
+    static void tile_##height(const tile_call *t)                                                                      \
     {                                                                                                                  \
-        tile(sums, x, w, depth, first, next, height, dtype, stream);                                                   \
-    }
-#define TILES_OF(dtype, stream)                                                                                        \
-    TILE(1, dtype, stream)                                                                                             \
-    TILE(2, dtype, stream)                                                                                             \
-    TILE(3, dtype, stream) TILE(4, dtype, stream) TILE(5, dtype, stream) TILE(6, dtype, stream)
-#define TILE_NAMES(dtype, stream)                                                                                      \
+        tile(t, height, 1);                                                                                            \
+    }                                                                                                                  \
+    static void wide_tile_##height(const tile_call *t)                                                                 \
     {                                                                                                                  \
-        tile_1_##dtype##_##stream, tile_2_##dtype##_##stream, tile_3_##dtype##_##stream, tile_4_##dtype##_##stream,    \
-            tile_5_##dtype##_##stream, tile_6_##dtype##_##stream                                                       \
+        tile(t, height, tile_panels);                                                                                  \
     }
-TILES_OF(TN_F32, 0)
-TILES_OF(TN_F32, 1)
-TILES_OF(TN_BF16, 0)
-TILES_OF(TN_BF16, 1)
-TILES_OF(TN_F16, 0)
-TILES_OF(TN_F16, 1)
-static tile_kernel *const tile_kernels[][2][tile_rows] = {
-    [TN_F32] = {TILE_NAMES(TN_F32, 0), TILE_NAMES(TN_F32, 1)},
-    [TN_BF16] = {TILE_NAMES(TN_BF16, 0), TILE_NAMES(TN_BF16, 1)},
-    [TN_F16] = {TILE_NAMES(TN_F16, 0), TILE_NAMES(TN_F16, 1)},
-};
-#undef TILE
-#undef TILES_OF
-#undef TILE_NAMES
+TILE_HEIGHTS(TILES_OF_HEIGHT)
+#define NAMES_OF_HEIGHT(height) {tile_##height, wide_tile_##height},
+/* [rows - 1][whether there are tile_panels panels, not one] */
+static tile_kernel *const tile_kernels[tile_rows][2] = {TILE_HEIGHTS(NAMES_OF_HEIGHT)};
+#undef TILES_OF_HEIGHT
+#undef NAMES_OF_HEIGHT
+
+/* --- few rows --- */
+
+/* As tiles do, for one to few_rows rows of one panel, through all of k at once: here memory is the limit, and a panel
+ * is read from front to back. x is [k block][rows][block_depth]. */
+static ALWAYS_INLINE void few(float *sums, const float *x, const char *w, int64_t k, int rows, tn_dtype dtype)
+{
+    vf total[few_rows][panel_vectors];
+    const int64_t row_size = panel_columns * element_size(dtype);
+    for (int64_t from = 0; from == 0 || from < k; from += block_depth) {
+        const int64_t depth = tn_min_i64(block_depth, k - from);
+        vf sum[few_rows][panel_vectors];
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            UNROLL
+            for (int v = 0; v < panel_vectors; v++)
+                sum[r][v] = vf_set(0.0f);
+        }
+        UNROLL_STEPS
+        for (int64_t i = 0; i < depth; i++, w += row_size) {
+            __builtin_prefetch(w + few_ahead, 0, 3);
+            UNROLL
+            for (int v = 0; v < panel_vectors; v++) {
+                const vf b = vf_keep(load_as(dtype, w, v * lanes));
+                UNROLL
+                for (int r = 0; r < rows; r++)
+                    sum[r][v] = vf_fma(vf_set(x[r * block_depth + i]), b, sum[r][v]);
+            }
+        }
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            UNROLL
+            for (int v = 0; v < panel_vectors; v++)
+                total[r][v] = from == 0 ? sum[r][v] : total[r][v] + sum[r][v];
+        }
+        x += rows * block_depth;
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int v = 0; v < panel_vectors; v++)
+            vf_store(sums + r * panel_columns + v * lanes, total[r][v]);
+    }
+}
+
+typedef void few_kernel(float *sums, const float *x, const char *w, int64_t k);
+
+#define FEW(rows, dtype)                                                                                               \
+    static void few_##rows##_##dtype(float *sums, const float *x, const char *w, int64_t k)                            \
+    {                                                                                                                  \
+        few(sums, x, w, k, rows, dtype);                                                                               \
+    }
+#define FEW_OF_DTYPE(dtype) FEW(1, dtype) FEW(2, dtype) FEW(3, dtype) FEW(4, dtype)
+FEW_OF_DTYPE(TN_F32)
+FEW_OF_DTYPE(TN_BF16)
+FEW_OF_DTYPE(TN_F16)
+#define FEW_NAMES(dtype)                                                                                               \
+    {                                                                                                                  \
+        few_1_##dtype, few_2_##dtype, few_3_##dtype, few_4_##dtype                                                     \
+    }
+static few_kernel *const few_kernels[][few_rows] = {
+    [TN_F32] = FEW_NAMES(TN_F32), [TN_BF16] = FEW_NAMES(TN_BF16), [TN_F16] = FEW_NAMES(TN_F16)};
+#undef FEW
+#undef FEW_OF_DTYPE
+#undef FEW_NAMES
 
 /* --- rows, tiles and row blocks: tiles of 6 and 5 rows, so that no tile is nearly empty --- */
 
@@ -152,7 +230,8 @@ static void widen_all(const tn_context *context, linear_call *c)
 
 typedef struct linear_task {
     const linear_call *call;
-    float *sums;
+    float *sums;   /* [panels][rows][panel_columns] */
+    float *w_wide; /* [tile_panels][block_depth][panel_columns], for weights that are not f32 */
     int64_t group, first_panel, panels;
     int64_t first_tile, tiles, first_row, rows;
     int64_t index;
@@ -164,30 +243,44 @@ static int64_t panel_column(const linear_task *t, int64_t panel)
     return t->group * t->call->map->n + (t->first_panel + panel) * panel_columns;
 }
 
-static void finish_tile(const linear_task *t, float *sums, int64_t panel, int64_t row, int64_t height,
-                        const float *bias)
+/* y[row : row + height, panel] = act(sums + bias) */
+static ALWAYS_INLINE void finish_rows(const linear_task *t, const float *sums, int64_t panel, int64_t row,
+                                      int64_t height, const float *bias, tn_act act)
 {
     const linear_call *c = t->call;
-    const int64_t column = panel_column(t, panel);
     const int64_t columns = tn_min_i64(panel_columns, c->map->n - (t->first_panel + panel) * panel_columns);
-    if (c->bias != NULL) {
-        for (int64_t r = 0; r < height; r++) {
-            UNROLL
-            for (int v = 0; v < panel_vectors; v++) {
-                float *to = sums + r * panel_columns + v * lanes;
-                vf_store(to, vf_load(to) + vf_load(bias + v * lanes));
-            }
-        }
-    }
-    activate(sums, c->act, height * panel_columns);
-    for (int64_t r = 0; r < height; r++) {
-        char *y = element_at(&c->y, row + r, column);
+    vf add[panel_vectors];
+    UNROLL
+    for (int v = 0; v < panel_vectors; v++)
+        add[v] = vf_load(bias + v * lanes);
+    for (int64_t r = 0; r < height; r++, sums += panel_columns) {
+        char *y = element_at(&c->y, row + r, panel_column(t, panel));
         UNROLL
         for (int v = 0; v < panel_vectors; v++) {
-            const vf out = plain_nan(vf_load(sums + r * panel_columns + v * lanes));
+            const vf out = plain_nan(activated(vf_load(sums + v * lanes) + add[v], act));
             if (columns > v * lanes) store_columns(c->y.dtype, y, v * lanes, out, columns - v * lanes);
         }
     }
+}
+
+static void finish_tile(const linear_task *t, const float *sums, int64_t panel, int64_t row, int64_t height,
+                        const float *bias)
+{
+#define FINISH(act)                                                                                                    \
+    case act:                                                                                                          \
+        finish_rows(t, sums, panel, row, height, bias, act);                                                           \
+        break
+    switch (t->call->act) {
+        FINISH(TN_ACT_GELU);
+        FINISH(TN_ACT_GELU_TANH);
+        FINISH(TN_ACT_QUICK_GELU);
+        FINISH(TN_ACT_SILU);
+        FINISH(TN_ACT_RELU);
+        FINISH(TN_ACT_NONE);
+    case TN_ACT_COUNT:
+        break;
+    }
+#undef FINISH
 }
 
 static void fetch_y(const linear_task *t, int64_t panel, int64_t row, int64_t height)
@@ -196,13 +289,22 @@ static void fetch_y(const linear_task *t, int64_t panel, int64_t row, int64_t he
         prefetch_for_write(element_at(&t->call->y, row + r, panel_column(t, panel)));
 }
 
+/* Fetches part `part` of `parts` of what lies at `from`. */
+static void fetch_part(const char *from, int64_t bytes, int64_t part, int64_t parts)
+{
+    enum { line = 64 };
+    const int64_t lines = bytes / line;
+    for (int64_t l = part * lines / parts; l < (part + 1) * lines / parts; l++)
+        __builtin_prefetch(from + l * line, 0, 2);
+}
+
+/* Zeros where there is no bias. */
 static void load_bias(float *bias, const linear_task *t, int64_t panel)
 {
     const linear_call *c = t->call;
-    if (c->bias == NULL) return;
     const int64_t columns = tn_min_i64(panel_columns, c->map->n - (t->first_panel + panel) * panel_columns);
     memset(bias, 0, panel_columns * sizeof *bias);
-    memcpy(bias, c->bias + panel_column(t, panel), (size_t)columns * sizeof *bias);
+    if (c->bias != NULL) memcpy(bias, c->bias + panel_column(t, panel), (size_t)columns * sizeof *bias);
 }
 
 static const char *weights_at(const linear_call *c, int64_t group, int64_t panel, int64_t d)
@@ -211,42 +313,98 @@ static const char *weights_at(const linear_call *c, int64_t group, int64_t panel
     return c->w + index * panel_columns * element_size(c->map->dtype);
 }
 
-/* What is read after panel `panel` of k block d: the next panel, the first one of the next block, or the first one of
+/* What is read after the panels before `panel` of k block d: it, the first one of the next block, or the first one of
  * the task that this worker will get if all take turns. */
-static const char *weights_after(const linear_task *t, int64_t panel, int64_t d)
+static const char *weights_next(const linear_task *t, int64_t panel, int64_t d)
 {
     const linear_call *c = t->call;
-    if (panel + 1 < t->panels) return weights_at(c, t->group, t->first_panel + panel + 1, d);
+    if (panel < t->panels) return weights_at(c, t->group, t->first_panel + panel, d);
     if (d + 1 < c->depths) return weights_at(c, t->group, t->first_panel, d + 1);
     const int64_t index = t->index + c->workers, chunk = index % c->chunks;
     return weights_at(c, index / c->chunks % c->map->groups, chunk * c->chunk, 0);
 }
 
-/* One panel times all tiles of the task, for k block d. Meanwhile the next panel comes from memory: in bursts between
- * the tiles when they are many, else line by line within them. */
-static void run_panel(const linear_task *t, const float *x, int64_t panel, int64_t d)
+/* Weights of the panels for k block d as f32, panels *stride apart: as they are, or widened into `space`. */
+static const float *widen_panels(const linear_task *t, float *space, int64_t panel, int64_t panels, int64_t d,
+                                 int64_t depth, int64_t *stride)
 {
-    enum { many = 9, line = 64 };
+    const linear_call *c = t->call;
+    const int64_t first = t->first_panel + panel;
+    *stride = c->map->k * panel_columns;
+    if (c->map->dtype == TN_F32) return (const float *)(const void *)weights_at(c, t->group, first, d);
+    *stride = block_depth * panel_columns;
+    for (int64_t p = 0; p < panels; p++)
+        widen(space + p * *stride, c->map->dtype, weights_at(c, t->group, first + p, d), 1, depth * panel_columns);
+    return space;
+}
+
+/* One or tile_panels panels times all tiles of the task, for k block d. Meanwhile the next ones come from memory: in
+ * bursts between the tiles when they are many, else line by line within the first. */
+static void run_panels(const linear_task *t, const float *x, int64_t panel, int64_t panels, int64_t d)
+{
+    enum { many = 9 };
     const linear_call *c = t->call;
     const int64_t depth = tn_min_i64(block_depth, c->map->k - d * block_depth);
-    const char *w = weights_at(c, t->group, t->first_panel + panel, d);
-    const char *next = weights_after(t, panel, d);
-    const bool last = d + 1 >= c->depths, stream = t->tiles < many;
-    const int64_t lines = depth * panel_columns * element_size(c->map->dtype) / line;
-    float bias[panel_columns], *sums = t->sums + panel * t->rows * panel_columns;
-    if (last) load_bias(bias, t, panel);
+    const int64_t row_size = panel_columns * element_size(c->map->dtype), next_stride = c->map->k * row_size;
+    const bool last = d + 1 >= c->depths, bursts = t->tiles >= many;
+    const char *next = weights_next(t, panel + panels, d);
+    float bias[tile_panels][panel_columns];
+    tile_call call = {.depth = depth, .sums_stride = t->rows * panel_columns, .first = d == 0};
+    call.w = widen_panels(t, t->w_wide, panel, panels, d, depth, &call.w_stride);
+    for (int64_t p = 0; p < panels && last; p++)
+        load_bias(bias[p], t, panel + p);
     for (int64_t i = 0; i < t->tiles; i++) {
         const int64_t row = tile_start(c, t->first_tile + i), height = tile_start(c, t->first_tile + i + 1) - row;
-        float *to = sums + (row - t->first_row) * panel_columns;
-        if (last) fetch_y(t, panel, row, height);
-        if (!stream) {
-            for (int64_t p = i * lines / t->tiles; p < (i + 1) * lines / t->tiles; p++)
-                __builtin_prefetch(next + p * line, 0, 2);
+        const bool stream = i == 0 && !bursts;
+        for (int64_t p = 0; p < panels; p++) {
+            if (last) fetch_y(t, panel + p, row, height);
+            if (bursts) fetch_part(next + p * next_stride, depth * row_size, i, t->tiles);
         }
-        const bool ahead = stream && i * depth < lines;
-        tile_kernels[c->map->dtype][ahead][height - 1](to, x + (row - t->first_row) * block_depth, w, depth, d == 0,
-                                                       next + i * depth * line);
-        if (last) finish_tile(t, to, panel, row, height, bias);
+        call.next = stream ? next : (const char *)call.w;
+        call.next_step = stream ? row_size : 0;
+        call.next_stride = stream ? next_stride : 0;
+        call.sums = t->sums + (panel * t->rows + row - t->first_row) * panel_columns;
+        call.x = x + (row - t->first_row) * block_depth;
+        tile_kernels[height - 1][panels > 1](&call);
+        for (int64_t p = 0; p < panels && last; p++)
+            finish_tile(t, call.sums + p * call.sums_stride, panel + p, row, height, bias[p]);
+    }
+}
+
+/* Tasks of few rows have all of them, and x is widened whole. */
+static void run_few(const linear_task *t)
+{
+    const linear_call *c = t->call;
+    float bias[panel_columns];
+    for (int64_t p = 0; p < t->panels; p++) {
+        const char *w = weights_at(c, t->group, t->first_panel + p, 0);
+        few_kernels[c->map->dtype][c->rows - 1](t->sums, c->x_wide, w, c->map->k);
+        load_bias(bias, t, p);
+        finish_tile(t, t->sums, p, 0, c->rows, bias);
+    }
+}
+
+static bool is_few(const tn_map *map, int64_t rows)
+{
+    return rows <= few_rows && map->groups == 1;
+}
+
+static void run_many(const linear_task *t, float *x_own)
+{
+    const linear_call *c = t->call;
+    for (int64_t d = 0; d < tn_max_i64(c->depths, 1); d++) {
+        const float *x = c->x_wide + (t->first_row * c->depths + t->rows * d) * block_depth;
+        if (c->map->groups > 1) {
+            const int64_t depth = tn_min_i64(block_depth, c->map->k - d * block_depth);
+            const int64_t column = t->group * c->map->k + d * block_depth;
+            widen_rows(x_own, &c->x, t->first_row, t->first_row + t->rows, column, depth);
+            x = x_own;
+        }
+        for (int64_t p = 0; p < t->panels;) {
+            const int64_t panels = t->panels - p >= tile_panels ? tile_panels : 1;
+            run_panels(t, x, p, panels, d);
+            p += panels;
+        }
     }
 }
 
@@ -261,17 +419,12 @@ static void linear_task_run(void *argument, int64_t index, int worker)
     t.tiles = block_start(c, b + 1) - t.first_tile;
     t.first_row = tile_start(c, t.first_tile);
     t.rows = tile_start(c, t.first_tile + t.tiles) - t.first_row;
-    t.sums = c->sums + worker * (most_panels * most_rows * panel_columns);
-    for (int64_t d = 0; d < tn_max_i64(c->depths, 1); d++) {
-        const float *x = c->x_wide + (t.first_row * c->depths + t.rows * d) * block_depth;
-        if (c->map->groups > 1) {
-            float *own = c->x_wide + worker * (most_rows * block_depth);
-            const int64_t depth = tn_min_i64(block_depth, c->map->k - d * block_depth);
-            widen_rows(own, &c->x, t.first_row, t.first_row + t.rows, group * c->map->k + d * block_depth, depth);
-            x = own;
-        }
-        for (int64_t p = 0; p < t.panels; p++)
-            run_panel(&t, x, p, d);
+    t.sums = c->sums + worker * worker_floats;
+    t.w_wide = t.sums + most_panels * most_rows * panel_columns;
+    if (is_few(c->map, c->rows)) {
+        run_few(&t);
+    } else {
+        run_many(&t, c->x_wide + worker * (most_rows * block_depth));
     }
 }
 
@@ -299,7 +452,7 @@ static size_t linear_scratch(const tn_map *map, int64_t rows, int workers)
 {
     size_t bytes = 0;
     if (!add_product(&bytes, wide_rows(map, rows, workers), wide_columns(map), sizeof(float)) ||
-        !add_product(&bytes, workers, most_panels * most_rows * panel_columns, sizeof(float)))
+        !add_product(&bytes, workers, worker_floats, sizeof(float)))
         return SIZE_MAX;
     return bytes;
 }

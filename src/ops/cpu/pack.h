@@ -6,9 +6,14 @@
 #ifndef TN_OPS_CPU_PACK_H
 #define TN_OPS_CPU_PACK_H
 
-/* One tile of the product: tile_rows rows of x times one panel of w. 12 sums, 2 weights and 1 broadcast fill 15 of the
- * 16 registers. */
-enum { tile_rows = 6, panel_vectors = 2, panel_columns = panel_vectors * lanes };
+/* The tile of the product, which a level may choose: tile_rows rows of x times tile_panels panels of panel_vectors
+ * vectors. Here 12 sums, 2 weights and 1 broadcast fill 15 of 16 registers. */
+#define HEIGHTS_TO_6(each) each(1) each(2) each(3) each(4) each(5) each(6)
+#ifndef TILE_HEIGHTS
+#define TILE_HEIGHTS HEIGHTS_TO_6
+enum { tile_rows = 6, tile_panels = 1, panel_vectors = 2 };
+#endif
+enum { panel_columns = panel_vectors * lanes };
 
 typedef struct pack_call {
     char *packed;

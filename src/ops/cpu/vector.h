@@ -18,7 +18,7 @@
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define UNROLL_STEPS _Pragma("clang loop unroll_count(4)")
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 32")
 #define UNROLL_STEPS _Pragma("GCC unroll 4")
 #endif
 

@@ -1,0 +1,369 @@
+/* tenon fit: a connector whose tokens come to match target tokens. This file reads the options, opens everything and
+ * says how it ended; see fit.h. */
+#include "fit.h"
+
+#include "commands.h"
+#include "ranks.h"
+#include "report.h"
+
+#include <inttypes.h>
+#include <limits.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const tn_argument arguments[] = {{.name = NULL}};
+
+static const tn_option options[] = {
+    {"model", 0, TN_STRING, "FILE", "@file", 0, offsetof(tn_fit_settings, start),
+     "the connector to begin with: a file of init, of another fit, or a checkpoint of your own",
+     "--model start.safetensors"},
+    {"features", 0, TN_STRING, "DIR", "@file", 0, offsetof(tn_fit_settings, features),
+     "features (images, tokens, width): a folder of .npy and .safetensors shards, or one file", "--features features/"},
+    {"targets", 0, TN_STRING, "DIR", "@file", 0, offsetof(tn_fit_settings, targets),
+     "the tokens they should become (images, tokens, model width): a folder of shards with the same names, or one file",
+     "--targets tokens/, which tenon run made with another connector"},
+    {"output", 'o', TN_STRING, "FILE", "@file", 0, offsetof(tn_fit_settings, output),
+     "the .safetensors file of the fitted connector", "-o fitted.safetensors"},
+    {"loss", 0, TN_STRING, "L", "mse cosine smooth_l1", 0, offsetof(tn_fit_settings, loss),
+     "mse (as without it), cosine (directions alone) or smooth_l1 (less weight on outliers)", "--loss cosine"},
+    {"steps", 0, TN_INT, "N", NULL, 1, offsetof(tn_fit_settings, steps),
+     "steps of the optimizer (without it, and without --epochs, one epoch)", "--steps 1000"},
+    {"epochs", 0, TN_INT, "E", NULL, 1, offsetof(tn_fit_settings, epochs),
+     "times to go through the images, instead of --steps", "--epochs 3"},
+    {"batch", 0, TN_INT, "B", NULL, 1, offsetof(tn_fit_settings, batch),
+     "images that are computed at once (without it 8); under mpirun, of each rank", "--batch 16"},
+    {"accumulate", 0, TN_INT, "A", NULL, 1, offsetof(tn_fit_settings, accumulate),
+     "batches whose gradients make one step (without it 1): a larger batch in the same memory", "--accumulate 4"},
+    {"lr", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, lr), "the highest learning rate (without it 0.001)",
+     "--lr 0.0003"},
+    {"warmup", 0, TN_INT, "N", NULL, 0, offsetof(tn_fit_settings, warmup),
+     "steps over which the rate rises to --lr; then it falls along a cosine (without it 0)", "--warmup 100"},
+    {"min-lr", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, min_lr),
+     "the rate at which the cosine ends (without it 0)", "--min-lr 0.00001"},
+    {"weight-decay", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, weight_decay),
+     "decay of weights in AdamW; biases have none (without it 0.01)", "--weight-decay 0.05"},
+    {"decay-biases", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, decay_biases), "decay biases as well",
+     "--decay-biases"},
+    {"beta1", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, beta1),
+     "how long AdamW remembers gradients (without it 0.9)", "--beta1 0.9"},
+    {"beta2", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, beta2),
+     "how long it remembers their squares (without it 0.999)", "--beta2 0.95"},
+    {"eps", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, eps),
+     "what AdamW adds to the root of the squares (without it 1e-8)", "--eps 1e-6"},
+    {"clip", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, clip),
+     "the largest norm of all gradients together, longer ones are shortened; 0: any (without it 1)", "--clip 0.5"},
+    {"freeze", 0, TN_STRING, "PATTERN", NULL, 0, offsetof(tn_fit_settings, freeze),
+     "parameters that stay what they are, by name, with * for any characters; several with commas between",
+     "--freeze 'proj1.*,k_proj.bias'"},
+    {"no-master", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, no_master),
+     "keep no f32 copies of bf16 and f16 parameters: less memory, and small steps are rounded away", "--no-master"},
+    {"keep", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, keep),
+     "keep between forward and backward what would be computed twice: faster, and memory grows with --batch", "--keep"},
+    {"seed", 0, TN_UINT, "S", NULL, 0, offsetof(tn_fit_settings, seed),
+     "seed of the order of the images and of the choice for validation (without it 0)", "--seed 7"},
+    {"val-fraction", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, val_fraction),
+     "share of the images that is kept back for validation (without it 0)", "--val-fraction 0.05"},
+    {"patience", 0, TN_INT, "N", NULL, 1, offsetof(tn_fit_settings, patience),
+     "stop after N validations in a row without a better one", "--patience 5"},
+    {"checkpoint", 0, TN_STRING, "DIR", "@folder", 0, offsetof(tn_fit_settings, checkpoint),
+     "a folder to save the run to, at the interval of --every, at the end, and on Ctrl-C; the connector at its best "
+     "validation too",
+     "--checkpoint run1/"},
+    {"every", 0, TN_INT, "K", NULL, 1, offsetof(tn_fit_settings, every),
+     "steps between checkpoints and between validations (without it 100)", "--every 500"},
+    {"resume", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, resume),
+     "go on from the checkpoint in --checkpoint, bit for bit as if the run had never stopped; where there is none yet, "
+     "begin",
+     "--resume"},
+    {"skip-nonfinite", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, skip_nonfinite),
+     "leave out steps whose loss or gradient is infinite or nan, and say how many, instead of ending there",
+     "--skip-nonfinite"},
+    {"log", 0, TN_STRING, "FILE", "@file", 0, offsetof(tn_fit_settings, log),
+     "a file that gets a line of JSON for each step and each validation", "--log run1.jsonl"},
+    {"window", 0, TN_INT, "W", NULL, 1, offsetof(tn_fit_settings, window),
+     "pool with this window instead of the config's", "--window 3"},
+    {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(tn_fit_settings, grid),
+     "rows x columns of the patch grid (without it the grid is square)", "--grid 32x128"},
+    TN_MODEL_OPTION_PREFIX(tn_fit_settings),
+    TN_MODEL_OPTION_CONFIG(tn_fit_settings),
+    {"tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(tn_fit_settings, tensor),
+     "the tensor of .safetensors features (without it the only one of floating-point numbers)",
+     "--tensor image_features"},
+    {"target-tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(tn_fit_settings, target_tensor),
+     "the tensor of .safetensors targets, likewise", "--target-tensor tokens"},
+    {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, npy_bfloat16),
+     "uint16 npy features and targets are bfloat16 bits", "--npy-bf16"},
+    {"threads", 0, TN_INT, "N", NULL, 1, offsetof(tn_fit_settings, threads),
+     "threads that compute (without it one for each core); the result is the same bits for any number", "--threads 4"},
+    {"cpu", 0, TN_STRING, "LEVEL", "@levels", 0, offsetof(tn_fit_settings, cpu),
+     "the highest CPU level to use (without it TENON_CPU, else the best there is)", "--cpu baseline"},
+    TN_OPTION_JSON(tn_fit_settings),
+    {.name = NULL}};
+
+static const tn_example examples[] = {
+    {"tenon run mlp.safetensors features/ -o tokens/", "the tokens of a large connector, to learn from"},
+    {"tenon fit --model pool.safetensors --features features/ --targets tokens/ --epochs 3 --lr 0.0005 --warmup 100 "
+     "--val-fraction 0.05 --checkpoint run1/ --resume --log run1.jsonl -o fitted.safetensors",
+     "a run that can be stopped and started at any time with the same command"},
+    {"mpirun -n 4 tenon fit --model pool.safetensors --features features/ --targets tokens/ --batch 8 -o "
+     "fitted.safetensors",
+     "on several machines, in a build with MPI"},
+    {.line = NULL}};
+
+/* ---- options ---- */
+
+static int check_numbers(const tn_command *command, const tn_fit_settings *given)
+{
+    tenon_error error;
+    tenon_loss loss;
+    if (given->threads > INT_MAX) return tn_usage(command, "--threads is too large (got %" PRId64 ")", given->threads);
+    if (tenon_loss_from_name(given->loss, &loss, &error) != TENON_OK) return tn_usage(command, "%s", error.message);
+    if (given->steps && given->epochs) return tn_usage(command, "give --steps or --epochs, not both");
+    if (given->val_fraction >= 1)
+        return tn_usage(command, "--val-fraction is a share below 1, got %g", given->val_fraction);
+    if (given->patience && given->val_fraction == 0)
+        return tn_usage(command, "--patience needs images to validate on: --val-fraction X");
+    if (given->resume && !given->checkpoint)
+        return tn_usage(command, "--resume needs --checkpoint DIR, the folder of the run to go on with");
+    if (given->batch > INT64_C(1) << 31 || given->accumulate > INT64_C(1) << 31)
+        return tn_usage(command, "--batch and --accumulate are at most 2^31");
+    return -1;
+}
+
+static int check_settings(const tn_command *command, const tn_fit_settings *given)
+{
+    if (!given->start) return tn_usage(command, "fit needs --model FILE, the connector to begin with");
+    if (!given->features) return tn_usage(command, "fit needs --features DIR");
+    if (!given->targets)
+        return tn_usage(command, "fit needs --targets DIR, the tokens that the features should become");
+    if (!given->output) return tn_usage(command, "fit needs -o FILE, where to write the fitted connector");
+    return check_numbers(command, given);
+}
+
+/* "a,b" as an array of patterns in one block of memory; NULL: out of memory. */
+static char **split_patterns(const char *text, int64_t *count)
+{
+    size_t length = text ? strlen(text) : 0;
+    char **list = malloc((length + 2) * sizeof *list + length + 1);
+    if (!list) return NULL;
+    char *copy = (char *)(list + length + 2);
+    memcpy(copy, text ? text : "", length + 1);
+    *count = 0;
+    for (char *at = copy; *at;) {
+        size_t part = strcspn(at, ",");
+        bool last = at[part] == 0;
+        at[part] = 0;
+        list[(*count)++] = at;
+        at += part + !last;
+    }
+    return list;
+}
+
+/* ---- opening ---- */
+
+static bool check_output(const tn_fit_settings *given, tenon_error *error)
+{
+    tenon_writer *writer;
+    if (!tn_paths_has_suffix(given->output, ".safetensors"))
+        return tn_error(error, "%s: a connector is written as .safetensors", given->output);
+    if (tn_paths_in_model(given->output, given->start))
+        return tn_error(error, "%s: is the model being read; choose another output", given->output);
+    if (tn_ranks_index() != 0) return true;
+    if (tenon_writer_new(given->output, &writer, error) != TENON_OK) return false;
+    tenon_writer_free(writer);
+    return true;
+}
+
+static bool count_steps(tn_fit *fit, tenon_error *error)
+{
+    const tn_fit_settings *g = fit->given;
+    int64_t images, epochs = g->epochs ? g->epochs : 1, last;
+    bool past = __builtin_mul_overflow(g->batch * tn_ranks_count(), g->accumulate, &fit->images_a_step);
+    past = past || __builtin_mul_overflow(tn_fit_data_training(fit->data), epochs, &images);
+    if (past) return tn_error(error, "--batch, --accumulate and --epochs give more images than this program can count");
+    fit->steps = g->steps ? g->steps : images / fit->images_a_step + (images % fit->images_a_step != 0);
+    if (__builtin_mul_overflow(fit->steps, fit->images_a_step, &last))
+        return tn_error(error, "--steps gives more images than this program can count");
+    if (g->warmup <= fit->steps) return true;
+    return tn_error(error, "--warmup %" PRId64 " is more than the %" PRId64 " steps of the run", g->warmup, fit->steps);
+}
+
+/* Packs once, so that the level is known before anything is compared with a checkpoint. */
+static bool prepare(tn_fit *fit, tenon_error *error)
+{
+    tenon_prepare_options prepared;
+    tenon_prepare_options_init(&prepared);
+    prepared.cpu = fit->given->cpu;
+    prepared.threads = (int)fit->given->threads;
+    return tenon_adapter_prepare(fit->adapter, &prepared, error) == TENON_OK;
+}
+
+static bool make_trainer(tn_fit *fit, tenon_error *error)
+{
+    const tn_fit_settings *g = fit->given;
+    tenon_trainer_options o;
+    int64_t patterns;
+    tenon_trainer_options_init(&o);
+    char **freeze = split_patterns(g->freeze, &patterns);
+    if (!freeze) return tn_error(error, "out of memory");
+    o.lr = g->lr;
+    o.min_lr = g->min_lr;
+    o.warmup = g->warmup;
+    o.steps = fit->steps;
+    o.beta1 = g->beta1;
+    o.beta2 = g->beta2;
+    o.eps = g->eps;
+    o.weight_decay = g->weight_decay;
+    o.decay_biases = g->decay_biases;
+    o.clip = g->clip;
+    o.no_master = g->no_master;
+    o.keep = g->keep;
+    o.freeze = (const char *const *)freeze;
+    o.num_freeze = patterns;
+    o.sum = tn_ranks_count() > 1 ? tn_ranks_sum : NULL;
+    o.cpu = g->cpu;
+    o.threads = (int)g->threads;
+    bool good = tenon_loss_from_name(g->loss, &o.loss, error) == TENON_OK &&
+                tenon_trainer_new(fit->adapter, &o, &fit->trainer, error) == TENON_OK;
+    free(freeze);
+    return good;
+}
+
+static bool open_all(tn_fit *fit, tenon_error *error)
+{
+    const tn_fit_settings *g = fit->given;
+    if (!check_output(g, error) || tn_model_open(g->start, &g->model, false, &fit->adapter, NULL, error) != TENON_OK ||
+        !tn_hash_weights(fit->adapter, fit->start_hash, error) || !prepare(fit, error))
+        return false;
+    tenon_call_init(&fit->call);
+    fit->call.pool_window = g->window;
+    if (g->grid.height) {
+        fit->call.grid_height = g->grid.height;
+        fit->call.grid_width = g->grid.width;
+    }
+    if (!tn_fit_data_open(g, fit->adapter, &fit->call, &fit->data, error) || !count_steps(fit, error) ||
+        !make_trainer(fit, error))
+        return false;
+    tn_fit_data_hash(fit->data, fit->data_hash);
+    return tn_fit_open_folder(fit, error);
+}
+
+/* ---- the run ---- */
+
+/* On every rank, or on none. */
+static bool agree(bool good)
+{
+    return tn_ranks_first_failure(!good) < 0;
+}
+
+static bool resume(tn_fit *fit, tenon_error *error)
+{
+    bool found;
+    if (!agree(tn_fit_resume(fit, &found, error))) return false;
+    if (found && tn_ranks_index() == 0)
+        tn_note("going on from step %" PRId64 " of %" PRId64 " (%s)", fit->state.done, fit->steps,
+                fit->given->checkpoint);
+    return agree(tn_fit_report_open(fit, error));
+}
+
+static void say_interrupted(const tn_fit *fit)
+{
+    if (tn_ranks_index() != 0) return;
+    if (fit->given->checkpoint)
+        tn_note("interrupted after step %" PRId64 " of %" PRId64 "; the same command with --resume goes on from there",
+                fit->state.done, fit->steps);
+    else
+        tn_note("interrupted after step %" PRId64 " of %" PRId64
+                "; nothing was saved: with --checkpoint DIR it would be",
+                fit->state.done, fit->steps);
+}
+
+/* *signal: it was interrupted, which is no error and no success. */
+static bool fit_all(tn_fit *fit, int *signal, tenon_error *error)
+{
+    if (!agree(open_all(fit, error)) || !resume(fit, error)) return false;
+    bool good = tn_fit_run(fit, signal, error);
+    if (good) good = agree(tn_fit_report_sync(fit, error));
+    tn_fit_report_close(fit);
+    if (!good || *signal) return good;
+    if (tn_ranks_index() != 0) return agree(true);
+    return agree(tenon_adapter_save(fit->adapter, fit->given->output, error) == TENON_OK);
+}
+
+static int finish(const tn_fit *fit, bool good, int signal, const tenon_error *error)
+{
+    if (good && signal) say_interrupted(fit);
+    if (good && !signal) return tn_ranks_index() == 0 ? tn_fit_report_end(fit) : TN_EXIT_OK;
+    if (good) return TN_EXIT_FAILURE;
+    /* One sentence, whatever the number of ranks. */
+    int speaker = tn_ranks_first_failure(error->message[0] != 0);
+    if (speaker != tn_ranks_index()) return TN_EXIT_FAILURE;
+    if (tn_ranks_count() == 1) return tn_failed_error(error);
+    return tn_failed("rank %d: %.3000s", speaker, error->message);
+}
+
+static int run_fit(const tn_fit_settings *given)
+{
+    tenon_error error;
+    tn_fit fit = {.given = given, .started = tn_seconds()};
+    int signal = 0;
+    error.message[0] = 0;
+    fit.state = (tn_fit_state){.first_loss = NAN, .last_loss = NAN, .first_val = NAN, .last_val = NAN, .best_val = NAN};
+    bool good = fit_all(&fit, &signal, &error);
+    tn_fit_report_close(&fit);
+    int code = finish(&fit, good, signal, &error);
+    tenon_trainer_free(fit.trainer);
+    tn_fit_data_close(fit.data);
+    tenon_adapter_free(fit.adapter);
+    return code;
+}
+
+static int run(const tn_command *command, int argc, char **argv)
+{
+    tn_fit_settings given = {.window = TENON_UNSET,
+                             .loss = "mse",
+                             .batch = 8,
+                             .accumulate = 1,
+                             .lr = 1e-3,
+                             .weight_decay = 0.01,
+                             .clip = 1,
+                             .beta1 = 0.9,
+                             .beta2 = 0.999,
+                             .eps = 1e-8,
+                             .every = 100};
+    const char *words[TN_MAX_ARGUMENTS];
+    int code = tn_options_parse(command, argc, argv, &given, words);
+    if (code < 0) code = check_settings(command, &given);
+    if (code >= 0) return code;
+    tn_ranks_start();
+    tn_interrupt_install();
+    code = run_fit(&given);
+    tn_ranks_end();
+    if (code != TN_EXIT_OK && tn_interrupt_signal()) {
+        /* End as the signal would have ended us, now that the run is saved. */
+        signal(tn_interrupt_signal(), SIG_DFL);
+        raise(tn_interrupt_signal());
+    }
+    return code;
+}
+
+const tn_command tn_command_fit = {
+    "fit",
+    "fit a connector to target tokens",
+    "Trains a connector so that its tokens match target tokens: to distil a large connector into a pooling one, to "
+    "begin "
+    "with something better than random numbers, or to move a connector to another encoder or language model. AdamW, "
+    "clipped gradients, a warm-up and a cosine. The images come in an order that the seed decides; the same seed, data "
+    "and CPU level give the same bytes for any number of threads, and after any number of stops. A bar shows the loss, "
+    "the norm of the gradient, the rate and the time left; a table on standard output says what came of it. With "
+    "--checkpoint the run survives being killed at any moment: the same command with --resume goes on from the last "
+    "checkpoint.",
+    arguments,
+    options,
+    examples,
+    "0: written. 1: bad data, a failure, or interrupted; what was written before is whole. 2: the command line is "
+    "wrong.",
+    run};

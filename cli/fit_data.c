@@ -1,0 +1,439 @@
+/* The images of a folder of shards, in a shuffled order that is computed and not stored.
+ *
+ * Images are numbered over the shards in order of their names. A permutation of [0, n) is a Feistel network over the
+ * smallest even number of bits that holds n, walked until it lands below n; its keys are hashes of the run's seed and
+ * the epoch. One permutation says which images are kept back for validation, one each epoch says in which order the
+ * others come: no memory, however many images, and the place in the stream is one number in a checkpoint. */
+#include "fit.h"
+#include "report.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROUNDS = 8, MOST_OPEN = 64 };
+
+enum { X, TARGET, SIDES };
+
+typedef struct side {
+    char *path;
+    int64_t tensor; /* its number in the file */
+    DLDataType dtype;
+    int64_t rows; /* tokens of one image */
+    int ndim;     /* 2: one image without a batch axis */
+} side;
+
+typedef struct shard {
+    side sides[SIDES];
+    int64_t first, images;
+    tenon_file *files[SIDES]; /* NULL while closed */
+    int64_t used;             /* when it was read last */
+} shard;
+
+struct tn_fit_data {
+    const tn_fit_settings *given;
+    const tenon_adapter *adapter;
+    const tenon_call *call;
+    tn_run_setup setups[SIDES]; /* which tensor is read */
+    int64_t widths[SIDES];
+    shard *shards;
+    size_t num_shards;
+    int64_t images, kept;
+    int64_t clock; /* of `used` */
+    size_t num_open;
+};
+
+/* ---- the order ---- */
+
+/* The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014). */
+static uint64_t mix(uint64_t z)
+{
+    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return z ^ (z >> 31);
+}
+
+/* The place of `index` in permutation `number` of [0, count). */
+static int64_t permute(uint64_t seed, uint64_t number, int64_t index, int64_t count)
+{
+    int half = 1;
+    while (half < 31 && (INT64_C(1) << 2 * half) < count)
+        half++;
+    const uint64_t key = mix(mix(seed + UINT64_C(0x9E3779B97F4A7C15)) + number);
+    const uint64_t mask = (UINT64_C(1) << half) - 1;
+    uint64_t value = (uint64_t)index;
+    do {
+        uint64_t left = value >> half, right = value & mask;
+        for (uint64_t round = 0; round < ROUNDS; round++) {
+            const uint64_t next = left ^ (mix(key + round * UINT64_C(0x9E3779B97F4A7C15) + mix(right)) & mask);
+            left = right;
+            right = next;
+        }
+        value = left << half | right;
+    } while (value >= (uint64_t)count);
+    return (int64_t)value;
+}
+
+int64_t tn_fit_data_training(const tn_fit_data *data)
+{
+    return data->images - data->kept;
+}
+
+int64_t tn_fit_data_validation(const tn_fit_data *data)
+{
+    return data->kept;
+}
+
+int64_t tn_fit_data_kept(const tn_fit_data *data, int64_t index)
+{
+    return permute(data->given->seed, 0, index, data->images);
+}
+
+int64_t tn_fit_data_next(const tn_fit_data *data, int64_t place)
+{
+    const int64_t training = tn_fit_data_training(data);
+    const int64_t within = permute(data->given->seed, (uint64_t)(place / training) + 1, place % training, training);
+    return permute(data->given->seed, 0, data->kept + within, data->images);
+}
+
+/* ---- opening ---- */
+
+static bool open_side(const tn_fit_data *data, int which, side *s, tenon_file **file, tenon_error *error)
+{
+    const tn_run_setup *setup = &data->setups[which];
+    return tn_job_open_file(setup, TN_FEATURES, s->path, file, error) &&
+           tn_job_find_tensor(setup, TN_FEATURES, s->path, *file, &s->tensor, error);
+}
+
+/* (images, tokens, width) of f32, bf16 or f16, or one image without the first axis. */
+static bool read_header(const tn_fit_data *data, int which, side *s, int64_t *images, tenon_error *error)
+{
+    static const char *const names[SIDES] = {"features", "targets"};
+    tenon_file *file = NULL;
+    tenon_file_tensor tensor;
+    tenon_file_tensor_init(&tensor);
+    bool good =
+        open_side(data, which, s, &file, error) && tenon_file_get_tensor(file, s->tensor, &tensor, error) == TENON_OK;
+    if (good) {
+        bool is_float = (tensor.dtype.code == kDLFloat || tensor.dtype.code == kDLBfloat) && tensor.dtype.bits <= 32;
+        bool fits = (tensor.ndim == 2 || tensor.ndim == 3) && tensor.shape[tensor.ndim - 1] == data->widths[which];
+        if (!is_float || !fits)
+            good = tn_error(error,
+                            "%s: the %s are %s %s; expected f32, bf16 or f16 of (images, tokens, %" PRId64
+                            ") or (tokens, %" PRId64 ")",
+                            s->path, names[which], tn_dtype_text(tensor.dtype),
+                            tn_shape_text(tensor.ndim, tensor.shape), data->widths[which], data->widths[which]);
+    }
+    if (good) {
+        s->dtype = tensor.dtype;
+        s->ndim = tensor.ndim;
+        s->rows = tensor.shape[tensor.ndim - 2];
+        *images = tensor.ndim == 3 ? tensor.shape[0] : 1;
+    }
+    if (file) tenon_file_close(file);
+    return good;
+}
+
+static bool check_pair(const tn_fit_data *data, const shard *s, int64_t targets, tenon_error *error)
+{
+    const side *x = &s->sides[X], *t = &s->sides[TARGET];
+    tenon_error reason;
+    int64_t tokens;
+    if (tenon_adapter_output_num_tokens(data->adapter, data->call, x->rows, &tokens, &reason) != TENON_OK)
+        return tn_error(error, "%s: %.3000s", x->path, reason.message);
+    if (targets != s->images)
+        return tn_error(error, "%s: has targets of %" PRId64 " images, but %s has features of %" PRId64, t->path,
+                        targets, x->path, s->images);
+    if (t->rows == tokens) return true;
+    return tn_error(error,
+                    "%s: has %" PRId64 " tokens an image, but %s makes %" PRId64 " of the %" PRId64
+                    " of %s; make targets with its window and grid",
+                    t->path, t->rows, data->given->start, tokens, x->rows, x->path);
+}
+
+static bool add_shard(tn_fit_data *data, char *features, char *targets, tenon_error *error)
+{
+    shard *s = &data->shards[data->num_shards++];
+    int64_t count;
+    s->sides[X].path = features;
+    s->sides[TARGET].path = targets;
+    s->first = data->images;
+    if (!features || !targets) return tn_error(error, "out of memory");
+    if (!tn_paths_exists(targets))
+        return tn_error(error, "%s: there is no such file of targets for the features %s", targets, features);
+    if (!read_header(data, X, &s->sides[X], &s->images, error) ||
+        !read_header(data, TARGET, &s->sides[TARGET], &count, error) || !check_pair(data, s, count, error))
+        return false;
+    if (__builtin_add_overflow(data->images, s->images, &data->images) || data->images > INT64_C(1) << 60)
+        return tn_error(error, "%s: more images than this program can count", features);
+    return true;
+}
+
+/* The targets of a shard have its name, with either suffix. */
+static char *targets_of(const char *folder, const char *shard_name)
+{
+    char *path = tn_paths_join(folder, shard_name);
+    if (!path || tn_paths_exists(path)) return path;
+    bool is_npy = tn_paths_has_suffix(shard_name, ".npy");
+    char *other = tn_paths_with_suffix(shard_name, is_npy ? ".safetensors" : ".npy");
+    char *second = other ? tn_paths_join(folder, other) : NULL;
+    bool found = second && tn_paths_exists(second);
+    free(other);
+    free(found ? path : second);
+    return found ? second : path;
+}
+
+static bool add_folder(tn_fit_data *data, tenon_error *error)
+{
+    const tn_fit_settings *given = data->given;
+    char **names;
+    size_t count;
+    if (!tn_paths_is_folder(given->targets))
+        return tn_error(error, "%s: is no folder; features in a folder take a folder of targets with the same names",
+                        given->targets);
+    if (!tn_paths_list_shards(given->features, &names, &count, error)) return false;
+    data->shards = calloc(count, sizeof *data->shards);
+    bool good = data->shards || tn_error(error, "out of memory");
+    for (size_t i = 0; good && i < count; i++)
+        good = add_shard(data, tn_paths_join(given->features, names[i]), targets_of(given->targets, names[i]), error);
+    tn_paths_free_list(names, count);
+    return good;
+}
+
+static bool add_all(tn_fit_data *data, tenon_error *error)
+{
+    const tn_fit_settings *given = data->given;
+    if (tn_paths_is_folder(given->features)) return add_folder(data, error);
+    data->shards = calloc(1, sizeof *data->shards);
+    if (!data->shards) return tn_error(error, "out of memory");
+    return add_shard(data, strdup(given->features), strdup(given->targets), error);
+}
+
+static bool split(tn_fit_data *data, tenon_error *error)
+{
+    double kept = data->given->val_fraction * (double)data->images;
+    data->kept = (int64_t)(kept + 0.5);
+    if (data->given->val_fraction > 0 && data->kept == 0) data->kept = 1;
+    if (data->images > data->kept) return true;
+    return tn_error(error,
+                    "%s: has %" PRId64 " images, of which %" PRId64 " are kept back; nothing is left to learn from",
+                    data->given->features, data->images, data->kept);
+}
+
+bool tn_fit_data_open(const tn_fit_settings *given, const tenon_adapter *adapter, const tenon_call *call,
+                      tn_fit_data **data, tenon_error *error)
+{
+    tn_fit_data *made = calloc(1, sizeof *made);
+    if (!made) return tn_error(error, "out of memory");
+    made->given = given;
+    made->adapter = adapter;
+    made->call = call;
+    made->widths[X] = tenon_adapter_in_dim(adapter);
+    made->widths[TARGET] = tenon_adapter_out_dim(adapter);
+    for (int i = 0; i < SIDES; i++)
+        made->setups[i].npy_bfloat16 = given->npy_bfloat16;
+    made->setups[X].tensor = given->tensor;
+    made->setups[TARGET].tensor = given->target_tensor;
+    if (add_all(made, error) && split(made, error)) {
+        *data = made;
+        return true;
+    }
+    tn_fit_data_close(made);
+    return false;
+}
+
+static void close_files(tn_fit_data *data, shard *s)
+{
+    data->num_open -= s->files[X] != NULL;
+    for (int i = 0; i < SIDES; i++) {
+        if (s->files[i]) tenon_file_close(s->files[i]);
+        s->files[i] = NULL;
+    }
+}
+
+void tn_fit_data_close(tn_fit_data *data)
+{
+    if (!data) return;
+    for (size_t i = 0; i < data->num_shards; i++) {
+        close_files(data, &data->shards[i]);
+        free(data->shards[i].sides[X].path);
+        free(data->shards[i].sides[TARGET].path);
+    }
+    free(data->shards);
+    free(data);
+}
+
+/* ---- identity ---- */
+
+void tn_fit_data_hash(const tn_fit_data *data, char hash[TN_HASH_SIZE])
+{
+    tn_hasher *hasher = tn_hasher_new(0, NULL);
+    for (size_t i = 0; i < data->num_shards; i++) {
+        for (int which = 0; which < SIDES; which++) {
+            const shard *s = &data->shards[i];
+            const side *part = &s->sides[which];
+            char text[128];
+            const char *name = tn_paths_base(part->path);
+            snprintf(text, sizeof text, " %s %" PRId64 " %" PRId64 "\n", tn_dtype_text(part->dtype), s->images,
+                     part->rows);
+            tn_hasher_add(hasher, name, strlen(name));
+            tn_hasher_add(hasher, text, strlen(text));
+        }
+    }
+    tn_hasher_finish(hasher, hash);
+}
+
+/* The shard that holds an image: the last that begins at or before it, empty ones aside. */
+static shard *shard_of(const tn_fit_data *data, int64_t image)
+{
+    size_t low = 0, high = data->num_shards;
+    while (high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+        if (data->shards[middle].first <= image)
+            low = middle;
+        else
+            high = middle;
+    }
+    return &data->shards[low];
+}
+
+bool tn_fit_data_say(const tn_fit_data *data, int64_t image, char *text, size_t size)
+{
+    const shard *s = shard_of(data, image);
+    return snprintf(text, size, "%.2000s, image %" PRId64, s->sides[X].path, image - s->first) > 0;
+}
+
+/* ---- reading ---- */
+
+static void close_least_used(tn_fit_data *data)
+{
+    shard *oldest = NULL;
+    for (size_t i = 0; i < data->num_shards; i++) {
+        shard *s = &data->shards[i];
+        if (s->files[X] && (!oldest || s->used < oldest->used)) oldest = s;
+    }
+    if (oldest) close_files(data, oldest);
+}
+
+/* The same file as when the headers were checked? Its reads notice a change later on. */
+static bool check_unchanged(const tn_fit_data *data, shard *s, int which, tenon_error *error)
+{
+    side now = {.path = s->sides[which].path};
+    int64_t images;
+    if (!read_header(data, which, &now, &images, error)) return false;
+    const side *then = &s->sides[which];
+    if (images == s->images && now.rows == then->rows && now.ndim == then->ndim && now.dtype.code == then->dtype.code &&
+        now.dtype.bits == then->dtype.bits)
+        return true;
+    return tn_error(error, "%s: has changed since the run began", then->path);
+}
+
+static bool open_files(tn_fit_data *data, shard *s, tenon_error *error)
+{
+    s->used = ++data->clock;
+    if (s->files[X]) return true;
+    if (data->num_open >= MOST_OPEN) close_least_used(data);
+    data->num_open++;
+    for (int which = 0; which < SIDES; which++) {
+        if (check_unchanged(data, s, which, error) && open_side(data, which, &s->sides[which], &s->files[which], error))
+            continue;
+        if (!s->files[X]) data->num_open--;
+        close_files(data, s);
+        return false;
+    }
+    return true;
+}
+
+static size_t image_bytes(const tn_fit_data *data, const shard *s, int which)
+{
+    const side *part = &s->sides[which];
+    return (size_t)part->rows * (size_t)data->widths[which] * (part->dtype.bits / 8u);
+}
+
+static bool same_layout(const shard *a, const shard *b)
+{
+    for (int which = 0; which < SIDES; which++) {
+        const side *p = &a->sides[which], *q = &b->sides[which];
+        if (p->rows != q->rows || p->dtype.code != q->dtype.code || p->dtype.bits != q->dtype.bits) return false;
+    }
+    return true;
+}
+
+static bool grow(void **memory, size_t *size, size_t needed, tenon_error *error)
+{
+    if (*memory && *size >= needed) return true;
+    free(*memory);
+    *size = 0;
+    if (posix_memalign(memory, 64, needed ? needed : 1) != 0) {
+        *memory = NULL;
+        return tn_error(error, "out of memory: cannot get %zu bytes for a batch of images; lower --batch", needed);
+    }
+    *size = needed;
+    return true;
+}
+
+static bool reserve(const tn_fit_data *data, const shard *like, tn_fit_batch *batch, tenon_error *error)
+{
+    size_t x, target;
+    bool past = __builtin_mul_overflow(image_bytes(data, like, X), (size_t)batch->count, &x) ||
+                __builtin_mul_overflow(image_bytes(data, like, TARGET), (size_t)batch->count, &target);
+    if (past) return tn_error(error, "a batch of %" PRId64 " images does not fit this machine", batch->count);
+    return grow(&batch->x.data, &batch->x_size, x, error) &&
+           grow(&batch->target.data, &batch->target_size, target, error);
+}
+
+static DLTensor tensor_of(void *data, DLDataType dtype, int64_t *shape)
+{
+    return (DLTensor){.data = data, .device = {kDLCPU, 0}, .ndim = 3, .dtype = dtype, .shape = shape};
+}
+
+static void describe(const tn_fit_data *data, const shard *like, tn_fit_batch *batch)
+{
+    int64_t *shapes[SIDES] = {batch->x_shape, batch->target_shape};
+    for (int which = 0; which < SIDES; which++) {
+        shapes[which][0] = batch->count;
+        shapes[which][1] = like->sides[which].rows;
+        shapes[which][2] = data->widths[which];
+    }
+    batch->x = tensor_of(batch->x.data, like->sides[X].dtype, batch->x_shape);
+    batch->target = tensor_of(batch->target.data, like->sides[TARGET].dtype, batch->target_shape);
+}
+
+static bool read_image(tn_fit_data *data, int64_t image, int64_t at, tn_fit_batch *batch, tenon_error *error)
+{
+    shard *s = shard_of(data, image);
+    void *const places[SIDES] = {batch->x.data, batch->target.data};
+    if (!open_files(data, s, error)) return false;
+    for (int which = 0; which < SIDES; which++) {
+        const side *part = &s->sides[which];
+        size_t bytes = image_bytes(data, s, which);
+        bool whole = part->ndim == 2; /* its slices are the tokens */
+        if (bytes == 0) continue;
+        if (tenon_file_read(s->files[which], part->tensor, whole ? 0 : image - s->first, whole ? part->rows : 1,
+                            (char *)places[which] + (size_t)at * bytes, bytes, error) != TENON_OK)
+            return false;
+    }
+    return true;
+}
+
+bool tn_fit_data_read(tn_fit_data *data, const int64_t *images, int64_t count, tn_fit_batch *batch, tenon_error *error)
+{
+    const shard *like = shard_of(data, images[0]);
+    batch->count = 1;
+    while (batch->count < count && same_layout(like, shard_of(data, images[batch->count])))
+        batch->count++;
+    batch->images = images;
+    if (!reserve(data, like, batch, error)) return false;
+    for (int64_t i = 0; i < batch->count; i++)
+        if (!read_image(data, images[i], i, batch, error)) return false;
+    describe(data, like, batch);
+    return true;
+}
+
+void tn_fit_batch_free(tn_fit_batch *batch)
+{
+    free(batch->x.data);
+    free(batch->target.data);
+    memset(batch, 0, sizeof *batch);
+}

@@ -1,0 +1,185 @@
+/* What a run says: a bar on a terminal, a line of JSON for each step in the log, a table at the end. Rank 0 speaks. */
+#include "fit.h"
+#include "progress.h"
+#include "ranks.h"
+#include "report.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { BAR = 24 };
+
+struct tn_fit_report {
+    FILE *log;
+    bool shown; /* the bar */
+    double drawn;
+    int64_t first; /* the step this process began with */
+};
+
+/* ---- the log ---- */
+
+static bool log_failed(const tn_fit *fit, tenon_error *error)
+{
+    return tn_error(error, "%s: cannot write the log: %s", fit->given->log, strerror(errno));
+}
+
+/* After a resume the log goes on where the checkpoint left it: what the killed run wrote later is cut off, because it
+ * will be written again. */
+static bool open_log(tn_fit *fit, tenon_error *error)
+{
+    const char *path = fit->given->log;
+    FILE *log = fopen(path, fit->state.done > 0 ? "r+b" : "wb");
+    if (!log && fit->state.done > 0 && errno == ENOENT) log = fopen(path, "wb");
+    fit->report->log = log;
+    if (!log || fseeko(log, 0, SEEK_END) != 0) return log_failed(fit, error);
+    off_t end = ftello(log);
+    if (fit->state.done > 0 && end > fit->state.log_bytes) {
+        if (ftruncate(fileno(log), (off_t)fit->state.log_bytes) != 0) return log_failed(fit, error);
+        if (fseeko(log, 0, SEEK_END) != 0) return log_failed(fit, error);
+    }
+    return true;
+}
+
+/* Writes one line and frees the object. */
+static bool log_line(tn_fit *fit, json_t *object, tenon_error *error)
+{
+    FILE *log = fit->report->log;
+    char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    json_decref(object);
+    if (!text) return tn_error(error, "out of memory while writing the log");
+    bool good = fprintf(log, "%s\n", text) > 0;
+    free(text);
+    return good || log_failed(fit, error);
+}
+
+static double seconds_so_far(const tn_fit *fit)
+{
+    return fit->state.seconds + tn_seconds() - fit->started;
+}
+
+bool tn_fit_report_sync(tn_fit *fit, tenon_error *error)
+{
+    FILE *log = fit->report ? fit->report->log : NULL;
+    if (!log) return true;
+    /* Some files, such as pipes, cannot be synced; they need not last either. */
+    if (fflush(log) != 0 || (fsync(fileno(log)) != 0 && errno != EINVAL && errno != EROFS))
+        return log_failed(fit, error);
+    fit->state.log_bytes = ftello(log);
+    return true;
+}
+
+/* ---- the bar ---- */
+
+static void draw(tn_fit *fit, const tenon_step_info *info)
+{
+    tn_fit_report *r = fit->report;
+    const double now = tn_seconds(), share = (double)fit->state.done / (double)fit->steps;
+    const double each = (now - fit->started) / (double)(fit->state.done - r->first);
+    const double left = each * (double)(fit->steps - fit->state.done);
+    const int64_t seconds = left < 3599999 ? (int64_t)(left + 0.5) : 3599999;
+    char bar[BAR + 1];
+    if (now - r->drawn < 0.1 && fit->state.done < fit->steps) return;
+    for (int i = 0; i < BAR; i++)
+        bar[i] = i < (int)(share * BAR) ? '#' : '.';
+    bar[BAR] = 0;
+    fprintf(stderr, "\r%s %3d%%  step %" PRId64 "/%" PRId64 "  loss %.4g  gradient %.3g  rate %.3g", bar,
+            (int)(share * 100), fit->state.done, fit->steps, info->loss, info->gradient_norm, info->lr);
+    if (!isnan(fit->state.last_val)) fprintf(stderr, "  validation %.4g", fit->state.last_val);
+    fprintf(stderr, "  %" PRId64 ":%02d:%02d left\033[K", seconds / 3600, (int)(seconds / 60 % 60),
+            (int)(seconds % 60));
+    fflush(stderr);
+    r->drawn = now;
+}
+
+/* ---- events ---- */
+
+bool tn_fit_report_open(tn_fit *fit, tenon_error *error)
+{
+    fit->report = calloc(1, sizeof *fit->report);
+    if (!fit->report) return tn_error(error, "out of memory");
+    if (tn_ranks_index() != 0) return true;
+    fit->report->shown = isatty(STDERR_FILENO) != 0;
+    fit->report->first = fit->state.done;
+    return !fit->given->log || open_log(fit, error);
+}
+
+bool tn_fit_report_step(tn_fit *fit, const tenon_step_info *info, tenon_error *error)
+{
+    if (fit->report->shown) draw(fit, info);
+    if (!fit->report->log) return true;
+    const double epoch = (double)fit->state.done * (double)fit->images_a_step / (double)tn_fit_data_training(fit->data);
+    return log_line(fit,
+                    json_pack("{s:I, s:f, s:I, s:o, s:o, s:f, s:b, s:f}", "step", (json_int_t)fit->state.done, "epoch",
+                              epoch, "images", (json_int_t)info->images, "loss", tn_json_real(info->loss),
+                              "gradient_norm", tn_json_real(info->gradient_norm), "lr", info->lr, "skipped",
+                              !info->applied, "seconds", seconds_so_far(fit)),
+                    error);
+}
+
+bool tn_fit_report_validation(tn_fit *fit, tenon_error *error)
+{
+    if (!fit->report->log) return true;
+    return log_line(fit,
+                    json_pack("{s:I, s:o, s:f}", "step", (json_int_t)fit->state.done, "validation_loss",
+                              tn_json_real(fit->state.last_val), "seconds", seconds_so_far(fit)),
+                    error);
+}
+
+void tn_fit_report_close(tn_fit *fit)
+{
+    tn_fit_report *r = fit->report;
+    if (!r) return;
+    if (r->shown) fprintf(stderr, "\r\033[K");
+    if (r->log) fclose(r->log);
+    free(r);
+    fit->report = NULL;
+}
+
+/* ---- the end ---- */
+
+static void print_row(const char *name, double before, double after)
+{
+    if (isnan(before) || isnan(after)) return;
+    printf("%-16s %12.6g %12.6g %12.4g\n", name, before, after, before > 0 ? after / before : NAN);
+}
+
+static int end_as_json(const tn_fit *fit)
+{
+    const tn_fit_state *s = &fit->state;
+    const double losses[] = {s->first_loss, s->last_loss, s->first_val, s->last_val, s->best_val};
+    static const char *const names[] = {"before", "after", "validation_before", "validation_after", "validation_best"};
+    json_t *object = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:s, s:f}", "model", fit->given->start,
+                               "output", fit->given->output, "loss", fit->given->loss, "steps", (json_int_t)s->done,
+                               "images_a_step", (json_int_t)fit->images_a_step, "skipped", (json_int_t)s->skipped,
+                               "stopped_early", fit->stopped_early, "ranks", (json_int_t)tn_ranks_count(), "cpu",
+                               tenon_adapter_cpu(fit->adapter), "seconds", seconds_so_far(fit));
+    for (size_t i = 0; object && i < sizeof names / sizeof *names; i++)
+        if (!isnan(losses[i])) json_object_set_new(object, names[i], json_real(losses[i]));
+    return tn_print_json(object);
+}
+
+int tn_fit_report_end(const tn_fit *fit)
+{
+    const tn_fit_state *s = &fit->state;
+    if (fit->given->json) return end_as_json(fit);
+    printf("%-16s %12s %12s %12s\n", fit->given->loss, "before", "after", "ratio");
+    print_row("training", s->first_loss, s->last_loss);
+    print_row("validation", s->first_val, s->last_val);
+    print_row("best validation", s->first_val, s->best_val);
+    if (s->skipped)
+        printf("left out, for their loss or gradient is not finite: %s of them\n", tn_count_text(s->skipped));
+    if (fit->stopped_early)
+        printf("stopped early: no better validation in %" PRId64 " of them\n", fit->given->patience);
+    fflush(stdout);
+    fprintf(stderr, "%s -> %s: %s steps of %s images in %.1f s on cpu (%s)", fit->given->start, fit->given->output,
+            tn_count_text(s->done), tn_count_text(fit->images_a_step), seconds_so_far(fit),
+            tenon_adapter_cpu(fit->adapter));
+    if (tn_ranks_count() > 1) fprintf(stderr, ", %d ranks", tn_ranks_count());
+    fprintf(stderr, "\n");
+    return TN_EXIT_OK;
+}

@@ -1,0 +1,232 @@
+/* Checkpoints: the trainer's file in the checkpoint folder, with a note that says where the run is and what it is.
+ *
+ *     DIR/checkpoint.safetensors   replaced whole; a run that is killed leaves the last one or the new one
+ *     DIR/best.safetensors         the connector at its best validation, where there is a validation
+ */
+#include "fit.h"
+#include "ranks.h"
+#include "report.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { FORMAT = 1 };
+
+static const char file_name[] = "checkpoint.safetensors";
+
+/* ---- the note ---- */
+
+/* JSON has no NaN; null is "none yet". */
+static json_t *number_or_null(double value)
+{
+    return isnan(value) ? json_null() : json_real(value);
+}
+
+static json_t *text_or_null(const char *text)
+{
+    return text ? json_string(text) : json_null();
+}
+
+/* Everything on the command line that decides the bits of the result. */
+static json_t *describe_options(const tn_fit *fit)
+{
+    const tn_fit_settings *g = fit->given;
+    char seed[24];
+    snprintf(seed, sizeof seed, "%" PRIu64, g->seed);
+    json_t *options =
+        json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:b, s:b, s:s, s:f, s:I, s:b}", "loss",
+                  g->loss, "steps", (json_int_t)fit->steps, "batch", (json_int_t)g->batch, "accumulate",
+                  (json_int_t)g->accumulate, "warmup", (json_int_t)g->warmup, "lr", g->lr, "min-lr", g->min_lr,
+                  "weight-decay", g->weight_decay, "clip", g->clip, "beta1", g->beta1, "beta2", g->beta2, "eps", g->eps,
+                  "decay-biases", g->decay_biases, "no-master", g->no_master, "seed", seed, "val-fraction",
+                  g->val_fraction, "patience", (json_int_t)g->patience, "skip-nonfinite", g->skip_nonfinite);
+    if (!options) return NULL;
+    json_object_set_new(options, "freeze", text_or_null(g->freeze));
+    json_object_set_new(options, "window", g->window == TENON_UNSET ? json_null() : json_integer(g->window));
+    json_object_set_new(options, "grid",
+                        g->grid.height ? json_pack("[I, I]", (json_int_t)g->grid.height, (json_int_t)g->grid.width)
+                                       : json_null());
+    json_object_set_new(options, "tensor", text_or_null(g->tensor));
+    json_object_set_new(options, "target-tensor", text_or_null(g->target_tensor));
+    json_object_set_new(options, "npy-bf16", json_boolean(g->npy_bfloat16));
+    json_object_set_new(options, "ranks", json_integer(tn_ranks_count()));
+    /* Only where something is done at the interval that counts for the result. */
+    if (g->patience > 0) json_object_set_new(options, "every", json_integer(g->every));
+    return options;
+}
+
+static char *make_note(const tn_fit *fit)
+{
+    const tn_fit_state *s = &fit->state;
+    json_t *note = json_pack(
+        "{s:i, s:o, s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:f, s:I}", "format", FORMAT, "options",
+        describe_options(fit), "level", tenon_adapter_cpu(fit->adapter), "model", fit->start_hash, "data",
+        fit->data_hash, "done", (json_int_t)s->done, "skipped", (json_int_t)s->skipped, "stale", (json_int_t)s->stale,
+        "first_loss", number_or_null(s->first_loss), "last_loss", number_or_null(s->last_loss), "first_val",
+        number_or_null(s->first_val), "last_val", number_or_null(s->last_val), "best_val", number_or_null(s->best_val),
+        "seconds", s->seconds + tn_seconds() - fit->started, "log_bytes", (json_int_t)s->log_bytes);
+    char *text = note ? json_dumps(note, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+    json_decref(note);
+    return text;
+}
+
+static double number_of(const json_t *note, const char *key)
+{
+    const json_t *value = json_object_get(note, key);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+static int64_t count_of(const json_t *note, const char *key)
+{
+    return json_integer_value(json_object_get(note, key));
+}
+
+static void read_state(tn_fit_state *state, const json_t *note)
+{
+    *state = (tn_fit_state){.done = count_of(note, "done"),
+                            .skipped = count_of(note, "skipped"),
+                            .stale = count_of(note, "stale"),
+                            .first_loss = number_of(note, "first_loss"),
+                            .last_loss = number_of(note, "last_loss"),
+                            .first_val = number_of(note, "first_val"),
+                            .last_val = number_of(note, "last_val"),
+                            .best_val = number_of(note, "best_val"),
+                            .seconds = number_of(note, "seconds"),
+                            .log_bytes = count_of(note, "log_bytes")};
+}
+
+/* ---- is it the same run? ---- */
+
+/* Names the first option that is another one now. */
+static bool same_options(const tn_fit *fit, const char *path, const json_t *note, tenon_error *error)
+{
+    const json_t *then = json_object_get(note, "options");
+    json_t *now = describe_options(fit);
+    const char *name;
+    json_t *value;
+    bool same = now != NULL || tn_error(error, "out of memory");
+    json_object_foreach(now, name, value)
+    {
+        const json_t *before = json_object_get(then, name);
+        if (!same || (before && json_equal(before, value))) continue;
+        char *was = before ? json_dumps(before, JSON_ENCODE_ANY) : NULL;
+        char *is = json_dumps(value, JSON_ENCODE_ANY);
+        same = tn_error(error,
+                        "%s: is of a run with other options: %s was %s and is now %s; give the options of that run, or "
+                        "begin in another folder",
+                        path, name, was ? was : "not there", is ? is : "?");
+        free(was);
+        free(is);
+    }
+    json_decref(now);
+    return same;
+}
+
+static bool same_text(const json_t *note, const char *key, const char *now)
+{
+    const char *then = json_string_value(json_object_get(note, key));
+    return then && !strcmp(then, now);
+}
+
+static bool same_run(const tn_fit *fit, const char *path, const json_t *note, tenon_error *error)
+{
+    if (count_of(note, "format") != FORMAT)
+        return tn_error(error, "%s: has no note of this version of tenon fit (format %d)", path, FORMAT);
+    if (!same_text(note, "model", fit->start_hash))
+        return tn_error(error, "%s: is of a run that began with another --model than %s", path, fit->given->start);
+    if (!same_text(note, "data", fit->data_hash))
+        return tn_error(error, "%s: is of a run with other data: names, shapes or dtypes of the shards differ", path);
+    if (!same_text(note, "level", tenon_adapter_cpu(fit->adapter)))
+        return tn_error(error, "%s: is of a run at CPU level %s, this one is at %s; choose it with --cpu", path,
+                        json_string_value(json_object_get(note, "level")), tenon_adapter_cpu(fit->adapter));
+    return same_options(fit, path, note, error);
+}
+
+/* ---- the folder ---- */
+
+/* What a killed run left half written. The folder belongs to one run, so nobody is writing there now. */
+static void remove_leftovers(const char *folder)
+{
+    DIR *listing = opendir(folder);
+    struct dirent *entry;
+    while (listing && (entry = readdir(listing))) {
+        bool ours = !strncmp(entry->d_name, ".checkpoint.safetensors.", 24) ||
+                    !strncmp(entry->d_name, ".best.safetensors.", 18);
+        if (!ours || !tn_paths_has_suffix(entry->d_name, ".tmp")) continue;
+        char *path = tn_paths_join(folder, entry->d_name);
+        if (path) unlink(path);
+        free(path);
+    }
+    if (listing) closedir(listing);
+}
+
+bool tn_fit_open_folder(const tn_fit *fit, tenon_error *error)
+{
+    const char *folder = fit->given->checkpoint;
+    if (!folder || tn_ranks_index() != 0) return true;
+    if (mkdir(folder, 0777) != 0 && (errno != EEXIST || !tn_paths_is_folder(folder)))
+        return tn_error(error, "%s: cannot make the folder of checkpoints: %s", folder, strerror(errno));
+    char *path = tn_paths_join(folder, file_name);
+    bool taken = path && !fit->given->resume && tn_paths_exists(path);
+    free(path);
+    if (taken)
+        return tn_error(
+            error,
+            "%s: holds the checkpoint of a run; --resume goes on from it, or choose another folder for a new "
+            "run",
+            folder);
+    remove_leftovers(folder);
+    return true;
+}
+
+bool tn_fit_save(tn_fit *fit, tenon_error *error)
+{
+    tenon_error reason;
+    if (!fit->given->checkpoint || tn_ranks_index() != 0) return true;
+    if (!tn_fit_report_sync(fit, error)) return false;
+    char *path = tn_paths_join(fit->given->checkpoint, file_name);
+    char *note = make_note(fit);
+    bool good = (path && note) || tn_error(error, "out of memory while writing a checkpoint");
+    if (good && tenon_trainer_save(fit->trainer, path, note, &reason) != TENON_OK)
+        good = tn_error(error, "%.3000s; the checkpoint before it is whole, so --resume goes on from there",
+                        reason.message);
+    free(path);
+    free(note);
+    return good;
+}
+
+static bool read_note(tn_fit *fit, const char *path, tenon_error *error)
+{
+    tenon_file *file;
+    if (tenon_file_open(path, NULL, &file, error) != TENON_OK) return false;
+    const char *text = tenon_file_metadata(file, "tenon.note");
+    json_t *note = text ? json_loads(text, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    bool good = note != NULL || tn_error(error, "%s: is no checkpoint of tenon fit", path);
+    good = good && same_run(fit, path, note, error);
+    if (good) read_state(&fit->state, note);
+    json_decref(note);
+    tenon_file_close(file);
+    return good;
+}
+
+bool tn_fit_resume(tn_fit *fit, bool *found, tenon_error *error)
+{
+    *found = false;
+    if (!fit->given->resume) return true;
+    char *path = tn_paths_join(fit->given->checkpoint, file_name);
+    if (!path) return tn_error(error, "out of memory");
+    bool good = true;
+    if (tn_paths_exists(path)) {
+        *found = true;
+        good = read_note(fit, path, error) && tenon_trainer_restore(fit->trainer, path, error) == TENON_OK;
+    }
+    free(path);
+    return good;
+}

@@ -1,0 +1,17 @@
+/* One process at a time in an output folder. The lock is the system's (flock), so it ends with the process however that
+ * ends; the file in the folder only carries it and says whose it is. */
+#ifndef TN_CLI_LOCK_H
+#define TN_CLI_LOCK_H
+
+#include "tenon/tenon.h"
+
+typedef struct tn_lock tn_lock;
+
+/* Takes the lock of a folder that exists, or says who has it. Where the file system has no locks there is none to wait
+ * for. On success the caller owns *lock. */
+bool tn_lock_take(const char *folder, tn_lock **lock, tenon_error *error);
+
+/* Gives the lock back and removes its file. NULL is allowed. */
+void tn_lock_release(tn_lock *lock);
+
+#endif
