@@ -63,8 +63,8 @@ def tables(results: dict) -> str:
             + [f"{plain:.3f}" if plain else "-", f"{error:.1e}" if error is not None else "-"]
         )
     note = (
-        "Medians in ms, the quartiles of the rounds in parentheses. Inference: inference mode, a new tensor of tokens in "
-        "every call, which the C library does not make. Training: forward and backward with all gradients, weights "
+        "Medians in ms, the quartiles of the rounds in parentheses. Inference: in inference mode, with new "
+        "memory for the tokens in every call, which the C library does not get. Training: forward and backward with all gradients, weights "
         "packed in the call; gradients are set to None before, and so are new memory in every step."
     )
     return markdown("PyTorch modules", head, rows, note)

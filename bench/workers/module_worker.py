@@ -10,7 +10,7 @@ import numpy as np  # isort: skip
 import tenon.torch  # isort: skip
 import torch  # isort: skip
 
-from harness import inputs  # noqa: E402
+from harness import inputs
 
 
 def _build(case: Connector) -> torch.nn.Module:
