@@ -95,7 +95,14 @@ def test_attributes():
 def test_counts():
     assert set(POOLING_ADAPTER_TYPES) == {"avgpool", "attentional_pool"}
     assert DIVISIBLE_ONLY_POOL_TYPES == ("attentional_pool",)
-    for (tokens, window), count in {(196, 2): 49, (729, 3): 81, (16, 3): 4, (16, 4): 1, (729, 2): 196, (4, 9): 1}.items():
+    for (tokens, window), count in {
+        (196, 2): 49,
+        (729, 3): 81,
+        (16, 3): 4,
+        (16, 4): 1,
+        (729, 2): 196,
+        (4, 9): 1,
+    }.items():
         assert pooled_token_count(tokens, window) == AvgPoolAdapter(8, 5, window).output_num_tokens(tokens) == count
     assert LinearAdapter(8, 5).output_num_tokens(577) == VisionAdapter().output_num_tokens(577) == 577
     assert LinearAdapter(8, 5, strip=1).output_num_tokens(577) == 576
@@ -117,9 +124,15 @@ MESSAGES = [
     (lambda: LinearAdapter(4, -1), "LinearAdapter in_dim and out_dim must be positive"),
     (lambda: AvgPoolAdapter(0, 4), "AvgPoolAdapter in_dim and out_dim must be positive"),
     (lambda: AttentionalPoolAdapter(4, 0), "AttentionalPoolAdapter in_dim and out_dim must be positive"),
-    (lambda: MLP2LayerAdapter(4, 4, activation="tanh"), "Unknown adapter activation: 'tanh'. Options: ['gelu', 'silu', "),
+    (
+        lambda: MLP2LayerAdapter(4, 4, activation="tanh"),
+        "Unknown adapter activation: 'tanh'. Options: ['gelu', 'silu', ",
+    ),
     (lambda: AvgPoolAdapter(4, 4, pool_window=0), "AvgPoolAdapter pool_window must be positive (got 0)"),
-    (lambda: AttentionalPoolAdapter(4, 4, pool_window=-2), "AttentionalPoolAdapter pool_window must be positive (got -2)"),
+    (
+        lambda: AttentionalPoolAdapter(4, 4, pool_window=-2),
+        "AttentionalPoolAdapter pool_window must be positive (got -2)",
+    ),
     (lambda: AttentionalPoolAdapter(4, 4, pool_heads=0), "AttentionalPoolAdapter pool_heads must be positive (got 0)"),
     (
         lambda: AttentionalPoolAdapter(6, 4, pool_heads=4),
@@ -127,24 +140,42 @@ MESSAGES = [
     ),
     (lambda: pooled_token_count(16, 0), "pool window must be positive (got 0)"),
     (lambda: pooled_token_count(0, 2), "num_input_tokens must be positive (got 0)"),
-    (lambda: pooled_token_count(10, 2), "pooling requires a square patch grid, but num_tokens=10 is not a perfect square."),
+    (
+        lambda: pooled_token_count(10, 2),
+        "pooling requires a square patch grid, but num_tokens=10 is not a perfect square.",
+    ),
     (
         lambda: pooled_token_count(9, 2, require_divisible=True),
         "this pooling connector requires the patch grid (3x3) be divisible by the pool window (2); got a ragged grid "
         "(num_tokens=9). Use avgpool for ragged grids, or pick a divisible window",
     ),
     (lambda: AttentionalPoolAdapter(8, 4, 2, 4).output_num_tokens(9), "requires the patch grid (3x3) be divisible"),
-    (lambda: AttentionalPoolAdapter(8, 4, 2, 4)(X[:, :9]), "requires the patch grid (3x3) be divisible by the pool window"),
-    (lambda: AttentionalPoolAdapter(8, 4, 2, 4).double()(X[:, :9].double()), "requires the patch grid (3x3) be divisible"),
+    (
+        lambda: AttentionalPoolAdapter(8, 4, 2, 4)(X[:, :9]),
+        "requires the patch grid (3x3) be divisible by the pool window",
+    ),
+    (
+        lambda: AttentionalPoolAdapter(8, 4, 2, 4).double()(X[:, :9].double()),
+        "requires the patch grid (3x3) be divisible",
+    ),
     (lambda: AvgPoolAdapter(8, 4)(X, pool_window=0), "pool_window must be positive (got 0)"),
     (lambda: AttentionalPoolAdapter(8, 4, 2, 4)(X, pool_window=-1), "pool_window must be positive (got -1)"),
-    (lambda: AvgPoolAdapter(8, 4)(X[:, :10]), "pooling requires a square patch grid, but num_tokens=10 is not a perfect"),
-    (lambda: AvgPoolAdapter(8, 4).double()(X[:, :10].double()), "requires a square patch grid, but num_tokens=10 is not"),
+    (
+        lambda: AvgPoolAdapter(8, 4)(X[:, :10]),
+        "pooling requires a square patch grid, but num_tokens=10 is not a perfect",
+    ),
+    (
+        lambda: AvgPoolAdapter(8, 4).double()(X[:, :10].double()),
+        "requires a square patch grid, but num_tokens=10 is not",
+    ),
     (lambda: AvgPoolAdapter(8, 4)(X[0]), "not enough values to unpack"),
     (lambda: AvgPoolAdapter(8, 4)(X[None]), "too many values to unpack"),
     (lambda: AvgPoolAdapter(8, 4, ragged="fold"), "unknown ragged 'fold'; options: reject, partial, drop"),
     (lambda: LinearAdapter(8, 4, strip=-1), "strip must not be negative (got -1)"),
-    (lambda: AdapterConfig(type="mlp3"), "Unknown adapter type: 'mlp3'. Options: attentional_pool, avgpool, linear, mlp_2l"),
+    (
+        lambda: AdapterConfig(type="mlp3"),
+        "Unknown adapter type: 'mlp3'. Options: attentional_pool, avgpool, linear, mlp_2l",
+    ),
     (lambda: AdapterConfig(hidden_dim=-1), "hidden_dim must not be negative (got -1)"),
     (lambda: AdapterConfig(type="linear", activation="tanh"), "unknown adapter activation: 'tanh'. Options: "),
     (lambda: AdapterConfig(pool_window=0), "pool_window must be positive (got 0)"),

@@ -31,7 +31,9 @@ class Case:
         self.batch = draw(st.integers(1, 3))
         self.x_dtype, self.dtype = draw(st.sampled_from(DTYPES)), draw(st.sampled_from(DTYPES))
         torch.manual_seed(draw(st.integers(0, 2**31)))
-        self.adapter = tt.build_adapter(self.config, heads * draw(st.integers(1, 24 // heads)), draw(st.integers(1, 24)))
+        self.adapter = tt.build_adapter(
+            self.config, heads * draw(st.integers(1, 24 // heads)), draw(st.integers(1, 24))
+        )
         self.adapter.to(self.dtype)
         self.x = self.strided(draw)
         patches = self.grid[0] * self.grid[1]

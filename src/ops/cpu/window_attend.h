@@ -171,8 +171,14 @@ static ALWAYS_INLINE void mix_tile(const attend_window *w, int64_t head, int64_t
                                    tn_dtype dtype, bool whole)
 {
     const attend_call *c = w->call;
+    enum { ahead = 8 * 64 };
     float total[tile_heads * mix_vectors * lanes];
     const float *score = w->score + head * w->padded;
+    for (int h = 0; h < heads && whole; h++) {
+        char *y = element_at(&c->y, w->row, (head + h) * c->width + column);
+        for (int64_t i = 0; i < count * element_size(c->y.dtype); i += 64)
+            prefetch_for_write(y + ahead + i);
+    }
     int64_t first = 0;
     do {
         const int64_t last = tn_min_i64(first + attend_block, w->present);
@@ -217,27 +223,27 @@ static ALWAYS_INLINE void mix_tile(const attend_window *w, int64_t head, int64_t
     }
 }
 
-static ALWAYS_INLINE void mix_columns(const attend_window *w, int64_t from, int64_t to, int64_t column, int64_t count,
-                                      tn_dtype dtype, bool whole)
-{
-    int64_t h = from;
-    for (; h + tile_heads <= to; h += tile_heads)
-        mix_tile(w, h, column, count, tile_heads, dtype, whole);
-    for (; h < to; h++)
-        mix_tile(w, h, column, count, 1, dtype, whole);
-}
-
-static ALWAYS_INLINE void mix_window(const attend_window *w, int64_t from, int64_t to, tn_dtype dtype)
+/* All columns of a tile of heads, one after the other: so y is written in as many streams as the tile has heads. */
+static ALWAYS_INLINE void mix_heads(const attend_window *w, int64_t head, int heads, tn_dtype dtype)
 {
     enum { columns = mix_vectors * lanes };
     const int64_t width = w->call->width;
     int64_t i = 0;
     if (w->call->x.step == 1) {
         for (; i + columns <= width; i += columns)
-            mix_columns(w, from, to, i, columns, dtype, true);
+            mix_tile(w, head, i, columns, heads, dtype, true);
     }
     for (; i < width; i += columns)
-        mix_columns(w, from, to, i, tn_min_i64(columns, width - i), dtype, false);
+        mix_tile(w, head, i, tn_min_i64(columns, width - i), heads, dtype, false);
+}
+
+static ALWAYS_INLINE void mix_window(const attend_window *w, int64_t from, int64_t to, tn_dtype dtype)
+{
+    int64_t h = from;
+    for (; h + tile_heads <= to; h += tile_heads)
+        mix_heads(w, h, tile_heads, dtype);
+    for (; h < to; h++)
+        mix_heads(w, h, 1, dtype);
 }
 
 /* Dots and sums for each dtype of x, which the backward pass calls too. */
