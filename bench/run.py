@@ -17,7 +17,7 @@ import sys
 from harness import environment
 from harness.environment import ROOT, say
 
-SECTIONS = ("connectors", "training", "engine", "accuracy", "scaling", "memory", "preparing", "folder")
+SECTIONS = ("connectors", "training", "modules", "engine", "accuracy", "scaling", "memory", "preparing", "folder")
 
 
 def parse(words: list[str]) -> argparse.Namespace:

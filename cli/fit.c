@@ -253,20 +253,14 @@ static bool open_all(tn_fit *fit, tenon_error *error)
 
 /* ---- the run ---- */
 
-/* On every rank, or on none. */
-static bool agree(bool good)
-{
-    return tn_ranks_first_failure(!good) < 0;
-}
-
 static bool resume(tn_fit *fit, tenon_error *error)
 {
     bool found;
-    if (!agree(tn_fit_resume(fit, &found, error))) return false;
+    if (!tn_ranks_agree(tn_fit_resume(fit, &found, error))) return false;
     if (found && tn_ranks_index() == 0)
         tn_note("going on from step %" PRId64 " of %" PRId64 " (%s)", fit->state.done, fit->steps,
                 fit->given->checkpoint);
-    return agree(tn_fit_report_open(fit, error));
+    return tn_ranks_agree(tn_fit_report_open(fit, error));
 }
 
 static void say_interrupted(const tn_fit *fit)
@@ -284,25 +278,20 @@ static void say_interrupted(const tn_fit *fit)
 /* *signal: it was interrupted, which is no error and no success. */
 static bool fit_all(tn_fit *fit, int *signal, tenon_error *error)
 {
-    if (!agree(open_all(fit, error)) || !resume(fit, error)) return false;
+    if (!tn_ranks_agree(open_all(fit, error)) || !resume(fit, error)) return false;
     bool good = tn_fit_run(fit, signal, error);
-    if (good) good = agree(tn_fit_report_sync(fit, error));
+    if (good) good = tn_ranks_agree(tn_fit_report_sync(fit, error));
     tn_fit_report_close(fit);
     if (!good || *signal) return good;
-    if (tn_ranks_index() != 0) return agree(true);
-    return agree(tenon_adapter_save(fit->adapter, fit->given->output, error) == TENON_OK);
+    if (tn_ranks_index() != 0) return tn_ranks_agree(true);
+    return tn_ranks_agree(tenon_adapter_save(fit->adapter, fit->given->output, error) == TENON_OK);
 }
 
 static int finish(const tn_fit *fit, bool good, int signal, const tenon_error *error)
 {
     if (good && signal) say_interrupted(fit);
     if (good && !signal) return tn_ranks_index() == 0 ? tn_fit_report_end(fit) : TN_EXIT_OK;
-    if (good) return TN_EXIT_FAILURE;
-    /* One sentence, whatever the number of ranks. */
-    int speaker = tn_ranks_first_failure(error->message[0] != 0);
-    if (speaker != tn_ranks_index()) return TN_EXIT_FAILURE;
-    if (tn_ranks_count() == 1) return tn_failed_error(error);
-    return tn_failed("rank %d: %.3000s", speaker, error->message);
+    return good ? TN_EXIT_FAILURE : tn_failed_on_ranks(error);
 }
 
 static int run_fit(const tn_fit_settings *given)
@@ -314,6 +303,7 @@ static int run_fit(const tn_fit_settings *given)
     fit.state = (tn_fit_state){.first_loss = NAN, .last_loss = NAN, .first_val = NAN, .last_val = NAN, .best_val = NAN};
     bool good = fit_all(&fit, &signal, &error);
     tn_fit_report_close(&fit);
+    tn_lock_release(fit.lock);
     int code = finish(&fit, good, signal, &error);
     tenon_trainer_free(fit.trainer);
     tn_fit_data_close(fit.data);

@@ -1,8 +1,11 @@
-/* The parts of `tenon fit`: fit.c reads the options, fit_data.c finds and reads images, fit_loop.c takes the steps,
- * fit_state.c writes checkpoints and goes on from them, fit_report.c says what happens. ranks.h is about processes. */
+/* The parts of `tenon fit`: fit.c reads the options, fit_data.c finds and reads images, fit_reader.c reads ahead,
+ * fit_loop.c takes the steps, fit_state.c writes checkpoints and goes on from them, fit_report.c says what happens.
+ * ranks.h is about processes. */
 #ifndef TN_CLI_FIT_H
 #define TN_CLI_FIT_H
 
+#include "buffer.h"
+#include "lock.h"
 #include "model.h"
 #include "options.h"
 #include "paths.h"
@@ -42,7 +45,7 @@ typedef struct tn_fit_batch {
     DLTensor x;            /* (count, tokens, in_dim) */
     DLTensor target;       /* (count, out_tokens, out_dim) */
     int64_t x_shape[3], target_shape[3];
-    size_t x_size, target_size;
+    tn_buffer memory[2];
 } tn_fit_batch;
 
 /* Opens every shard's headers and checks that features and targets fit the adapter and each other. The settings, the
@@ -62,7 +65,7 @@ int64_t tn_fit_data_kept(const tn_fit_data *data, int64_t index);
 void tn_fit_data_hash(const tn_fit_data *data, char hash[TN_HASH_SIZE]);
 bool tn_fit_data_say(const tn_fit_data *data, int64_t image, char *text, size_t size);
 
-/* Reads the longest possible beginning of images[0..count): all of one shape and dtype. */
+/* Reads the longest possible beginning of images[0..count): all of one shape and dtype. Safe from several threads. */
 bool tn_fit_data_read(tn_fit_data *data, const int64_t *images, int64_t count, tn_fit_batch *batch, tenon_error *error);
 void tn_fit_batch_free(tn_fit_batch *batch);
 
@@ -93,9 +96,27 @@ typedef struct tn_fit {
     int64_t steps;         /* of the whole run */
     int64_t images_a_step; /* of all ranks */
     char start_hash[TN_HASH_SIZE], data_hash[TN_HASH_SIZE];
+    tn_lock *lock; /* of the folder of checkpoints */
     double started;
     bool stopped_early;
 } tn_fit;
+
+/* ---- fit_reader.c: images ahead of the step that needs them ---- */
+
+typedef struct tn_fit_reader tn_fit_reader;
+
+/* The images of this rank's micro-batch `turn`, counted from the start of the run. */
+void tn_fit_pick(const tn_fit *fit, int64_t turn, int64_t *images);
+
+/* Begins to read where the run is. On success the caller owns *reader. */
+bool tn_fit_reader_start(tn_fit *fit, tn_fit_reader **reader, tenon_error *error);
+
+/* The next batch, which stays until it is given back; NULL: it could not be read. */
+const tn_fit_batch *tn_fit_reader_next(tn_fit_reader *reader, tenon_error *error);
+void tn_fit_reader_give_back(tn_fit_reader *reader);
+void tn_fit_reader_stop(tn_fit_reader *reader); /* and free; NULL is allowed */
+
+/* ---- the rest ---- */
 
 /* fit_loop.c: takes the steps that are left. *signal is the one that ended it early, or 0. */
 bool tn_fit_run(tn_fit *fit, int *signal, tenon_error *error);
@@ -103,7 +124,7 @@ bool tn_fit_run(tn_fit *fit, int *signal, tenon_error *error);
 /* fit_state.c: the checkpoint's file, saving to it and going on from it. *found: there was one. */
 bool tn_fit_save(tn_fit *fit, tenon_error *error);
 bool tn_fit_resume(tn_fit *fit, bool *found, tenon_error *error);
-bool tn_fit_open_folder(const tn_fit *fit, tenon_error *error);
+bool tn_fit_open_folder(tn_fit *fit, tenon_error *error);
 
 /* fit_report.c */
 bool tn_fit_report_open(tn_fit *fit, tenon_error *error);

@@ -8,6 +8,7 @@
 #include "report.h"
 
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +41,8 @@ struct tn_fit_data {
     shard *shards;
     size_t num_shards;
     int64_t images, kept;
-    int64_t clock; /* of `used` */
+    pthread_mutex_t lock; /* of the open files */
+    int64_t clock;        /* of `used` */
     size_t num_open;
 };
 
@@ -226,6 +228,7 @@ bool tn_fit_data_open(const tn_fit_settings *given, const tenon_adapter *adapter
 {
     tn_fit_data *made = calloc(1, sizeof *made);
     if (!made) return tn_error(error, "out of memory");
+    pthread_mutex_init(&made->lock, NULL);
     made->given = given;
     made->adapter = adapter;
     made->call = call;
@@ -260,6 +263,7 @@ void tn_fit_data_close(tn_fit_data *data)
         free(data->shards[i].sides[X].path);
         free(data->shards[i].sides[TARGET].path);
     }
+    pthread_mutex_destroy(&data->lock);
     free(data->shards);
     free(data);
 }
@@ -360,27 +364,13 @@ static bool same_layout(const shard *a, const shard *b)
     return true;
 }
 
-static bool grow(void **memory, size_t *size, size_t needed, tenon_error *error)
-{
-    if (*memory && *size >= needed) return true;
-    free(*memory);
-    *size = 0;
-    if (posix_memalign(memory, 64, needed ? needed : 1) != 0) {
-        *memory = NULL;
-        return tn_error(error, "out of memory: cannot get %zu bytes for a batch of images; lower --batch", needed);
-    }
-    *size = needed;
-    return true;
-}
-
 static bool reserve(const tn_fit_data *data, const shard *like, tn_fit_batch *batch, tenon_error *error)
 {
     size_t x, target;
     bool past = __builtin_mul_overflow(image_bytes(data, like, X), (size_t)batch->count, &x) ||
                 __builtin_mul_overflow(image_bytes(data, like, TARGET), (size_t)batch->count, &target);
     if (past) return tn_error(error, "a batch of %" PRId64 " images does not fit this machine", batch->count);
-    return grow(&batch->x.data, &batch->x_size, x, error) &&
-           grow(&batch->target.data, &batch->target_size, target, error);
+    return tn_buffer_grow(&batch->memory[X], x, error) && tn_buffer_grow(&batch->memory[TARGET], target, error);
 }
 
 static DLTensor tensor_of(void *data, DLDataType dtype, int64_t *shape)
@@ -396,14 +386,13 @@ static void describe(const tn_fit_data *data, const shard *like, tn_fit_batch *b
         shapes[which][1] = like->sides[which].rows;
         shapes[which][2] = data->widths[which];
     }
-    batch->x = tensor_of(batch->x.data, like->sides[X].dtype, batch->x_shape);
-    batch->target = tensor_of(batch->target.data, like->sides[TARGET].dtype, batch->target_shape);
+    batch->x = tensor_of(batch->memory[X].data, like->sides[X].dtype, batch->x_shape);
+    batch->target = tensor_of(batch->memory[TARGET].data, like->sides[TARGET].dtype, batch->target_shape);
 }
 
 static bool read_image(tn_fit_data *data, int64_t image, int64_t at, tn_fit_batch *batch, tenon_error *error)
 {
     shard *s = shard_of(data, image);
-    void *const places[SIDES] = {batch->x.data, batch->target.data};
     if (!open_files(data, s, error)) return false;
     for (int which = 0; which < SIDES; which++) {
         const side *part = &s->sides[which];
@@ -411,7 +400,7 @@ static bool read_image(tn_fit_data *data, int64_t image, int64_t at, tn_fit_batc
         bool whole = part->ndim == 2; /* its slices are the tokens */
         if (bytes == 0) continue;
         if (tenon_file_read(s->files[which], part->tensor, whole ? 0 : image - s->first, whole ? part->rows : 1,
-                            (char *)places[which] + (size_t)at * bytes, bytes, error) != TENON_OK)
+                            (char *)batch->memory[which].data + (size_t)at * bytes, bytes, error) != TENON_OK)
             return false;
     }
     return true;
@@ -425,15 +414,18 @@ bool tn_fit_data_read(tn_fit_data *data, const int64_t *images, int64_t count, t
         batch->count++;
     batch->images = images;
     if (!reserve(data, like, batch, error)) return false;
-    for (int64_t i = 0; i < batch->count; i++)
-        if (!read_image(data, images[i], i, batch, error)) return false;
+    bool good = true;
+    pthread_mutex_lock(&data->lock);
+    for (int64_t i = 0; good && i < batch->count; i++)
+        good = read_image(data, images[i], i, batch, error);
+    pthread_mutex_unlock(&data->lock);
     describe(data, like, batch);
-    return true;
+    return good;
 }
 
 void tn_fit_batch_free(tn_fit_batch *batch)
 {
-    free(batch->x.data);
-    free(batch->target.data);
+    for (int which = 0; which < SIDES; which++)
+        tn_buffer_free(&batch->memory[which]);
     memset(batch, 0, sizeof *batch);
 }

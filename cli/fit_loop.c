@@ -10,42 +10,32 @@
 
 /* ---- one step ---- */
 
-/* What the ranks must agree on after their part of a step. */
+/* The first image of a step whose loss is not finite. */
 typedef struct outcome {
-    bool failed;  /* *error says why */
-    int64_t odd;  /* an image whose loss is not finite, or -1 */
+    int64_t odd;  /* -1: none */
     double value; /* its loss */
 } outcome;
 
 typedef struct memory {
-    tn_fit_batch batch;
-    int64_t *images; /* [batch] */
-    double *losses;  /* [batch] */
+    tn_fit_reader *reader; /* of the steps' images */
+    tn_fit_batch batch;    /* of all others */
+    int64_t *images;       /* [batch] */
+    double *losses;        /* [batch] */
 } memory;
 
-/* The images of micro-batch `turn` of the next step: the ranks' shares lie one behind the other, so that K ranks with
- * batch b see in each step what one rank with batch K b sees. */
-static void pick_images(const tn_fit *fit, int64_t turn, int64_t *images)
+static bool train_micro_batch(tn_fit *fit, memory *m, outcome *out, tenon_error *error)
 {
-    const int64_t batch = fit->given->batch;
-    const int64_t first = fit->state.done * fit->images_a_step + (turn * tn_ranks_count() + tn_ranks_index()) * batch;
-    for (int64_t i = 0; i < batch; i++)
-        images[i] = tn_fit_data_next(fit->data, first + i);
-}
-
-static bool train_micro_batch(tn_fit *fit, memory *m, int64_t turn, outcome *out, tenon_error *error)
-{
-    const int64_t batch = fit->given->batch;
-    pick_images(fit, turn, m->images);
-    for (int64_t done = 0; done < batch; done += m->batch.count) {
-        if (!tn_fit_data_read(fit->data, m->images + done, batch - done, &m->batch, error)) return false;
-        if (tenon_trainer_step(fit->trainer, &m->batch.x, &m->batch.target, &fit->call, m->losses, error) != TENON_OK)
-            return false;
-        for (int64_t i = 0; i < m->batch.count && out->odd < 0; i++) {
+    for (int64_t done = 0; done < fit->given->batch;) {
+        const tn_fit_batch *b = tn_fit_reader_next(m->reader, error);
+        if (!b) return false;
+        done += b->count;
+        if (tenon_trainer_step(fit->trainer, &b->x, &b->target, &fit->call, m->losses, error) != TENON_OK) return false;
+        for (int64_t i = 0; i < b->count && out->odd < 0; i++) {
             if (isfinite(m->losses[i])) continue;
-            out->odd = m->batch.images[i];
+            out->odd = b->images[i];
             out->value = m->losses[i];
         }
+        tn_fit_reader_give_back(m->reader);
     }
     return true;
 }
@@ -54,7 +44,7 @@ static bool train_micro_batch(tn_fit *fit, memory *m, int64_t turn, outcome *out
 static int64_t find_odd_gradient(tn_fit *fit, memory *m, tenon_error *error)
 {
     for (int64_t turn = 0; turn < fit->given->accumulate; turn++) {
-        pick_images(fit, turn, m->images);
+        tn_fit_pick(fit, fit->state.done * fit->given->accumulate + turn, m->images);
         for (int64_t i = 0; i < fit->given->batch; i++) {
             tenon_trainer_clear(fit->trainer);
             if (!tn_fit_data_read(fit->data, m->images + i, 1, &m->batch, error)) return -1;
@@ -95,19 +85,14 @@ static bool meet_odd_batch(tn_fit *fit, memory *m, const outcome *out, const ten
         fit->state.done + 1, isfinite(info->loss) ? "gradient" : "loss", isnan(value) ? "nan" : "infinite", where);
 }
 
-/* Every rank takes part in every sum, also the one that failed: else the others would wait for it for ever. */
-static bool agree(bool good)
-{
-    return tn_ranks_first_failure(!good) < 0;
-}
-
+/* Every rank takes part in every sum, also one that failed: else the others would wait for it for ever. */
 static bool take_step(tn_fit *fit, memory *m, tenon_step_info *info, tenon_error *error)
 {
     outcome out = {.odd = -1};
     bool good = true;
     for (int64_t turn = 0; good && turn < fit->given->accumulate; turn++)
-        good = train_micro_batch(fit, m, turn, &out, error);
-    if (!agree(good)) return false;
+        good = train_micro_batch(fit, m, &out, error);
+    if (!tn_ranks_agree(good)) return false;
     tenon_step_info_init(info);
     good = tenon_trainer_apply(fit->trainer, info, error) == TENON_OK;
     if (good && !info->applied) good = meet_odd_batch(fit, m, &out, info, error);
@@ -155,7 +140,7 @@ static bool validate(tn_fit *fit, memory *m, tenon_error *error)
     tn_fit_state *s = &fit->state;
     double sum = 0;
     if (tn_fit_data_validation(fit->data) == 0) return true;
-    if (!agree(evaluate_share(fit, m, &sum, error))) return false;
+    if (!tn_ranks_agree(evaluate_share(fit, m, &sum, error))) return false;
     tn_ranks_sum_doubles(&sum, 1);
     s->last_val = sum / (double)tn_fit_data_validation(fit->data);
     if (isnan(s->first_val)) s->first_val = s->last_val;
@@ -163,18 +148,10 @@ static bool validate(tn_fit *fit, memory *m, tenon_error *error)
     s->stale = better ? 0 : s->stale + 1;
     if (better) s->best_val = s->last_val;
     bool good = tn_fit_report_validation(fit, error) && (!better || save_best(fit, error));
-    return agree(good);
+    return tn_ranks_agree(good);
 }
 
 /* ---- the run ---- */
-
-static int signal_on_any_rank(void)
-{
-    double signals[1] = {tn_interrupt_signal()};
-    if (tn_ranks_count() == 1) return tn_interrupt_signal();
-    tn_ranks_sum_doubles(signals, 1);
-    return signals[0] > 0 ? (tn_interrupt_signal() ? tn_interrupt_signal() : 15) : 0;
-}
 
 static bool is_plateau(const tn_fit *fit)
 {
@@ -188,12 +165,12 @@ static bool run_steps(tn_fit *fit, memory *m, int *signal, tenon_error *error)
     while (fit->state.done < fit->steps && !fit->stopped_early && !*signal) {
         tenon_step_info info;
         bool good = take_step(fit, m, &info, error) && tn_fit_report_step(fit, &info, error);
-        if (!agree(good)) return false;
+        if (!tn_ranks_agree(good)) return false;
         bool is_due = fit->state.done % fit->given->every == 0 || fit->state.done == fit->steps;
-        *signal = signal_on_any_rank();
+        *signal = tn_ranks_max(tn_interrupt_signal());
         if (is_due && !validate(fit, m, error)) return false;
         fit->stopped_early = is_plateau(fit);
-        if ((is_due || *signal) && !agree(tn_fit_save(fit, error))) return false;
+        if ((is_due || *signal) && !tn_ranks_agree(tn_fit_save(fit, error))) return false;
     }
     return true;
 }
@@ -204,7 +181,9 @@ bool tn_fit_run(tn_fit *fit, int *signal, tenon_error *error)
     memory m = {.images = malloc(batch * sizeof *m.images), .losses = malloc(batch * sizeof *m.losses)};
     *signal = 0;
     bool good = (m.images && m.losses) || tn_error(error, "out of memory");
-    good = agree(good) && run_steps(fit, &m, signal, error);
+    good = good && tn_fit_reader_start(fit, &m.reader, error);
+    good = tn_ranks_agree(good) && run_steps(fit, &m, signal, error);
+    tn_fit_reader_stop(m.reader);
     tn_fit_batch_free(&m.batch);
     free(m.images);
     free(m.losses);

@@ -151,7 +151,7 @@ static bool same_run(const tn_fit *fit, const char *path, const json_t *note, te
 
 /* ---- the folder ---- */
 
-/* What a killed run left half written. The folder belongs to one run, so nobody is writing there now. */
+/* What a killed run left half written; with the lock held nobody is writing there. */
 static void remove_leftovers(const char *folder)
 {
     DIR *listing = opendir(folder);
@@ -167,12 +167,13 @@ static void remove_leftovers(const char *folder)
     if (listing) closedir(listing);
 }
 
-bool tn_fit_open_folder(const tn_fit *fit, tenon_error *error)
+bool tn_fit_open_folder(tn_fit *fit, tenon_error *error)
 {
     const char *folder = fit->given->checkpoint;
     if (!folder || tn_ranks_index() != 0) return true;
     if (mkdir(folder, 0777) != 0 && (errno != EEXIST || !tn_paths_is_folder(folder)))
         return tn_error(error, "%s: cannot make the folder of checkpoints: %s", folder, strerror(errno));
+    if (!tn_lock_take(folder, &fit->lock, error)) return false;
     char *path = tn_paths_join(folder, file_name);
     bool taken = path && !fit->given->resume && tn_paths_exists(path);
     free(path);

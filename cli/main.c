@@ -3,6 +3,7 @@
  */
 #include "commands.h"
 #include "help.h"
+#include "ranks.h"
 #include "report.h"
 
 #include <errno.h>
@@ -32,7 +33,8 @@ static int unknown_command(const char *name)
 
 static int print_version(void)
 {
-    printf("tenon %s (library %s)\n%s\n", TENON_VERSION_STRING, tenon_version(), tenon_build_info());
+    printf("tenon %s (library %s)\n%s, processes: %s\n", TENON_VERSION_STRING, tenon_version(), tenon_build_info(),
+           tn_ranks_kind());
     return TN_EXIT_OK;
 }
 

@@ -5,6 +5,7 @@
 #include "report.h"
 #include "run.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -14,11 +15,15 @@
 
 enum { FORMAT = 1 };
 
+static const char file_name[] = "manifest.json";
+static const char part_prefix[] = ".manifest.rank-";
+
 struct tn_manifest {
     char *folder;
     char *path;
     char *beside; /* where the next version is written */
     json_t *root;
+    json_t *others; /* of a part: the manifest it belongs to; NULL: it is no part */
     bool is_behind; /* the file lacks a finished shard */
     double written; /* when the file was last written, and how long that took */
     double cost;
@@ -96,7 +101,8 @@ bool tn_manifest_add(tn_manifest *manifest, const char *shard, json_t *entry, te
 
 json_t *tn_manifest_find(const tn_manifest *manifest, const char *shard)
 {
-    return json_object_get(json_object_get(manifest->root, "shards"), shard);
+    json_t *found = json_object_get(json_object_get(manifest->root, "shards"), shard);
+    return found ? found : json_object_get(json_object_get(manifest->others, "shards"), shard);
 }
 
 const char *tn_manifest_path(const tn_manifest *manifest)
@@ -172,16 +178,23 @@ static bool check_identity(const tn_manifest *manifest, const char *weights, con
     return compare_options(manifest, options, error);
 }
 
+/* NULL: no JSON. */
+static json_t *read_root(const char *path, tenon_error *error)
+{
+    json_error_t reason;
+    json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &reason);
+    if (!root)
+        tn_error(error, "%s: cannot read the manifest: %s, line %d; mend it, or --force to redo every shard", path,
+                 reason.text, reason.line);
+    return root;
+}
+
 static bool read_or_start(tn_manifest *manifest, const char *weights, const json_t *options, bool fresh,
                           tenon_error *error)
 {
     if (!fresh && tn_paths_exists(manifest->path)) {
-        json_error_t reason;
-        manifest->root = json_load_file(manifest->path, JSON_REJECT_DUPLICATES, &reason);
-        if (!manifest->root)
-            return tn_error(error, "%s: cannot read the manifest: %s, line %d; mend it, or --force to redo every shard",
-                            manifest->path, reason.text, reason.line);
-        return check_identity(manifest, weights, options, error);
+        manifest->root = read_root(manifest->path, error);
+        return manifest->root && check_identity(manifest, weights, options, error);
     }
     manifest->root = new_root(weights, options);
     if (!manifest->root) return tn_error(error, "%s: out of memory", manifest->path);
@@ -192,19 +205,52 @@ static bool read_or_start(tn_manifest *manifest, const char *weights, const json
     return true;
 }
 
-bool tn_manifest_open(const char *folder, const char *weights, const json_t *options, bool fresh,
-                      tn_manifest **manifest, tenon_error *error)
+/* A manifest that is written to folder/name; its root is to be filled. */
+static bool start(const char *folder, const char *name, tn_manifest **manifest, tenon_error *error)
 {
-    char name[64];
-    snprintf(name, sizeof name, ".manifest.json.%ld.tmp", (long)getpid());
+    char beside[80];
+    snprintf(beside, sizeof beside, ".%.40s.%ld.tmp", name[0] == '.' ? name + 1 : name, (long)getpid());
     tn_manifest *made = calloc(1, sizeof *made);
     if (!made) return tn_error(error, "out of memory");
     made->folder = strdup(folder);
-    made->path = tn_paths_join(folder, "manifest.json");
-    made->beside = tn_paths_join(folder, name);
-    bool good = made->folder && made->path && made->beside;
-    if (!good) tn_error(error, "out of memory");
-    good = good && read_or_start(made, weights, options, fresh, error);
+    made->path = tn_paths_join(folder, name);
+    made->beside = tn_paths_join(folder, beside);
+    if (made->folder && made->path && made->beside) {
+        *manifest = made;
+        return true;
+    }
+    tn_manifest_free(made);
+    return tn_error(error, "out of memory");
+}
+
+bool tn_manifest_open(const char *folder, const char *weights, const json_t *options, bool fresh,
+                      tn_manifest **manifest, tenon_error *error)
+{
+    tn_manifest *made;
+    if (!start(folder, file_name, &made, error)) return false;
+    if (read_or_start(made, weights, options, fresh, error) && tn_manifest_take_parts(made, error)) {
+        *manifest = made;
+        return true;
+    }
+    tn_manifest_free(made);
+    return false;
+}
+
+/* ---- parts ---- */
+
+bool tn_manifest_open_part(const char *folder, const char *weights, const json_t *options, int rank,
+                           tn_manifest **manifest, tenon_error *error)
+{
+    char name[40];
+    tn_manifest *made;
+    snprintf(name, sizeof name, "%s%d.json", part_prefix, rank);
+    if (!start(folder, name, &made, error)) return false;
+    char *whole = tn_paths_join(folder, file_name);
+    made->root = new_root(weights, options);
+    made->others = whole ? read_root(whole, error) : NULL;
+    bool good = made->root && made->others;
+    if (!whole || !made->root) tn_error(error, "%s: out of memory", made->path);
+    free(whole);
     if (good)
         *manifest = made;
     else
@@ -212,10 +258,63 @@ bool tn_manifest_open(const char *folder, const char *weights, const json_t *opt
     return good;
 }
 
+static bool is_part(const char *name)
+{
+    return !strncmp(name, part_prefix, strlen(part_prefix)) && tn_paths_has_suffix(name, ".json");
+}
+
+/* A part of a run with the same weights and options adds its shards; any other is of a folder that --force began anew.
+ */
+static bool take_part(tn_manifest *manifest, const char *path, tenon_error *error)
+{
+    static const char *const same[] = {"format", "weights", "options_hash"};
+    json_t *part = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+    bool fits = json_is_object(json_object_get(part, "shards"));
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++)
+        fits = fits && json_equal(json_object_get(part, same[i]), json_object_get(manifest->root, same[i]));
+    bool good =
+        !fits || json_object_update(json_object_get(manifest->root, "shards"), json_object_get(part, "shards")) == 0;
+    json_decref(part);
+    manifest->is_behind = manifest->is_behind || fits;
+    return good || tn_error(error, "%s: out of memory", path);
+}
+
+/* Calls `what` for every part in the folder. */
+static bool each_part(tn_manifest *manifest, bool (*what)(tn_manifest *, const char *, tenon_error *),
+                      tenon_error *error)
+{
+    DIR *listing = opendir(manifest->folder);
+    struct dirent *entry;
+    bool good = true;
+    while (good && listing && (entry = readdir(listing))) {
+        if (!is_part(entry->d_name)) continue;
+        char *path = tn_paths_join(manifest->folder, entry->d_name);
+        good = path ? what(manifest, path, error) : tn_error(error, "out of memory");
+        free(path);
+    }
+    if (listing) closedir(listing);
+    return good;
+}
+
+static bool remove_part(tn_manifest *manifest, const char *path, tenon_error *error)
+{
+    (void)manifest;
+    (void)error;
+    unlink(path); /* one that stays is taken in again, to the same end */
+    return true;
+}
+
+bool tn_manifest_take_parts(tn_manifest *manifest, tenon_error *error)
+{
+    return each_part(manifest, take_part, error) && tn_manifest_save(manifest, error) &&
+           each_part(manifest, remove_part, error);
+}
+
 void tn_manifest_free(tn_manifest *manifest)
 {
     if (!manifest) return;
     json_decref(manifest->root);
+    json_decref(manifest->others);
     free(manifest->folder);
     free(manifest->path);
     free(manifest->beside);

@@ -3,7 +3,11 @@
  *     {"format": 1, "tenon": "0.1.0", "weights": HASH, "options": {...}, "options_hash": HASH,
  *      "shards": {"a.npy": {"images": 4, "tokens": 324, "features": {"hash": HASH, "stamp": S}, "tokens_file": ...}}}
  *
- * The file is replaced whole, so a reader sees the old one or the new one. */
+ * The file is replaced whole, so a reader sees the old one or the new one.
+ *
+ * Where several ranks fill a folder, rank 0 writes that file, and each other rank a part of its own for the shards that
+ * it finished, .manifest.rank-N.json. Rank 0 takes the parts in, at the end, or when the next run opens the folder
+ * after a rank has died. */
 #ifndef TN_CLI_MANIFEST_H
 #define TN_CLI_MANIFEST_H
 
@@ -13,11 +17,18 @@
 
 typedef struct tn_manifest tn_manifest;
 
-/* Opens folder/manifest.json, or starts one where there is none or `fresh` says so, and writes it. `weights` and
- * `options` (borrowed) say what this run would make; a manifest that says otherwise is refused with what differs. On
- * success the caller owns *manifest. */
+/* Opens folder/manifest.json, or starts one where there is none or `fresh` says so, and writes it, with the parts that
+ * ranks have left. `weights` and `options` (borrowed) say what this run would make; a manifest that says otherwise is
+ * refused with what differs. On success the caller owns *manifest. */
 bool tn_manifest_open(const char *folder, const char *weights, const json_t *options, bool fresh,
                       tn_manifest **manifest, tenon_error *error);
+
+/* Reads the manifest that rank 0 has opened, and starts this rank's part. */
+bool tn_manifest_open_part(const char *folder, const char *weights, const json_t *options, int rank,
+                           tn_manifest **manifest, tenon_error *error);
+
+/* Takes the parts that all ranks have saved into the manifest of rank 0 and removes them. */
+bool tn_manifest_take_parts(tn_manifest *manifest, tenon_error *error);
 void tn_manifest_free(tn_manifest *manifest);
 
 const char *tn_manifest_path(const tn_manifest *manifest);

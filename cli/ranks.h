@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Joins the others. Called before any thread is made; tn_ranks_end leaves them, and is called once after. */
+/* Joins the others. Called before any thread is made; tn_ranks_end leaves them. */
 void tn_ranks_start(void);
 int tn_ranks_index(void); /* 0 .. count - 1; rank 0 speaks and writes */
 int tn_ranks_count(void);
@@ -23,5 +23,17 @@ void tn_ranks_sum_doubles(double *values, size_t count);
 
 /* The lowest rank on which something failed; -1: nowhere. */
 int tn_ranks_first_failure(bool failed);
+
+/* The largest of the ranks' values. */
+int tn_ranks_max(int value);
+
+/* Nowhere did it fail: what every rank asks before it goes on to what it does with the others. */
+static inline bool tn_ranks_agree(bool good)
+{
+    return tn_ranks_first_failure(!good) < 0;
+}
+
+/* For `tenon --version`: "one process" or "MPI". */
+const char *tn_ranks_kind(void);
 
 #endif

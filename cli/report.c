@@ -1,5 +1,7 @@
 #include "report.h"
 
+#include "ranks.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -32,6 +34,14 @@ int tn_failed_error(const tenon_error *error)
 {
     print_line("", error->message, "");
     return TN_EXIT_FAILURE;
+}
+
+int tn_failed_on_ranks(const tenon_error *error)
+{
+    int speaker = tn_ranks_first_failure(error->message[0] != 0);
+    if (speaker != tn_ranks_index()) return TN_EXIT_FAILURE;
+    if (tn_ranks_count() == 1) return tn_failed_error(error);
+    return tn_failed("rank %d: %.3900s", speaker, error->message);
 }
 
 int tn_usage(const tn_command *command, const char *format, ...)

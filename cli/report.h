@@ -15,6 +15,10 @@ int tn_failed(const char *format, ...) TENON_PRINTF(1, 2);
 /* The library's sentence, likewise. */
 int tn_failed_error(const tenon_error *error);
 
+/* The same for a failure of several ranks, which all call it: the lowest of those with something to say speaks, and
+ * says which it is. An empty message: it was another rank that failed. */
+int tn_failed_on_ranks(const tenon_error *error);
+
 /* Prints "tenon: ...; see 'tenon NAME --help'" and returns TN_EXIT_USAGE. */
 int tn_usage(const tn_command *command, const char *format, ...) TENON_PRINTF(2, 3);
 

@@ -4,6 +4,7 @@
 #include "commands.h"
 #include "model.h"
 #include "pool.h"
+#include "ranks.h"
 #include "report.h"
 
 #include <inttypes.h>
@@ -182,10 +183,12 @@ static bool run_any(tn_run_setup *setup, const settings *given, const char *feat
     if (good && !out->is_folder && tn_paths_is_folder(given->output))
         good = tn_error(error, "%s: is a folder, but %s is one file; name the file to write", given->output, features);
     setup->hashes = setup->direct = out->is_folder;
-    if (good && out->is_folder)
+    if (!tn_ranks_agree(good))
+        good = false;
+    else if (out->is_folder)
         good = tn_run_folder(setup, job.paths, given->force, &out->result, error);
-    else if (good)
-        good = run_file(setup, &job, &out->result, error);
+    else /* there is nothing to share */
+        good = tn_ranks_agree(tn_ranks_index() > 0 || run_file(setup, &job, &out->result, error));
     tn_job_free_paths(&job);
     return good;
 }
@@ -217,12 +220,14 @@ static void report_text(const tn_run_setup *setup, const settings *given, const 
     fprintf(stderr, "%s image%s, %s tokens of width %" PRId64 " in %s on cpu (%s)", tn_count_text(totals->images),
             totals->images == 1 ? "" : "s", tn_count_text(totals->tokens), setup->out_dim,
             tenon_dtype_name(setup->dtype), tenon_adapter_cpu(setup->adapter));
+    if (out->is_folder && tn_ranks_count() > 1) fprintf(stderr, " by %d ranks", tn_ranks_count());
     fprintf(stderr, "; %.3f s: load %.3f, read %.3f, compute %.3f, write %.3f\n", out->total_seconds, out->load_seconds,
             totals->read_seconds, totals->compute_seconds, totals->write_seconds);
 }
 
 static int finish(const tn_run_setup *setup, const settings *given, const char *features, const outcome *out)
 {
+    if (tn_ranks_index() > 0) return TN_EXIT_OK;
     if (given->json) return report_json(setup, given, features, out);
     report_text(setup, given, features, out);
     return TN_EXIT_OK;
@@ -253,15 +258,16 @@ static int run_model(const settings *given, const char *model, const char *featu
     tenon_adapter *adapter = NULL;
     tn_pool *pool = NULL;
     memset(&out, 0, sizeof out);
+    error.message[0] = 0;
     setup->model = model;
     setup->progress = &progress;
     bool good = tn_model_open(model, &given->model, false, &adapter, NULL, &error) == TENON_OK &&
                 tn_pool_new(given->threads ? (int)given->threads : tenon_num_threads(), &pool, &error) &&
                 prepare(adapter, given, pool, setup, &error);
     out.load_seconds = tn_seconds() - started;
-    good = good && run_any(setup, given, features, &out, &error);
+    good = tn_ranks_agree(good) && run_any(setup, given, features, &out, &error);
     out.total_seconds = tn_seconds() - started;
-    int code = good ? finish(setup, given, features, &out) : tn_failed_error(&error);
+    int code = good ? finish(setup, given, features, &out) : tn_failed_on_ranks(&error);
     tenon_adapter_free(adapter);
     tn_pool_free(pool);
     return code;
@@ -276,8 +282,10 @@ static int run(const tn_command *command, int argc, char **argv)
     int code = tn_options_parse(command, argc, argv, &given, words);
     if (code < 0) code = check_settings(command, &given, &setup.dtype);
     if (code >= 0) return code;
+    tn_ranks_start();
     tn_interrupt_install();
     code = run_model(&given, words[0], words[1], &setup);
+    tn_ranks_end();
     if (code != TN_EXIT_OK && tn_interrupt_signal()) {
         /* End as the signal would have ended us, now that nothing half-made is left. */
         signal(tn_interrupt_signal(), SIG_DFL);
@@ -294,7 +302,8 @@ const tn_command tn_command_run = {
     "that records the hashes of weights, options and shards; finished shards are skipped when the same command runs "
     "again, and masks and attention are folders of npy files with the shards' names. Outputs appear whole or not at "
     "all. "
-    "A closing line on standard error says what ran where, and the seconds of each stage.",
+    "Under mpirun, in a build with MPI, the ranks share the shards. A closing line on standard error says what ran "
+    "where, and the seconds of each stage.",
     arguments,
     options,
     examples,

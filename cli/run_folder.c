@@ -1,7 +1,8 @@
 /* A folder of shards: which are finished already, and the others through the pipeline, each recorded in the manifest as
- * soon as its file has its name. A run can be killed at any time and started again. */
+ * soon as its file has its name. A run can be killed at any time and started again. Several ranks share the shards. */
 #include "lock.h"
 #include "manifest.h"
+#include "ranks.h"
 #include "report.h"
 #include "run.h"
 
@@ -150,12 +151,14 @@ static bool check_not_foreign(const plan *p, const tn_run_job *job, tenon_error 
     return true;
 }
 
-/* Opens every shard's headers, so that a bad one is found before hours of work and not after. */
+/* Opens the headers of this rank's shards, so that a bad one is found before hours of work and not after. Shards are
+ * dealt out by their place in the list: no two ranks have one, whatever the ranks know of each other. */
 static bool check_shards(plan *p, tenon_error *error)
 {
+    size_t ranks = (size_t)tn_ranks_count();
     p->jobs = calloc(p->num_shards, sizeof *p->jobs);
     if (!p->jobs) return tn_error(error, "out of memory");
-    for (size_t i = 0; i < p->num_shards; i++) {
+    for (size_t i = (size_t)tn_ranks_index(); i < p->num_shards; i += ranks) {
         tn_run_job *job = &p->jobs[p->num_jobs++];
         if (!make_paths(p, p->shards[i], job, error) || !check_not_foreign(p, job, error) ||
             !tn_job_open(job, p->setup, error))
@@ -219,10 +222,10 @@ static bool check_folders(plan *p, tenon_error *error)
     return true;
 }
 
-/* From here on no other run changes what is there. */
+/* From here on no other run changes what is there. Rank 0 has the lock for all. */
 static bool lock_tokens(plan *p, tenon_error *error)
 {
-    if (!tn_lock_take(p->folders[TN_TOKENS], &p->lock, error)) return false;
+    if (tn_ranks_index() == 0 && !tn_lock_take(p->folders[TN_TOKENS], &p->lock, error)) return false;
     char *path = tn_paths_join(p->folders[TN_TOKENS], "manifest.json");
     if (!path) return tn_error(error, "out of memory");
     p->had_manifest = tn_paths_exists(path);
@@ -234,7 +237,11 @@ static bool open_manifest(plan *p, tenon_error *error)
 {
     json_t *options = describe_options(p);
     if (!options) return tn_error(error, "out of memory");
-    bool good = tn_manifest_open(p->folders[TN_TOKENS], p->setup->weights, options, p->force, &p->manifest, error);
+    const char *folder = p->folders[TN_TOKENS], *weights = p->setup->weights;
+    int rank = tn_ranks_index();
+    bool good = rank > 0 || tn_manifest_open(folder, weights, options, p->force, &p->manifest, error);
+    good = tn_ranks_agree(good);
+    if (good && rank > 0) good = tn_manifest_open_part(folder, weights, options, rank, &p->manifest, error);
     json_decref(options);
     return good;
 }
@@ -244,7 +251,7 @@ static bool run_jobs(plan *p, tn_folder_result *result, tenon_error *error)
     tenon_error late;
     p->setup->finished = record;
     p->setup->context = p;
-    tn_progress_start(p->setup->progress, p->images);
+    if (tn_ranks_index() == 0) tn_progress_start(p->setup->progress, p->images);
     bool good = tn_pipeline_run(p->setup, p->jobs, p->num_jobs, &result->totals, error);
     tn_progress_end(p->setup->progress);
     /* Also after a failure: what is finished stays finished. */
@@ -258,15 +265,49 @@ static bool run_jobs(plan *p, tn_folder_result *result, tenon_error *error)
                     result->skipped + result->done, p->num_shards);
 }
 
+/* Every rank has saved its part; rank 0 makes one of them, also when one of the ranks has failed. */
+static bool join_manifests(plan *p, bool good, tenon_error *error)
+{
+    tenon_error late;
+    bool all = tn_ranks_agree(good);
+    if (tn_ranks_index() > 0 || tn_ranks_count() == 1 || tn_manifest_take_parts(p->manifest, &late)) return all;
+    if (good) *error = late;
+    return false;
+}
+
+/* What all ranks did together; the seconds of a stage are their mean. */
+static void join_results(tn_folder_result *result)
+{
+    tn_run_totals *t = &result->totals;
+    double ranks = tn_ranks_count();
+    double sums[] = {(double)t->images,       (double)t->tokens,       (double)result->done,
+                     (double)result->skipped, t->read_seconds / ranks, t->compute_seconds / ranks,
+                     t->write_seconds / ranks};
+    tn_ranks_sum_doubles(sums, sizeof sums / sizeof *sums);
+    *result = (tn_folder_result){
+        {(int64_t)sums[0], (int64_t)sums[1], sums[4], sums[5], sums[6]}, (size_t)sums[2], (size_t)sums[3]};
+}
+
+/* All ranks take each of these steps, or none does. */
+static bool run_plan(plan *p, tn_folder_result *result, tenon_error *error)
+{
+    const char *features = p->folders[TN_FEATURES];
+    if (!tn_ranks_agree(check_folders(p, error) && lock_tokens(p, error))) return false;
+    bool good = tn_paths_list_shards(features, &p->shards, &p->num_shards, error) && check_shards(p, error);
+    if (!tn_ranks_agree(good)) return false;
+    if (!tn_ranks_agree(open_manifest(p, error))) return false;
+    if (!tn_ranks_agree(drop_finished(p, &result->skipped, error))) return false;
+    if (!join_manifests(p, run_jobs(p, result, error), error)) return false;
+    join_results(result);
+    return true;
+}
+
 bool tn_run_folder(tn_run_setup *setup, char *const folders[TN_ROLES], bool force, tn_folder_result *result,
                    tenon_error *error)
 {
     plan p = {.setup = setup, .folders = folders, .force = force};
     *result = (tn_folder_result){.done = 0};
-    bool good = check_folders(&p, error) && lock_tokens(&p, error) &&
-                tn_paths_list_shards(folders[TN_FEATURES], &p.shards, &p.num_shards, error) &&
-                check_shards(&p, error) && open_manifest(&p, error) && drop_finished(&p, &result->skipped, error) &&
-                run_jobs(&p, result, error);
+    bool good = run_plan(&p, result, error);
     tn_lock_release(p.lock);
     if (!good) remove_made_folders(&p);
     for (size_t i = 0; p.jobs && i < p.num_shards; i++)

@@ -22,7 +22,7 @@ enum { SLOTS = 3, OUTPUTS = 4 };
 
 /* Features and tokens of one chunk: about as many as a forward takes at once, so that cutting a shard into chunks costs
  * little. A single image may be larger. */
-static const size_t chunk_bytes = (size_t)32 << 20;
+static const size_t chunk_bytes = (size_t)36 << 20;
 
 /* Read at once and then hashed. */
 static const size_t piece_bytes = (size_t)1 << 20;

@@ -5,8 +5,16 @@ cd "$(dirname "$0")/.."
 
 # Tests that compare values, for which a CPU level or a compiler can make a difference.
 values='^test_(core|golden|init|properties|reports|sample|adapter|layers|ops|train)'
+# Of these, what an emulator runs in a minute or two; and the C tests, all of which it runs in about ten.
+few_values='^test_(core|golden_(references|recorded|small|gradients)|init|properties|sample|adapter|layers|ops|backward)'
+unit_tests='^(test_|replay)'
 # Tests whose threads are pthreads of their own, or of the command.
 threads='^test_(core|adapter|properties|reports|registry|threads)|^replay|cli'
+
+# The tests of the neon preset, a program at a time on each core: qemu runs threads, but slowly.
+emulated() {
+    OMP_NUM_THREADS=2 sh scripts/test.sh neon --timeout 1800 "$@"
+}
 
 part() {
     echo "== $1 =="
@@ -16,12 +24,32 @@ part() {
     tsan) PYTEST_ADDOPTS='-k "not memory"' sh scripts/test.sh tsan -R "$threads" --timeout 600 ;;
     serial) sh scripts/test.sh serial ;;
     sdist) sh scripts/python_sdist.sh ;;
+    mpi)
+        sh scripts/build.sh mpi -DTENON_TESTS=ON -DPython3_EXECUTABLE="$(sh scripts/test_python.sh)"
+        PYTEST_ADDOPTS='-k "mpi or folder"' ctest --test-dir build/release -R '^cli' --output-on-failure ;;
+    kills) TENON_KILLS=100 PYTEST_ADDOPTS='-k "killed_at_any_moment"' sh scripts/test.sh release -R '^cli' ;;
     baseline) TENON_CPU=baseline sh scripts/test.sh release -R "$values" ;;
-    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, sdist" >&2; exit 2 ;;
+    neon) emulated -R "$few_values" ;;
+    neon-all) emulated -R "$unit_tests" -E '_py$|manifest' ;;
+    blas) sh scripts/test.sh blas -R "$values|^check_(symbols|install)" ;;
+    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, sdist, mpi, kills, neon, neon-all, blas" >&2; exit 2 ;;
     esac
 }
 
-[ $# -gt 0 ] || set -- clang asan tsan serial baseline sdist
+# What is not everybody's: left out of "all parts" where it is not installed.
+if [ $# -eq 0 ]; then
+    set -- clang asan tsan serial baseline sdist mpi kills
+    if pkg-config --exists openblas; then
+        set -- "$@" blas
+    else
+        echo "left out: blas (sh scripts/install_deps.sh blas)"
+    fi
+    if command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null; then
+        set -- "$@" neon-all
+    else
+        echo "left out: neon-all (sh scripts/install_deps.sh arm64)"
+    fi
+fi
 for name; do
     part "$name"
 done

@@ -217,28 +217,28 @@ static size_t weight_gradient_scratch(const tn_map *map, int64_t rows, int worke
     return linear_scratch(map, rows, workers);
 }
 
-static void weight_gradient(const tn_context *context, float *dw, tn_rows dy, tn_rows x, const tn_map *map,
-                            int64_t rows)
-{
-    (void)context;
-    for (int64_t i = 0; i < map->groups * map->n; i++) {
-        for (int64_t j = 0; j < map->k; j++) {
-            double sum = 0;
-            for (int64_t r = 0; r < rows; r++)
-                sum += get(dy, r, i) * get(x, r, i / map->n * map->k + j);
-            dw[i * map->k + j] = (float)((double)dw[i * map->k + j] + sum);
-        }
-    }
-}
-
-static void bias_gradient(const tn_context *context, float *dbias, tn_rows dy, int64_t rows, int64_t width)
+static void bias_gradient(const tn_context *context, float *dbias, tn_rows dy, int64_t rows, int64_t width, bool fresh)
 {
     (void)context;
     for (int64_t i = 0; i < width; i++) {
-        double sum = 0;
+        double sum = fresh ? 0 : (double)dbias[i];
         for (int64_t r = 0; r < rows; r++)
             sum += get(dy, r, i);
-        dbias[i] = (float)((double)dbias[i] + sum);
+        dbias[i] = (float)sum;
+    }
+}
+
+static void weight_gradient(const tn_context *context, float *dw, float *dbias, tn_rows dy, tn_rows x,
+                            const tn_map *map, int64_t rows, bool fresh)
+{
+    if (dbias != NULL) bias_gradient(context, dbias, dy, rows, map->groups * map->n, fresh);
+    for (int64_t i = 0; i < map->groups * map->n; i++) {
+        for (int64_t j = 0; j < map->k; j++) {
+            double sum = fresh ? 0 : (double)dw[i * map->k + j];
+            for (int64_t r = 0; r < rows; r++)
+                sum += get(dy, r, i) * get(x, r, i / map->n * map->k + j);
+            dw[i * map->k + j] = (float)sum;
+        }
     }
 }
 

@@ -39,26 +39,43 @@ static void assert_close(const matrix *got, const matrix *want, double tolerance
 
 /* --- gradients of a linear map --- */
 
-static void run_dw(const tn_ops *ops, int workers, float *dw, const matrix *dy, const matrix *x, const tn_map *map)
+static void run_dw(const tn_ops *ops, int workers, float *dw, float *dbias, const matrix *dy, const matrix *x,
+                   const tn_map *map, bool fresh)
 {
     test_context t;
     context_open(&t, ops, workers, ops->weight_gradient_scratch(map, dy->count, workers));
-    ops->weight_gradient(&t.context, dw, dy->rows, x->rows, map, dy->count);
+    ops->weight_gradient(&t.context, dw, dbias, dy->rows, x->rows, map, dy->count, fresh);
     context_close(&t);
 }
 
+/* The bias' gradient beside dw has the bits of the op of its own. */
+static void check_dbias(const tn_ops *ops, const float *got, const matrix *dy, const float *start, bool fresh)
+{
+    float *alone = malloc((size_t)(dy->width + 1) * sizeof *alone);
+    memcpy(alone, start, (size_t)dy->width * sizeof *alone);
+    test_context t;
+    context_open(&t, ops, 2, 0);
+    ops->bias_gradient(&t.context, alone, dy->rows, dy->count, dy->width, fresh);
+    context_close(&t);
+    if (dy->width > 0) assert_memory_equal(got, alone, (size_t)dy->width * sizeof *alone);
+    free(alone);
+}
+
 /* dw starts from random numbers, ends at the last readable byte, and is compared with the reference's. */
-static void check_dw(const tn_ops *ops, const matrix *dy, const matrix *x, const tn_map *map)
+static void check_dw(const tn_ops *ops, const matrix *dy, const matrix *x, const tn_map *map, bool fresh)
 {
     const int64_t count = map->groups * map->n * map->k;
-    float *start = draw_floats(count, 3);
+    float *start = draw_floats(count + dy->width, 3), *dbias = start + count;
+    float *sum_bias = malloc((size_t)(dy->width + 1) * sizeof *sum_bias);
+    memcpy(sum_bias, dbias, (size_t)dy->width * sizeof *sum_bias);
     guarded a = guarded_new((size_t)count * sizeof(float)), b = guarded_new((size_t)count * sizeof(float));
     memcpy(a.data, start, a.size), memcpy(b.data, start, b.size);
-    run_dw(ops, 1, a.data, dy, x, map);
-    run_dw(ops, 3, b.data, dy, x, map);
+    run_dw(ops, 1, a.data, NULL, dy, x, map, fresh);
+    run_dw(ops, 3, b.data, sum_bias, dy, x, map, fresh);
+    check_dbias(ops, sum_bias, dy, dbias, fresh);
     if (count > 0) assert_memory_equal(a.data, b.data, a.size);
     for (int64_t i = 0; i < count; i++) {
-        double sum = (double)start[i], size = fabs(sum);
+        double sum = fresh ? 0 : (double)start[i], size = fabs(sum);
         for (int64_t r = 0; r < dy->count; r++) {
             const double term =
                 matrix_get(dy, r, i / map->k) * matrix_get(x, r, i / map->k / map->n * map->k + i % map->k);
@@ -68,7 +85,7 @@ static void check_dw(const tn_ops *ops, const matrix *dy, const matrix *x, const
         assert_near((double)((float *)a.data)[i], sum, 4e-7 * size + 1e-30);
     }
     guarded_free(&a), guarded_free(&b);
-    free(start);
+    free(start), free(sum_bias);
 }
 
 static void weight_gradients_match_double(void **state)
@@ -78,7 +95,7 @@ static void weight_gradients_match_double(void **state)
     static const int64_t sizes[][4] = {{0, 1, 3, 4},     {1, 1, 1, 1},     {3, 1, 0, 4},    {3, 1, 4, 0},
                                        {5, 2, 7, 9},     {7, 3, 6, 16},    {255, 1, 5, 17}, {256, 1, 6, 8},
                                        {257, 1, 13, 33}, {600, 1, 7, 31},  {2, 1, 150, 5},  {4, 1, 9, 300},
-                                       {3, 4, 73, 40},   {1, 1, 290, 530}, {20, 1, 29, 65}};
+                                       {3, 4, 73, 40},   {1, 1, 290, 530}, {20, 1, 29, 65}, {40, 2, 70, 90}};
     FOR_EACH_TABLE(ops)
     {
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
@@ -88,7 +105,7 @@ static void weight_gradients_match_double(void **state)
                 matrix dy = matrix_new(v % 2 ? dtype : TN_F32, sizes[i][0], map.groups * map.n, (layout)v);
                 matrix x = matrix_new(dtype, sizes[i][0], map.groups * map.k, (layout)(LAYOUTS - 1 - v));
                 matrix_fill(&dy, 7, 1.0), matrix_fill(&x, 8, 1.0);
-                check_dw(ops, &dy, &x, &map);
+                check_dw(ops, &dy, &x, &map, (v + (int)i) % 2 == 1);
                 matrix_free(&dy), matrix_free(&x);
             }
         }
@@ -112,12 +129,13 @@ static void bias_gradients_match_double(void **state)
                     got[workers - 1] = guarded_new((size_t)sizes[i][1] * sizeof(float));
                     for (int64_t c = 0; c < sizes[i][1]; c++)
                         ((float *)got[workers - 1].data)[c] = 0.5f;
-                    ops->bias_gradient(&t.context, got[workers - 1].data, dy.rows, sizes[i][0], sizes[i][1]);
+                    ops->bias_gradient(&t.context, got[workers - 1].data, dy.rows, sizes[i][0], sizes[i][1],
+                                       v % 2 == 1);
                     context_close(&t);
                 }
                 assert_memory_equal(got[0].data, got[1].data, got[0].size);
                 for (int64_t c = 0; c < sizes[i][1]; c++) {
-                    double sum = 0.5, size = 0.5;
+                    double sum = v % 2 == 1 ? 0 : 0.5, size = 0.5;
                     for (int64_t r = 0; r < sizes[i][0]; r++)
                         sum += matrix_get(&dy, r, c), size += fabs(matrix_get(&dy, r, c));
                     assert_near((double)((float *)got[0].data)[c], sum, 4e-7 * size);

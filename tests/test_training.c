@@ -245,6 +245,51 @@ static void gradients_are_added(void **state)
     tenon_adapter_free(adapter);
 }
 
+static void fill_gradients(step *s, float value)
+{
+    for (int64_t i = 0; i < s->num; i++) {
+        for (int64_t j = 0; j < s->sizes[i]; j++)
+            s->gradient[i][j] = value;
+    }
+}
+
+/* With overwrite nothing of what was there is left, in an empty batch and where no token has a patch either. */
+static void gradients_are_overwritten(void **state)
+{
+    (void)state;
+    static const char *const configs[] = {"{\"type\": \"mlp_2layer\", \"hidden_dim\": 7}",
+                                          "{\"type\": \"attentional_pool\", \"pool_heads\": 2}"};
+    for (int k = 0; k < 2; k++) {
+        tenon_adapter *adapter = adapter_of(configs[k], 4, 5);
+        step s, zeroed;
+        step_new(&s, adapter, 2, 16);
+        step_new(&zeroed, adapter, 2, 16);
+        memcpy(zeroed.x, s.x, 2 * 16 * 4 * sizeof(float));
+        memcpy(zeroed.dy, s.dy, (size_t)(s.tdy.shape[1] * 2 * 5) * sizeof(float));
+        prepare(adapter, true);
+        assert_ok(backward(&zeroed, NULL));
+        s.gradients.overwrite = true;
+        fill_gradients(&s, NAN);
+        assert_ok(backward(&s, NULL));
+        for (int64_t i = 0; i < s.num; i++)
+            assert_memory_equal(s.gradient[i], zeroed.gradient[i], (size_t)s.sizes[i] * sizeof(float));
+        uint8_t frames[2] = {0, 0};
+        DLTensor mask = {frames, {kDLCPU, 0}, 1, {kDLUInt, 8, 1}, (int64_t[]){2}, NULL, 0};
+        for (int empty = 0; empty < 2; empty++) {
+            fill_gradients(&s, NAN);
+            s.call.frame_mask = empty ? NULL : &mask;
+            s.tx.shape[0] = s.tdx.shape[0] = s.tdy.shape[0] = empty ? 0 : 2;
+            assert_ok(backward(&s, NULL));
+            for (int64_t i = 0; i < s.num; i++) {
+                for (int64_t j = 0; j < s.sizes[i]; j++)
+                    assert_true(s.gradient[i][j] == 0);
+            }
+        }
+        step_free(&s), step_free(&zeroed);
+        tenon_adapter_free(adapter);
+    }
+}
+
 /* Tokens of an adapter that is prepared for training are those of the layers one by one. */
 static void forward_keeps_its_bits(void **state)
 {
@@ -333,16 +378,18 @@ static void packs_follow_parameters_changed_in_place(void **state)
 static int dws, dbiases, products, others;
 static tn_ops counted;
 
-static void count_dw(const tn_context *context, float *dw, tn_rows dy, tn_rows x, const tn_map *map, int64_t rows)
+static void count_dw(const tn_context *context, float *dw, float *dbias, tn_rows dy, tn_rows x, const tn_map *map,
+                     int64_t rows, bool fresh)
 {
     dws++;
-    ops_double.weight_gradient(context, dw, dy, x, map, rows);
+    dbiases += dbias != NULL;
+    ops_double.weight_gradient(context, dw, dbias, dy, x, map, rows, fresh);
 }
 
-static void count_dbias(const tn_context *context, float *dbias, tn_rows dy, int64_t rows, int64_t width)
+static void count_dbias(const tn_context *context, float *dbias, tn_rows dy, int64_t rows, int64_t width, bool fresh)
 {
     dbiases++;
-    ops_double.bias_gradient(context, dbias, dy, rows, width);
+    ops_double.bias_gradient(context, dbias, dy, rows, width, fresh);
 }
 
 static void count_product(const tn_context *context, tn_rows y, tn_rows x, const void *packed, const void *bias,
@@ -604,6 +651,7 @@ int main(void)
         cmocka_unit_test(calls_are_checked),
         cmocka_unit_test(overlaps_are_refused),
         cmocka_unit_test(gradients_are_added),
+        cmocka_unit_test(gradients_are_overwritten),
         cmocka_unit_test(forward_keeps_its_bits),
         cmocka_unit_test(a_step_allocates_nothing),
         cmocka_unit_test(packs_follow_parameters_changed_in_place),

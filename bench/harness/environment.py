@@ -81,6 +81,17 @@ def build() -> pathlib.Path:
     return BUILD
 
 
+def install_package(python: pathlib.Path) -> pathlib.Path | None:
+    """Our Python package in a folder of its own, as `pip install` makes it; None where that fails."""
+    folder = BUILD / "python"
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [python, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, ROOT]
+    if subprocess.run(command).returncode != 0:
+        say("the Python package cannot be built here; tenon.torch is left out")
+        return None
+    return folder
+
+
 def enter(arguments: list[str], script: str) -> None:
     """Goes on in the peers' interpreter, unless this is it."""
     python = make_venv()

@@ -20,9 +20,11 @@ PEERS = {
     "openvino": ("openvino_worker.py",),
 }
 TRAINERS = {"eager": ("torch_train_worker.py", "eager"), "compile": ("torch_train_worker.py", "compile")}
+MODULES = {"module": ("module_worker.py",)}
 LIBRARIES = {"openblas": ("gemm", "libopenblas.so"), "blis": ("gemm", "libblis.so"), "onednn": ("onednn",)}
 LABELS = {
     "tenon": "tenon",
+    "module": "tenon.torch",
     "eager": "PyTorch eager",
     "compile": "compile",
     "onnxruntime": "ONNX Runtime",
@@ -42,6 +44,7 @@ class Session:
     threads: int = field(default_factory=machine.cores)
     versions: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    packages: pathlib.Path | None = None  # a folder that Python contenders import from
 
     def __post_init__(self) -> None:
         self.stack = ExitStack()
@@ -58,7 +61,7 @@ class Session:
         self.stack.close()
 
     def _command(self, name: str, train: bool) -> list[str | pathlib.Path]:
-        peers = TRAINERS if train else PEERS
+        peers = MODULES | (TRAINERS if train else PEERS)
         if name in peers:
             script, *words = peers[name]
             return [self.python, WORKERS / script, *words]
@@ -68,7 +71,8 @@ class Session:
     def _environment(self) -> dict[str, str]:
         """Each library's own way to say how many threads."""
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "MKL_NUM_THREADS")
-        return {name: str(self.threads) for name in names}
+        packages = {"PYTHONPATH": str(self.packages)} if self.packages else {}
+        return {name: str(self.threads) for name in names} | packages
 
     def worker(self, name: str, train: bool = False) -> Worker:
         """A process of its own; closed with the session, or earlier by the caller."""

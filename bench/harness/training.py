@@ -28,7 +28,7 @@ def worst_gradient(flat: np.ndarray, reference: dict[str, np.ndarray], case: Con
     return worst
 
 
-def _reference(session: Session, case: Connector) -> dict[str, np.ndarray] | None:
+def reference(session: Session, case: Connector) -> dict[str, np.ndarray] | None:
     """PyTorch's gradients in float64."""
     worker = session.prepared("eager", train=1, compute="f64", **case.fields())
     if worker is None:
@@ -55,9 +55,9 @@ def _check(contenders: dict[str, Worker], reference: dict[str, np.ndarray], case
 
 def measure(session: Session, case: Connector) -> dict:
     say(f"training {case.title}")
-    reference = _reference(session, case)
+    wanted = reference(session, case)
     contenders = _contenders(session, case)
-    errors = _check(contenders, reference, case) if reference else {}
+    errors = _check(contenders, wanted, case) if wanted else {}
     probe = session.probe()
     runners = {name: worker.seconds for name, worker in contenders.items()}
     series = in_turns(runners | {"probe": lambda: probe.rate("fma_f32", threads=session.threads)}, session.rounds)

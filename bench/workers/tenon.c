@@ -1,9 +1,9 @@
 /* tenon as a contender: whole connectors through the public API; see bench/run.py.
  *
  *   prepare type= in= out= tokens= batch= dtype=f32 features=f32 tokens_dtype=f32 threads= [window= heads= hidden=]
- *           [train=1 [recompute=1]]  run and output are of training steps: gradients zeroed, weights packed, forward
- *                                    (which keeps what backward needs, or does not), backward with all gradients
- *   run warm= count= [batch= calls= threads=]    `calls` calls of `batch` images each, images side by side
+ *           [train=1 [recompute=1]]  run and output are of training steps: weights packed, forward
+ *                                    (which keeps what backward needs, or does not), backward that overwrites all
+ * gradients run warm= count= [batch= calls= threads=]    `calls` calls of `batch` images each, images side by side
  *   output path=                  the tokens of the whole batch, or a step's gradients: of the features, then of the
  *                                 parameters; raw f32
  *   pack count=                   times of tenon_adapter_prepare, and of plain copies of the same bytes
@@ -245,7 +245,6 @@ static tenon_status back(const DLTensor *x, tenon_call *call)
     DLTensor tensors[MAX_PARAMETERS];
     const DLTensor *pointers[MAX_PARAMETERS];
     for (int i = 0; i < s.num_parameters; i++) {
-        memset(s.gradient[i], 0, gradient_bytes(i));
         tensors[i] = f32_tensor(s.gradient[i], s.parameter[i].ndim, s.parameter[i].shape);
         pointers[i] = &tensors[i];
     }
@@ -255,6 +254,7 @@ static tenon_status back(const DLTensor *x, tenon_call *call)
     tenon_gradients_init(&gradients);
     gradients.x = &dx;
     gradients.parameters = pointers;
+    gradients.overwrite = true;
     return tenon_adapter_backward(s.adapter, &dy, x, &gradients, call, &s.backward, &s.error);
 }
 

@@ -381,7 +381,8 @@ typedef struct tenon_prepare_options {
 
 TENON_API void tenon_prepare_options_init(tenon_prepare_options *options);
 
-/* CPU levels that this build has and this machine can run, lowest first, comma-separated: "baseline,avx2". */
+/* CPU levels that this build has and this machine can run, lowest first, comma-separated: "baseline,avx2,avx512",
+ * "baseline,neon". A build with a BLAS has the level "blas" too, last: there bits, memory and threads are the BLAS's. */
 TENON_API const char *tenon_cpu_levels(void);
 
 /* The level that the adapter is prepared for; NULL when it is not prepared. */
@@ -535,6 +536,7 @@ typedef struct tenon_gradients {
     const DLTensor *const *parameters; /* [num_parameters] in declaration order, f32, dense, of the parameter's shape:
                                           added to. A NULL entry: that parameter is frozen and costs nothing. The array
                                           NULL: all are frozen */
+    bool overwrite; /* overwrite the parameters' gradients instead, whatever they hold: cheaper than clearing them */
 } tenon_gradients;
 
 /* Nothing wanted. */

@@ -118,6 +118,7 @@ class Adapter:
         frame_mask: Any = None,
         threads: int = 0,
         saved: tuple[int, int] | None = None,
+        overwrite: bool = False,
         /,
     ) -> None: ...
     def saved_size(

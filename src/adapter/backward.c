@@ -11,11 +11,13 @@
 #include "core/size.h"
 #include "core/versioned.h"
 #include <stdio.h>
+#include <string.h>
 
 /* A backward call, checked. run.y is dy. */
 typedef struct pass {
     tn_run run;
     bool wants_x;
+    bool overwrite;                                           /* gradients of parameters */
     tn_tensor dx;                                             /* [batch, tokens, in_dim] */
     float *gradient[TN_MAX_LAYERS * TN_MAX_LAYER_PARAMETERS]; /* by parameter; NULL: frozen */
     int first;                                                /* the lowest step to visit; num_steps: none */
@@ -187,6 +189,7 @@ typedef struct stage {
     char *keep;
     char *gradients[2], *input, *buffer;
     const int64_t *dx_offsets;
+    bool fresh; /* nothing has been written to the gradients of parameters yet, and they are to be overwritten */
 } stage;
 
 /* What step i read; through an activation that has to be made once more. */
@@ -245,7 +248,8 @@ static void step_back(const stage *s, int i, const tn_context *context)
                                .state = s->keep + s->kept->state[i],
                                .rows = s->rows->rows[step->level],
                                .slots = tn_step_slots(&s->pass->run, step),
-                               .buffer = s->buffer};
+                               .buffer = s->buffer,
+                               .fresh = s->fresh};
     for (int64_t j = 0; j < step->layer.num_parameters; j++)
         block.gradient[j] = gradients_of(s->pass, i)[j];
     if (!wants_dx(s->pass, i) && !wants_parameters(s->pass, i)) return;
@@ -268,6 +272,24 @@ static void run_block(const stage *s, const tn_context *context)
         step_back(s, i, context);
 }
 
+/* A parameter's gradient as bytes. */
+static tn_tensor gradient_bytes(const pass *p, int64_t index)
+{
+    const tn_parameter_spec *spec = &p->run.adapter->list->parameters[index];
+    size_t bytes = 0;
+    if (!tn_shape_bytes(spec->ndim, spec->shape, sizeof(float), &bytes)) bytes = 0; /* its view was checked */
+    return tn_bytes_tensor(p->gradient[index], bytes);
+}
+
+/* When no token has a patch. */
+static void clear_parameters(const pass *p)
+{
+    for (int64_t i = 0; i < p->run.adapter->list->num_parameters; i++) {
+        const tn_tensor bytes = gradient_bytes(p, i);
+        if (bytes.data != NULL) memset(bytes.data, 0, (size_t)bytes.shape[0]);
+    }
+}
+
 static void run_blocks(const pass *p, layout *l, void *workspace)
 {
     const tn_run *r = &p->run;
@@ -283,7 +305,8 @@ static void run_blocks(const pass *p, layout *l, void *workspace)
                .gradients = {memory + l->gradients[0], memory + l->gradients[1]},
                .input = memory + l->input,
                .buffer = memory + l->buffer,
-               .dx_offsets = dx_offsets};
+               .dx_offsets = dx_offsets,
+               .fresh = p->overwrite};
     tn_block_rows_place(&l->rows, memory + l->rows_at);
     tn_block_rows_even(&l->rows, tokens);
     if (!tn_kept_plan(&kept, r, &l->rows)) return; /* plan_layout has said so */
@@ -296,7 +319,9 @@ static void run_blocks(const pass *p, layout *l, void *workspace)
         tn_run_locate(r, &l->rows);
         if (r->saved != NULL) s.keep = tn_saved_block(r, &kept, block);
         run_block(&s, &context);
+        s.fresh = false;
     }
+    if (s.fresh) clear_parameters(p);
 }
 
 /* --- the call --- */
@@ -346,15 +371,6 @@ static tenon_status check_parameter(pass *p, const DLTensor *tensor, int64_t ind
     }
     p->gradient[index] = view.data;
     return TENON_OK;
-}
-
-/* A parameter's gradient as bytes. */
-static tn_tensor gradient_bytes(const pass *p, int64_t index)
-{
-    const tn_parameter_spec *spec = &p->run.adapter->list->parameters[index];
-    size_t bytes = 0;
-    if (!tn_shape_bytes(spec->ndim, spec->shape, sizeof(float), &bytes)) bytes = 0; /* its view was checked */
-    return tn_bytes_tensor(p->gradient[index], bytes);
 }
 
 /* A parameter's gradient against all else that the call touches, and against those before it. */
@@ -409,6 +425,7 @@ static tenon_status check_call(pass *p, const DLTensor *dy, const DLTensor *x, c
     TN_TRY(tn_run_check(r, x, call, error));
     TN_TRY(tn_run_check_tokens(r, dy, "dy", error));
     TN_TRY(check_dx(p, gradients->x, error));
+    p->overwrite = gradients->overwrite;
     for (int64_t i = 0; i < r->adapter->list->num_parameters && gradients->parameters != NULL; i++) {
         if (gradients->parameters[i] == NULL) continue;
         TN_TRY(check_parameter(p, gradients->parameters[i], i, error));
@@ -424,8 +441,11 @@ static tenon_status run_call(pass *p, const tenon_workspace *workspace, tenon_er
     void *memory;
     size_t allocated;
     tn_environment environment;
-    if (p->run.y.shape[0] == 0 || p->run.y.shape[1] == 0) return TENON_OK;
     TN_TRY(check_overlap(p, workspace, error));
+    if (p->run.y.shape[0] == 0 || p->run.y.shape[1] == 0) {
+        if (p->overwrite) clear_parameters(p);
+        return TENON_OK;
+    }
     TN_TRY(tn_run_memory(&p->run, &l, plan_layout, workspace, &memory, &allocated, error));
     tn_environment_enter(&environment);
     run_blocks(p, &l, memory);

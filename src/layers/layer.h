@@ -76,7 +76,8 @@ typedef struct tn_block {
 /* One block of rows back through a layer. */
 typedef struct tn_block_backward {
     tn_rows dx; /* [rows * slots, in_dim], absent rows as in x; overwritten; data NULL: not wanted */
-    float *gradient[TN_MAX_LAYER_PARAMETERS]; /* of the parameters: dense f32, added to; NULL: frozen */
+    float *gradient[TN_MAX_LAYER_PARAMETERS]; /* of the parameters: dense f32; NULL: frozen */
+    bool fresh;                               /* they are overwritten, not added to */
     tn_rows dy;                               /* [rows, out_dim], before any activation fused into forward */
     tn_rows x;                                /* as in forward; data NULL where reads_input says no */
     const void *state;                        /* as forward left it */

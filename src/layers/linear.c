@@ -104,10 +104,13 @@ static void backward(const tn_block_backward *block, const tn_layer *layer, cons
     (void)packed;
     const tn_ops *ops = context->ops;
     const tn_map map = {1, layer->out_dim, layer->in_dim, weights->dtype[0]};
-    float *dw = block->gradient[0], *dbias = block->gradient[1];
+    float *dw = block->gradient[0], *dbias = layer->bias ? block->gradient[1] : NULL;
     tn_dense dense;
-    if (dw != NULL) ops->weight_gradient(context, dw, block->dy, block->x, &map, block->rows);
-    if (layer->bias && dbias != NULL) ops->bias_gradient(context, dbias, block->dy, block->rows, layer->out_dim);
+    if (dw != NULL) {
+        ops->weight_gradient(context, dw, dbias, block->dy, block->x, &map, block->rows, block->fresh);
+    } else if (dbias != NULL) {
+        ops->bias_gradient(context, dbias, block->dy, block->rows, layer->out_dim, block->fresh);
+    }
     if (block->dx.data == NULL || !plan_backward(&dense, layer, ops, weights)) return;
     tn_dense_forward(block->dx, block->dy, &dense, context, packed_backward, TN_ACT_NONE, block->rows);
 }

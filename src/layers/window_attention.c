@@ -370,9 +370,13 @@ static void backward_scores(const pass *t, int64_t first, int64_t rows)
     } else {
         ops->window_attend(t->context, p->mixed, none, x, p->mapped, scale, rows, slots, heads, width);
     }
-    if (sums) ops->weight_gradient(t->context, t->wish.dw[VALUE], dy, p->mixed, &t->b.key.map, rows);
+    const bool fresh = t->block->fresh && first == 0;
+    if (sums) {
+        ops->weight_gradient(t->context, t->wish.dw[VALUE], t->wish.dbias[VALUE], dy, p->mixed, &t->b.key.map, rows,
+                             fresh);
+    }
     if (t->wish.dw[KEY] != NULL) {
-        ops->weight_gradient(t->context, t->wish.dw[KEY], query, p->dmapped, &t->b.key.map, rows);
+        ops->weight_gradient(t->context, t->wish.dw[KEY], NULL, query, p->dmapped, &t->b.key.map, rows, fresh);
     }
 }
 
@@ -390,6 +394,16 @@ static void backward_queries(const pass *t, int64_t first, int64_t rows)
                           p->mapped, p->dmean, rows, slots, heads, width);
 }
 
+/* Nothing depends on it. */
+static void clear_key_bias(const pass *t)
+{
+    const int64_t width = t->layer->in_dim;
+    float *dbias = t->wish.dbias[KEY];
+    if (dbias == NULL || !t->block->fresh) return;
+    t->context->ops->copy(t->context, tn_dense_rows(dbias, TN_F32, width), tn_dense_rows(NULL, TN_F32, width), 1,
+                          width);
+}
+
 static void backward(const tn_block_backward *block, const tn_layer *layer, const tn_context *context,
                      const void *packed, const void *packed_backward, const tn_weights *weights)
 {
@@ -402,15 +416,20 @@ static void backward(const tn_block_backward *block, const tn_layer *layer, cons
     t.p = place_parts(block->buffer, layer, ops, rows, piece, block->slots);
     t.mean = tn_dense_rows(block->state, ops->compute, width);
     t.query = tn_dense_rows((const char *)block->state + rows_size(ops, rows, width), ops->compute, width);
-    if (t.wish.dbias[VALUE] != NULL) ops->bias_gradient(context, t.wish.dbias[VALUE], block->dy, rows, width);
+    clear_key_bias(&t);
+    if (t.wish.dbias[VALUE] != NULL && t.wish.dw[VALUE] == NULL) {
+        ops->bias_gradient(context, t.wish.dbias[VALUE], block->dy, rows, width, block->fresh);
+    }
     if (!t.wish.scores && t.wish.dw[VALUE] == NULL) return;
     for (int64_t first = 0; first < rows; first += piece) {
         backward_scores(&t, first, tn_min_i64(piece, rows - first));
         if (t.wish.queries) backward_queries(&t, first, tn_min_i64(piece, rows - first));
     }
-    if (t.wish.dbias[QUERY] != NULL) ops->bias_gradient(context, t.wish.dbias[QUERY], t.p.dquery, rows, width);
     if (t.wish.dw[QUERY] != NULL) {
-        ops->weight_gradient(context, t.wish.dw[QUERY], t.p.dquery, t.mean, &t.f.query.map, rows);
+        ops->weight_gradient(context, t.wish.dw[QUERY], t.wish.dbias[QUERY], t.p.dquery, t.mean, &t.f.query.map, rows,
+                             block->fresh);
+    } else if (t.wish.dbias[QUERY] != NULL) {
+        ops->bias_gradient(context, t.wish.dbias[QUERY], t.p.dquery, rows, width, block->fresh);
     }
 }
 

@@ -55,7 +55,7 @@ typedef struct tn_context {
 } tn_context;
 
 struct tn_ops {
-    const char *name;   /* the level: "baseline", "avx2", "avx512" */
+    const char *name;   /* the level: "baseline", "avx2", "avx512", ... */
     tn_dtype compute;   /* dtype of intermediates and packed biases */
     int64_t block_rows; /* rows that a block of tokens should have at most */
 
@@ -97,16 +97,18 @@ struct tn_ops {
     void (*fold)(const tn_context *context, void *w, const void *outer, tn_dtype outer_dtype, const void *inner,
                  tn_dtype inner_dtype, const void *add, tn_dtype add_dtype, int64_t n, int64_t k, int64_t inner_n);
 
-    /* --- backward; gradients of parameters are dense f32 and are added to, those of rows are overwritten --- */
+    /* --- backward; gradients of rows are overwritten, those of parameters, which are dense f32, are with `fresh` and
+     * else added to --- */
 
     /* dw[g n + i, j] += sum_r dy[r, g n + i] x[r, g k + j], rows in order, in blocks of a fixed length that are summed
-     * from zero and then added up. map->dtype is not used. */
+     * from zero and then added up. dbias, when it is not NULL, as bias_gradient makes it of dy. map->dtype is not used.
+     */
     size_t (*weight_gradient_scratch)(const tn_map *map, int64_t rows, int workers);
-    void (*weight_gradient)(const tn_context *context, float *dw, tn_rows dy, tn_rows x, const tn_map *map,
-                            int64_t rows);
+    void (*weight_gradient)(const tn_context *context, float *dw, float *dbias, tn_rows dy, tn_rows x,
+                            const tn_map *map, int64_t rows, bool fresh);
 
     /* dbias[i] += sum_r dy[r, i], rows in order, in blocks as above. */
-    void (*bias_gradient)(const tn_context *context, float *dbias, tn_rows dy, int64_t rows, int64_t width);
+    void (*bias_gradient)(const tn_context *context, float *dbias, tn_rows dy, int64_t rows, int64_t width, bool fresh);
 
     /* dx[r, :] = dy[r, :] act'(x[r, :]); dx may be dy. The limits are kept: act' is 1 at +inf, 0 at -inf. */
     void (*activation_backward)(const tn_context *context, tn_rows dx, tn_rows dy, tn_rows x, tn_act act, int64_t rows,
@@ -137,5 +139,8 @@ const tn_ops *const *tn_cpu_tables(void);
 /* The table of the level `name`, or of the best level up to it that this machine has; NULL name: the best. NULL: there
  * is no such level in any build (the caller lists tn_cpu_tables). */
 const tn_ops *tn_cpu_find(const char *name);
+
+/* What a build has to say of itself besides its levels: "" or "; ..." in a build with a BLAS. */
+const char *tn_cpu_remark(void);
 
 #endif

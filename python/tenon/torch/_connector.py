@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from tenon import _C
 
@@ -43,6 +44,14 @@ def _has_kernel(tensor: Tensor | None) -> bool:
     return type(tensor) in (nn.Parameter, Tensor) or torch.compiler.is_compiling()
 
 
+def _is_transformed(x: Tensor) -> bool:
+    """Not what its memory says: negated on paper, or inside grad, vmap, jvp, ..., where tensors stand for several or
+    carry tangents. What is compiled goes through the dispatcher, which sees to that."""
+    if torch.compiler.is_compiling():
+        return False
+    return x.is_neg() or torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
 _said: set[tuple[str, torch.dtype]] = set()
 
 
@@ -55,8 +64,8 @@ def _say_once(tensors: Sequence[Tensor]) -> None:
             continue
         _said.add(kind)
         warnings.warn(
-            f"tenon has no kernel for {tensor.dtype} on {tensor.device.type}; such connectors run through PyTorch "
-            "(said once)",
+            f"tenon has no kernel for {tensor.dtype} on {tensor.device.type}; such connectors run through "
+            "PyTorch (said once)",
             stacklevel=5,
         )
 
@@ -70,8 +79,8 @@ class Connector(VisionAdapter):
 
     Parameters are ordinary ``nn.Parameter`` objects, read where they are. With gradients on, each call packs them;
     under ``torch.no_grad()`` or ``inference_mode()`` a pack is used as long as no parameter changed. Call ``refresh``
-    after a change that leaves no trace (`.data`, NumPy or other processes writing into a parameter's memory, collectives
-    on a parameter).
+    after a change that leaves no trace (`.data`, NumPy or other processes writing into a parameter's memory,
+    collectives on a parameter).
     """
 
     _linears: tuple[str, ...]  # in declaration order
@@ -161,7 +170,8 @@ class Connector(VisionAdapter):
 
     def _run(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
         """x (B, N, in_dim) -> (B, M, out_dim)"""
-        parameters = self._native_parameters() if _has_kernel(x) and x.numel() > 0 else None
+        computed = _has_kernel(x) and x.numel() > 0 and not _is_transformed(x)
+        parameters = self._native_parameters() if computed else None
         if parameters is None or x.shape[2] != parameters[0].shape[1] or not all(map(_on_cpu, masks)):
             if not torch.compiler.is_compiling():
                 _say_once((x, *(parameter for _, parameter in self._own())))

@@ -111,7 +111,7 @@ def _backward(
     """The gradients of sum(y * dy) that are wanted, of x and of each parameter, in the dtype of each."""
     want_x, *want_parameters = wanted
     dx = torch.empty(x.shape, dtype=x.dtype) if want_x else None
-    grads = [torch.zeros(p.shape) if want else None for p, want in zip(parameters, want_parameters, strict=True)]
+    grads = [torch.empty(p.shape) if want else None for p, want in zip(parameters, want_parameters, strict=True)]
     with _packs.training(_key(x, parameters, place), parameters, fresh=False) as adapter:
         adapter.backward(
             _array(dy),
@@ -122,6 +122,7 @@ def _backward(
             *map(_mask, masks),
             torch.get_num_threads(),
             _memory(saved),
+            True,
         )
     found = [grad.to(p.dtype) for grad, p in zip(grads, parameters, strict=True) if grad is not None]
     return found if dx is None else [dx, *found]

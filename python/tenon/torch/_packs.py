@@ -57,14 +57,16 @@ class _Stamp(NamedTuple):
 class _Pack:
     """An adapter of the library with its weights packed, and what they were packed from."""
 
-    __slots__ = ("adapter", "key", "place", "state", "storages")
+    __slots__ = ("adapter", "borrows", "dense", "key", "place", "state", "storages")
 
     def __init__(self, key: Key) -> None:
         self.adapter = _C.Adapter(*key)
         self.key = key
+        self.borrows = False  # the adapter reads the parameters' own memory
+        self.dense: list[Tensor] = []  # what it reads
         self.place: tuple | None = None  # None: somewhere that we cannot follow
         self.state: tuple | None = None  # None: fits no call
-        self.storages: list[Any] = []
+        self.storages: list[Any] = []  # of the parameters
 
     def fits(self, key: Key, stamp: _Stamp | None) -> bool:
         return stamp is not None and self.state == stamp.state and self.place == stamp.place and self.key == key
@@ -72,17 +74,25 @@ class _Pack:
     def fill(self, parameters: Sequence[Tensor], stamp: _Stamp | None, train: bool) -> None:
         """Packs. The stamp was taken before: what changes while the weights are read makes it old."""
         self.state = None
-        if stamp is None or self.place != stamp.place:
-            self.place = None
-            dense = [p.contiguous() for p in parameters]
-            self.adapter.set_parameters([(p.data_ptr(), DTYPES[p.dtype], tuple(p.shape), None) for p in dense])
-            self.storages = [p.untyped_storage() for p in dense]
-            if stamp is not None and _can_follow(parameters):
-                self.storages += [p.untyped_storage() for p in parameters]
-                self.place = stamp.place
+        if not self.borrows or stamp is None or self.place != stamp.place:
+            self._take(parameters, stamp)
         self.adapter.prepare(None, torch.get_num_threads(), train)
         if self.place is not None:
             self.state = stamp.state
+
+    def _take(self, parameters: Sequence[Tensor], stamp: _Stamp | None) -> None:
+        """Hands the parameters' memory to the adapter, or a dense copy of it."""
+        self.borrows = all(p.is_contiguous() for p in parameters)
+        self.dense = [p.detach().contiguous() for p in parameters]
+        self.adapter.set_parameters([(p.data_ptr(), DTYPES[p.dtype], tuple(p.shape), None) for p in self.dense])
+        follow = stamp is not None and _can_follow(parameters)
+        self.place = stamp.place if follow else None
+        self.storages = [p.untyped_storage() for p in parameters] if follow else []
+
+    def drop_parameters(self) -> None:
+        """What is packed stays."""
+        self.adapter.release_parameters()
+        self.dense = []
 
 
 class _Slot:
@@ -143,7 +153,6 @@ def _drop(table: dict, number: int, gone: weakref.ref) -> None:
         del table[number]
 
 
-
 def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -194,6 +203,7 @@ def inference(key: Key, parameters: Sequence[Tensor], fresh: bool) -> _C.Adapter
     if stamp is None:
         pack = _Pack(key)
         pack.fill(parameters, None, train=False)
+        pack.drop_parameters()
         return pack.adapter
     slot = _slot(parameters)
     found = slot.inference
@@ -205,7 +215,7 @@ def inference(key: Key, parameters: Sequence[Tensor], fresh: bool) -> _C.Adapter
         if found is None or not found.fits(key, stamp):
             found = _Pack(key)
             found.fill(parameters, stamp, train=False)
-            found.adapter.release_parameters()
+            found.drop_parameters()
             slot.inference = found if found.state is not None else None
     return found.adapter
 

@@ -128,9 +128,7 @@ class AttentionalPoolAdapter(Pool):
         if pool_heads <= 0:
             raise ValueError(f"AttentionalPoolAdapter pool_heads must be positive (got {pool_heads})")
         if in_dim % pool_heads != 0:
-            raise ValueError(
-                f"AttentionalPoolAdapter in_dim ({in_dim}) must be divisible by pool_heads ({pool_heads})"
-            )
+            raise ValueError(f"AttentionalPoolAdapter in_dim ({in_dim}) must be divisible by pool_heads ({pool_heads})")
         self.pool_heads = pool_heads
         self.head_dim = in_dim // pool_heads
         self.q_proj = nn.Linear(in_dim, in_dim)

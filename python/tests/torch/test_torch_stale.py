@@ -147,6 +147,21 @@ def test_an_optimizer_is_seen(kind, name):
         is_right(kind, adapter)
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_transposed_parameters_train(kind):
+    """The library reads a dense copy of them, which must be new in every step."""
+    adapter = build(kind)
+    for name in adapter._linears:
+        layer = getattr(adapter, name)
+        layer.weight = nn.Parameter(torch.randn(layer.in_features, layer.out_features).mT)
+    adapter.refresh()
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=0.01)
+    for _ in range(3):
+        agree(adapter(X), expected(config_of(kind), list(adapter.parameters()), X))
+        train_a_step(adapter, optimizer)
+        is_right(kind, adapter)
+
+
 def test_lbfgs_is_seen():
     adapter = build("linear")
     optimizer = torch.optim.LBFGS(adapter.parameters(), lr=0.1)

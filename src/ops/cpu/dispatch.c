@@ -43,6 +43,11 @@ static const struct {
 #else
     {"neon", NULL, NULL},
 #endif
+#ifdef TN_BLAS_NAME
+    {"blas", &tn_ops_blas, always},
+#else
+    {"blas", NULL, NULL},
+#endif
 };
 enum { num_levels = sizeof levels / sizeof levels[0] };
 
@@ -55,6 +60,9 @@ __attribute__((constructor)) static void find_tables(void)
     for (int i = 0; i < num_levels; i++) {
         if (levels[i].table != NULL && levels[i].runs()) tables[count++] = levels[i].table;
     }
+#ifdef TN_BLAS_NAME
+    tn_blas_build(tables[count - 2]);
+#endif
 }
 
 const tn_ops *const *tn_cpu_tables(void)
@@ -71,4 +79,13 @@ const tn_ops *tn_cpu_find(const char *name)
         if (name != NULL && strcmp(levels[i].name, name) == 0) return best;
     }
     return name == NULL ? best : NULL;
+}
+
+const char *tn_cpu_remark(void)
+{
+#ifdef TN_BLAS_NAME
+    return "; large products through CBLAS (" TN_BLAS_NAME "), whose bits, memory and threads are its own";
+#else
+    return "";
+#endif
 }

@@ -11,7 +11,7 @@ enum {
     fold_tile = 6,
     fold_panel = 2 * double_lanes,
     fold_rows = 16 * fold_tile,
-    fold_columns = 16 * fold_panel,
+    fold_columns = 128,
     fold_depth = 128
 };
 

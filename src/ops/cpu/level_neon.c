@@ -1,5 +1,12 @@
-/* The neon level: 64-bit ARM. */
+/* The neon level: 64-bit ARM.
+ *
+ * Of the 32 registers a tile takes 24 for sums, 4 for weights and the rest for elements of x, which multiply-adds take
+ * out of a lane.
+ */
 #include "ops/cpu/primitives_neon.h"
+
+enum { panel_vectors = 4, tile_panels = 1, tile_rows = 6 };
+#define TILE_HEIGHTS HEIGHTS_TO_6
 
 #include "ops/cpu/kernels.h"
 

@@ -7,10 +7,6 @@
 enum { lanes = 4 };
 #include "ops/cpu/vector.h"
 
-/* The tile: 24 sums, 4 weights and a few elements of x fill the 32 registers. */
-#define TILE_HEIGHTS HEIGHTS_TO_6
-enum { tile_rows = 6, tile_panels = 1, panel_vectors = 4 };
-
 static ALWAYS_INLINE vf vf_set(float value)
 {
     return (vf)vdupq_n_f32(value);

@@ -15,7 +15,8 @@
 enum { gradient_depth = 256, gradient_tiles = 24, gradient_panels = 16, gradient_sums = tile_rows * panel_columns };
 
 typedef struct gradient_call {
-    float *dw;
+    float *dw, *dbias;
+    bool fresh; /* overwrite, do not add */
     tn_rows dy, x;
     const tn_map *map;
     int64_t rows, depths;                  /* depths: row blocks */
@@ -23,7 +24,8 @@ typedef struct gradient_call {
     int64_t panels, chunk, panel_chunks;   /* of a group; panels of a chunk */
     int64_t dy_pieces, x_pieces, gathered; /* pieces that a row block of a group is gathered in; pieces in all */
     float *dy_tiles, *x_panels;
-    float *sums; /* [worker][chunk][gradient_tiles][tile_rows][panel_columns] */
+    float *totals; /* [depths][groups n], for dbias */
+    float *sums;   /* [worker][chunk][gradient_tiles][tile_rows][panel_columns] */
 } gradient_call;
 
 static int64_t depth_rows(const gradient_call *c, int64_t d)
@@ -45,20 +47,55 @@ static float *panel_of_x(const gradient_call *c, int64_t group, int64_t d, int64
 
 /* --- gathering --- */
 
-/* to[piece][rows][size] = columns column + size * piece ... of rows first ... of `from`; zeros past `columns`. */
-static ALWAYS_INLINE void gather_columns(float *to, const tn_rows *from, int64_t first, int64_t rows, int64_t column,
-                                         int64_t columns, int size)
+enum {
+    gather_most = gradient_tiles * tile_rows > gradient_panels *panel_columns ? gradient_tiles *tile_rows
+                                                                              : gradient_panels *panel_columns
+};
+
+/* Columns of a row as f32: where they lie, or widened into `space`. */
+static const float *float_columns(float *space, const tn_rows *from, int64_t row, int64_t column, int64_t columns)
 {
-    enum {
-        most = gradient_tiles * tile_rows > gradient_panels * panel_columns ? gradient_tiles * tile_rows
-                                                                            : gradient_panels * panel_columns
-    };
-    float values[most] = {0};
+    const char *at = element_at(from, row, column);
+    if (from->dtype == TN_F32 && from->step == 1) return (const float *)(const void *)at;
+    widen(space, from->dtype, at, from->step, columns);
+    return space;
+}
+
+/* The row that comes after the next ones: their columns are too few for the processor to see it coming. */
+static void fetch_row(const tn_rows *from, int64_t row, int64_t column, int64_t columns)
+{
+    const char *at = element_at(from, row, column);
+    if (from->step != 1) return;
+    for (int64_t byte = 0; byte < columns * element_size(from->dtype); byte += 64)
+        __builtin_prefetch(at + byte, 0, 3);
+}
+
+/* to[piece][rows][size] = columns column + size * piece ... of rows first ... of `from`; zeros past `columns`. When
+ * `total` is not NULL, total[i] becomes the sum of column i over the rows. */
+static ALWAYS_INLINE void gather_columns(float *to, float *total, const tn_rows *from, int64_t first, int64_t rows,
+                                         int64_t column, int64_t columns, int size)
+{
+    enum { ahead = 4 };
+    const int64_t whole = columns / size, rest = columns % size;
+    float space[gather_most] = {0}, sums[gather_most] = {0};
     for (int64_t r = 0; r < rows; r++) {
-        widen(values, from->dtype, element_at(from, first + r, column), from->step, columns);
-        for (int64_t i = 0; i * size < columns; i++)
+        const float *values = float_columns(space, from, first + r, column, columns);
+        if (r + ahead < rows) fetch_row(from, first + r + ahead, column, columns);
+        for (int64_t i = 0; i < whole; i++)
             memcpy(to + (i * rows + r) * size, values + i * size, (size_t)size * sizeof *to);
+        if (rest > 0) {
+            float *last = to + (whole * rows + r) * size;
+            memset(last, 0, (size_t)size * sizeof *to);
+            memcpy(last, values + whole * size, (size_t)rest * sizeof *to);
+        }
+        if (total == NULL) continue;
+        int64_t i = 0;
+        for (; i + lanes <= columns; i += lanes)
+            vf_store(sums + i, vf_load(sums + i) + vf_load(values + i));
+        for (; i < columns; i++)
+            sums[i] = sums[i] + values[i];
     }
+    if (total != NULL) memcpy(total, sums, (size_t)columns * sizeof *total);
 }
 
 static void gather_task(void *argument, int64_t index, int worker)
@@ -71,11 +108,14 @@ static void gather_task(void *argument, int64_t index, int worker)
     if (piece < c->dy_pieces) {
         const int64_t tile = piece * gradient_tiles, column = tile * tile_rows;
         const int64_t columns = tn_min_i64(gradient_tiles * tile_rows, n - column);
-        gather_columns(tile_of_dy(c, group, d, tile), &c->dy, first, rows, group * n + column, columns, tile_rows);
+        float *total = c->dbias == NULL ? NULL : c->totals + d * c->map->groups * n + group * n + column;
+        gather_columns(tile_of_dy(c, group, d, tile), total, &c->dy, first, rows, group * n + column, columns,
+                       tile_rows);
     } else {
         const int64_t panel = (piece - c->dy_pieces) * gradient_panels, column = panel * panel_columns;
         const int64_t columns = tn_min_i64(gradient_panels * panel_columns, k - column);
-        gather_columns(panel_of_x(c, group, d, panel), &c->x, first, rows, group * k + column, columns, panel_columns);
+        gather_columns(panel_of_x(c, group, d, panel), NULL, &c->x, first, rows, group * k + column, columns,
+                       panel_columns);
     }
 }
 
@@ -115,8 +155,8 @@ static void gradient_tile(float *sums, const float *dy, const float *x, int64_t 
     }
 }
 
-/* dw[i, 0 : columns] += sums[i, :] for i < height, dw's rows `stride` apart. */
-static void add_tile(float *dw, int64_t stride, const float *sums, int64_t height, int64_t columns)
+/* dw[i, 0 : columns] = or += sums[i, :] for i < height, dw's rows `stride` apart. */
+static void write_tile(float *dw, int64_t stride, const float *sums, int64_t height, int64_t columns, bool fresh)
 {
     for (int64_t i = 0; i < height; i++) {
         float *to = dw + i * stride;
@@ -124,7 +164,8 @@ static void add_tile(float *dw, int64_t stride, const float *sums, int64_t heigh
         for (int v = 0; v < panel_vectors; v++) {
             const int64_t left = columns - v * lanes;
             if (left <= 0) break;
-            const vf sum = load_columns(TN_F32, to, 1, v * lanes, left) + vf_load(sums + i * panel_columns + v * lanes);
+            const vf before = fresh ? vf_set(0.0f) : load_columns(TN_F32, to, 1, v * lanes, left);
+            const vf sum = before + vf_load(sums + i * panel_columns + v * lanes);
             store_columns(TN_F32, to, v * lanes, plain_nan(sum), left);
         }
     }
@@ -154,64 +195,36 @@ static void gradient_task(void *argument, int64_t index, int worker)
                 for (int64_t row = 0; last && row < height; row++)
                     prefetch_for_write(dw + row * k);
                 gradient_tile(sum, tile_of_dy(c, group, d, t), x, depth_rows(c, d), d == 0);
-                if (last) add_tile(dw, k, sum, height, tn_min_i64(panel_columns, k - p * panel_columns));
+                if (last) write_tile(dw, k, sum, height, tn_min_i64(panel_columns, k - p * panel_columns), c->fresh);
             }
         }
     }
 }
 
-/* --- the ops --- */
-
-static int64_t padded(int64_t size, int64_t unit)
-{
-    return tn_ceil_div(size, unit) * unit;
-}
-
-/* SIZE_MAX, which nobody can allocate, when the size does not fit. */
-static size_t weight_gradient_scratch(const tn_map *map, int64_t rows, int workers)
-{
-    size_t bytes = 0;
-    int64_t dy, x;
-    if (!tn_mul_i64(padded(map->n, tile_rows), map->groups, &dy) ||
-        !tn_mul_i64(padded(map->k, panel_columns), map->groups, &x) || !add_product(&bytes, rows, dy, sizeof(float)) ||
-        !add_product(&bytes, rows, x, sizeof(float)) ||
-        !add_product(&bytes, workers, gradient_panels * gradient_tiles * gradient_sums, sizeof(float)))
-        return SIZE_MAX;
-    return bytes;
-}
-
-static void weight_gradient(const tn_context *context, float *dw, tn_rows dy, tn_rows x, const tn_map *map,
-                            int64_t rows)
-{
-    if (rows <= 0 || map->n <= 0 || map->k <= 0 || map->groups <= 0) return;
-    gradient_call c = {.dw = dw, .dy = dy, .x = x, .map = map, .rows = rows};
-    c.depths = tn_ceil_div(rows, gradient_depth);
-    c.tiles = tn_ceil_div(map->n, tile_rows);
-    c.tile_chunks = c.dy_pieces = tn_ceil_div(c.tiles, gradient_tiles);
-    c.panels = tn_ceil_div(map->k, panel_columns);
-    c.x_pieces = tn_ceil_div(c.panels, gradient_panels);
-    c.chunk = tn_min_i64(gradient_panels, c.panels);
-    while (c.chunk > 1 &&
-           map->groups * c.tile_chunks * tn_ceil_div(c.panels, c.chunk) < 8 * (int64_t)context->parallel->workers)
-        c.chunk = (c.chunk + 1) / 2;
-    c.panel_chunks = tn_ceil_div(c.panels, c.chunk);
-    c.dy_tiles = context->scratch;
-    c.x_panels = c.dy_tiles + padded(rows * padded(map->n, tile_rows) * map->groups, TN_ALIGN / sizeof(float));
-    c.sums = c.x_panels + padded(rows * padded(map->k, panel_columns) * map->groups, TN_ALIGN / sizeof(float));
-    tn_parallel_for(context->parallel, map->groups * c.depths * (c.dy_pieces + c.x_pieces), gather_task, &c);
-    tn_parallel_for(context->parallel, map->groups * c.tile_chunks * c.panel_chunks, gradient_task, &c);
-}
-
 /* --- bias --- */
+
+/* dbias[i] = or += the sum of totals[d][i] over d in order, totals' rows `width` apart, for i < columns. */
+static void write_bias(float *dbias, const float *totals, int64_t depths, int64_t width, int64_t columns, bool fresh)
+{
+    for (int64_t i = 0; i < columns; i += lanes) {
+        vf sum = vf_set(0.0f);
+        for (int64_t d = 0; d < depths; d++)
+            sum = sum + load_columns(TN_F32, totals + d * width, 1, i, columns - i);
+        const vf before = fresh ? vf_set(0.0f) : load_columns(TN_F32, dbias, 1, i, columns - i);
+        store_columns(TN_F32, dbias, i, plain_nan(before + sum), columns - i);
+    }
+}
 
 enum { bias_columns = 128 };
 
 typedef struct bias_call {
     float *dbias;
+    bool fresh;
     tn_rows dy;
     int64_t rows, width;
 } bias_call;
 
+/* The same sums as those that are made while dy is gathered. */
 static void bias_task(void *argument, int64_t index, int worker)
 {
     (void)worker;
@@ -228,16 +241,82 @@ static void bias_task(void *argument, int64_t index, int worker)
         for (int64_t i = 0; i < bias_columns; i += lanes)
             vf_store(total + i, vf_load(total + i) + vf_load(sum + i));
     }
-    for (int64_t i = 0; i < columns; i += lanes) {
-        const vf sum = load_columns(TN_F32, c->dbias + column, 1, i, columns - i) + vf_load(total + i);
-        store_columns(TN_F32, c->dbias + column, i, plain_nan(sum), columns - i);
-    }
+    write_bias(c->dbias + column, total, 1, bias_columns, columns, c->fresh);
 }
 
-static void bias_gradient(const tn_context *context, float *dbias, tn_rows dy, int64_t rows, int64_t width)
+static void bias_gradient(const tn_context *context, float *dbias, tn_rows dy, int64_t rows, int64_t width, bool fresh)
 {
-    bias_call c = {dbias, dy, rows, width};
-    if (rows > 0) tn_parallel_for(context->parallel, tn_ceil_div(width, bias_columns), bias_task, &c);
+    bias_call c = {dbias, fresh, dy, rows, width};
+    tn_parallel_for(context->parallel, tn_ceil_div(width, bias_columns), bias_task, &c);
+}
+
+/* --- the ops --- */
+
+/* Floats of each part of the scratch, in whole cache lines; false when they do not fit. */
+typedef struct gradient_parts {
+    int64_t dy_tiles, x_panels, totals, sums;
+} gradient_parts;
+
+static bool add_part(int64_t *part, size_t *bytes, int64_t a, int64_t b, int64_t c)
+{
+    enum { line = TN_ALIGN / sizeof(float) };
+    int64_t count;
+    size_t size;
+    if (!tn_mul_i64(a, b, &count) || !tn_mul_i64(count, c, &count) || count > INT64_MAX - line) return false;
+    *part = tn_ceil_div(count, line) * line;
+    return tn_shape_bytes(1, part, sizeof(float), &size) && tn_add_size(*bytes, size, bytes);
+}
+
+static bool plan_gradient(gradient_parts *p, size_t *bytes, const tn_map *map, int64_t rows, int workers)
+{
+    const int64_t n = tn_ceil_div(map->n, tile_rows) * tile_rows;
+    const int64_t k = tn_ceil_div(map->k, panel_columns) * panel_columns;
+    *bytes = 0;
+    return add_part(&p->dy_tiles, bytes, rows, map->groups, n) && add_part(&p->x_panels, bytes, rows, map->groups, k) &&
+           add_part(&p->totals, bytes, tn_ceil_div(rows, gradient_depth), map->groups, map->n) &&
+           add_part(&p->sums, bytes, workers, gradient_panels * gradient_tiles, gradient_sums);
+}
+
+/* SIZE_MAX, which nobody can allocate, when the size does not fit. */
+static size_t weight_gradient_scratch(const tn_map *map, int64_t rows, int workers)
+{
+    gradient_parts p;
+    size_t bytes;
+    return plan_gradient(&p, &bytes, map, rows, workers) ? bytes : SIZE_MAX;
+}
+
+/* Large chunks reuse dy in L2; small ones leave no thread idle at the end. */
+static void choose_gradient_chunks(gradient_call *c, int workers)
+{
+    const int64_t tasks = c->map->groups * c->tile_chunks;
+    c->chunk = tn_max_i64(1, tn_min_i64(gradient_panels, c->panels));
+    while (c->chunk > 1 && tasks * tn_ceil_div(c->panels, c->chunk) < 16 * (int64_t)workers)
+        c->chunk = (c->chunk + 1) / 2;
+    c->panel_chunks = tn_ceil_div(c->panels, c->chunk);
+}
+
+static void weight_gradient(const tn_context *context, float *dw, float *dbias, tn_rows dy, tn_rows x,
+                            const tn_map *map, int64_t rows, bool fresh)
+{
+    gradient_call c = {.dw = dw, .dbias = dbias, .fresh = fresh, .dy = dy, .x = x, .map = map, .rows = rows};
+    gradient_parts parts;
+    size_t bytes;
+    const int64_t width = map->groups * map->n;
+    if (!plan_gradient(&parts, &bytes, map, rows, context->parallel->workers)) return; /* the scratch is that large */
+    if (rows == 0 && fresh) memset(dw, 0, (size_t)(width * map->k) * sizeof *dw);
+    c.depths = tn_ceil_div(rows, gradient_depth);
+    c.tiles = tn_ceil_div(map->n, tile_rows);
+    c.tile_chunks = c.dy_pieces = tn_ceil_div(c.tiles, gradient_tiles);
+    c.panels = tn_ceil_div(map->k, panel_columns);
+    c.x_pieces = tn_ceil_div(c.panels, gradient_panels);
+    choose_gradient_chunks(&c, context->parallel->workers);
+    c.dy_tiles = context->scratch;
+    c.x_panels = c.dy_tiles + parts.dy_tiles;
+    c.totals = c.x_panels + parts.x_panels;
+    c.sums = c.totals + parts.totals;
+    tn_parallel_for(context->parallel, map->groups * c.depths * (c.dy_pieces + c.x_pieces), gather_task, &c);
+    tn_parallel_for(context->parallel, map->groups * c.tile_chunks * c.panel_chunks, gradient_task, &c);
+    if (dbias != NULL) write_bias(dbias, c.totals, c.depths, width, width, fresh);
 }
 
 #endif

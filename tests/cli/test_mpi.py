@@ -1,0 +1,192 @@
+"""tenon fit and tenon run under mpirun, with 2 and 4 ranks. Needs a build with -DTENON_MPI=ON and mpirun."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy
+import pytest
+from safetensors.numpy import load_file
+
+from conftest import BINARY
+from test_fit import FIT, data, log_of, read, shards  # noqa: F401 (data is a fixture)
+
+VERSION = subprocess.run([BINARY, "--version"], capture_output=True, text=True).stdout
+pytestmark = pytest.mark.skipif("processes: MPI" not in VERSION or not shutil.which("mpirun"), reason="no MPI")
+
+# More ranks than cores, as root in a container, and ranks that do not spin while they wait.
+ENV = {
+    **os.environ,
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def mpirun(ranks, *words, code=0, before=(), env=None):
+    """`before` is a command that each rank goes through."""
+    done = subprocess.run(["mpirun", "-n", str(ranks), *before, BINARY, *map(str, words)], capture_output=True,
+                          text=True, timeout=150, env={**ENV, **(env or {})})
+    assert (done.returncode == 0) == (code == 0), done
+    return done
+
+
+def begin(ranks, *words):
+    return subprocess.Popen(["mpirun", "-n", str(ranks), BINARY, *map(str, words)], stdout=subprocess.DEVNULL,
+                            stderr=subprocess.PIPE, text=True, env=ENV)
+
+
+def ranks_of(process):
+    """The tenon processes that an mpirun has started."""
+    listing = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    return [int(line.split()[0]) for line in listing.stdout.splitlines() if line.split()[1] == "tenon"]
+
+
+# ---- fit ----
+
+
+def gradient(path):
+    """Of the first step: AdamW's first moment is a tenth of it."""
+    moments = load_file(f"{path}/checkpoint.safetensors")
+    return numpy.concatenate([moments[name].ravel() for name in sorted(moments) if name.startswith("m.")]).astype(float)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_with_a_batch_are_one_rank_with_all(tenon, data, ranks):
+    words = [*FIT, "--clip", 0, "--steps", 1, "-o", "out.safetensors"]
+    tenon(*words, "--batch", 8, "--accumulate", 2, "--checkpoint", "one")
+    mpirun(ranks, *words, "--batch", 8 // ranks, "--accumulate", 2, "--checkpoint", "many")
+    one, many = gradient("one"), gradient("many")
+    assert numpy.linalg.norm(one - many) <= 1e-6 * numpy.linalg.norm(one)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_the_same_ranks_give_the_same_bytes(tenon, data, ranks):
+    words = [*FIT, "--steps", 60, "--val-fraction", "0.2", "--every", 20, "--batch"]
+    for name in ("a", "b"):
+        result = mpirun(ranks, *words, 8 // ranks, "--log", f"{name}.log", "-o", f"{name}.safetensors", "--json")
+        assert json.loads(result.stdout)["ranks"] == ranks
+    assert read("a.safetensors") == read("b.safetensors") and log_of("a.log") == log_of("b.log")
+    tenon(*words, 8, "--log", "one.log", "-o", "one.safetensors")
+    for line, other in zip(log_of("a.log"), log_of("one.log")):
+        assert line.keys() == other.keys() and line.get("images") == other.get("images")
+        for key in ("loss", "validation_loss"):
+            assert key not in line or abs(line[key] - other[key]) <= 1e-4 * other[key]
+
+
+def test_a_killed_rank_ends_all_and_the_run_goes_on(tenon, data):
+    words = [*FIT, "--steps", 600, "--batch", 4, "--every", 10]
+    mpirun(2, *words, "-o", "whole.safetensors")
+    words += ["--checkpoint", "ck", "--resume", "-o", "out.safetensors"]
+    process = begin(2, *words)
+    while not os.path.exists("ck/checkpoint.safetensors"):
+        time.sleep(0.005)
+    os.kill(ranks_of(process)[-1], signal.SIGKILL)
+    assert process.wait() != 0 and not os.path.exists("out.safetensors")
+    mpirun(2, *words)
+    assert read("whole.safetensors") == read("out.safetensors")
+
+
+def test_what_is_not_finite_is_named_with_its_rank(tenon, data):
+    x = numpy.load("x/1.npy")
+    x[7, 3, 2] = numpy.nan
+    numpy.save("x/1.npy", x)
+    words = [*FIT, "--steps", 1, "--batch", 12, "-o", "out.safetensors"]
+    said = mpirun(2, *words, code=1).stderr
+    assert "x/1.npy, image 7" in said and "tenon: rank " in said and said.count("tenon: ") == 1
+    assert "left out" in mpirun(2, *words, "--skip-nonfinite").stdout
+
+
+def test_a_mistake_is_said_once(tenon, data):
+    said = mpirun(4, *FIT, "--freeze", "nothing", "-o", "out.safetensors", code=1).stderr
+    assert said.count("no parameter matches") == 1
+
+
+# ---- run ----
+
+
+@pytest.fixture
+def folder(tenon, rng):
+    tenon("init", "--type", "avgpool", "--in-dim", 16, "--out-dim", 8, "-o", "model.safetensors")
+    shards("in", [rng.normal(size=(n, 16, 16)).astype(numpy.float32) for n in range(1, 12)])
+    tenon("run", "model.safetensors", "in", "-o", "one")
+
+
+RUN = ["run", "model.safetensors", "in", "-o", "out"]
+
+
+def check(folder="out"):
+    """The tokens and the records of one process; nothing else is left in the folder."""
+    assert sorted(os.listdir(folder)) == sorted(os.listdir("one"))
+    for name in os.listdir("one"):
+        if name != "manifest.json":
+            assert read(f"one/{name}") == read(f"{folder}/{name}")
+    one, many = json.load(open("one/manifest.json")), json.load(open(f"{folder}/manifest.json"))
+    for manifest in (one, many):
+        for shard in manifest["shards"].values():
+            del shard["tokens_file"]["stamp"]
+    assert one == many
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_the_shards(tenon, folder, ranks):
+    result = json.loads(mpirun(ranks, *RUN, "--json").stdout)
+    assert result["shards"] == {"done": 11, "skipped": 0} and result["images"] == 66
+    check()
+    before = {name: os.stat(f"out/{name}").st_mtime_ns for name in os.listdir("out") if name.endswith(".npy")}
+    os.remove("out/4.npy")
+    assert json.loads(mpirun(ranks, *RUN, "--json").stdout)["shards"] == {"done": 1, "skipped": 10}
+    assert json.loads(tenon(*RUN, "--json").out)["shards"] == {"done": 0, "skipped": 11}
+    assert sum(os.stat(f"out/{name}").st_mtime_ns != time_ for name, time_ in before.items()) == 1
+    mpirun(ranks, *RUN, "--force")
+    check()
+
+
+def test_one_file_is_for_one_rank(tenon, folder):
+    result = mpirun(2, "run", "model.safetensors", "in/3.npy", "-o", "t.npy")
+    assert result.stderr.count("4 images") == 1
+    assert numpy.array_equal(numpy.load("t.npy"), numpy.load("one/3.npy"))
+
+
+def test_run_again_after_a_rank_died(tenon, folder, rng):
+    shards("in", [rng.normal(size=(400, 64, 16)).astype(numpy.float32) for _ in range(40)])
+    shutil.rmtree("one")
+    tenon("run", "model.safetensors", "in", "-o", "one")
+    process = begin(2, *RUN)
+    while not os.path.exists("out") or len(os.listdir("out")) < 12:
+        time.sleep(0.002)
+    os.kill(ranks_of(process)[-1], signal.SIGKILL)
+    assert process.wait() != 0
+    kept = {}
+    for name in os.listdir("out"):
+        if name.endswith(".json"):
+            for shard in json.load(open(f"out/{name}"))["shards"]:
+                kept[shard] = os.stat(f"out/{shard}").st_mtime_ns
+    assert 0 < len(kept) < 40
+    assert json.loads(mpirun(4, *RUN, "--json").stdout)["shards"] == {"done": 40 - len(kept), "skipped": len(kept)}
+    assert all(os.stat(f"out/{shard}").st_mtime_ns == stamp for shard, stamp in kept.items())
+    for name in os.listdir("out"):  # of the killed rank, as of any killed process
+        if name.startswith(".") and name.endswith(".tmp"):
+            os.remove(f"out/{name}")
+    check()
+
+
+def test_a_failure_names_shard_and_rank(tenon, folder, rng):
+    numpy.save("in/2.npy", rng.normal(size=(900, 16, 16)).astype(numpy.float32))
+    # Files of the ranks end at 100 blocks, which are 512 or 1024 bytes; MPI makes none of its own over tcp.
+    limit = ["sh", "-c", 'ulimit -f 100; exec "$@"', "sh"]
+    said = mpirun(2, *RUN, code=1, before=limit, env={"OMPI_MCA_btl": "self,tcp"}).stderr
+    # In the order of names: 0 1 10 2 3 ..., dealt to ranks 0 1 0 1 ...
+    assert "tenon: rank 1: out/2.npy: cannot write" in said
+    # Rank 0 did its part all the same, and what was done before stays done.
+    done = set(json.load(open("out/manifest.json"))["shards"])
+    assert {"0.npy", "10.npy", "3.npy", "5.npy", "7.npy", "9.npy"} <= done and "2.npy" not in done
+    numpy.save("in/2.npy", numpy.zeros((2, 16, 8), numpy.float32))
+    said = mpirun(2, *RUN, code=1).stderr
+    assert "tenon: rank 1: in/2.npy: features (2, 16, 8)" in said
