@@ -138,13 +138,11 @@ PyMethodDef tnpy_train_methods[] = {
     {"backward", TNPY_FAST(backward), METH_FASTCALL,
      "backward(dy, x, dx, gradients, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0,\n"
      "saved=None, overwrite=False)\n\n"
-     "Gradients of sum(y * dy), of an adapter prepared with `train`. Tensors are arrays or raw tuples, as forward "
-     "takes\n"
-     "them. dx is overwritten; None: not wanted. gradients is None (all frozen) or has a dense f32 array for each\n"
-     "parameter in declaration order, which is added to (or overwritten), or None for a frozen one. saved is what a "
-     "forward of the "
-     "same\n"
-     "x and settings filled; None: recomputed, with the same bits. The GIL is given back meanwhile."},
+     "Gradients of sum(y * dy), of an adapter prepared with `train`. Tensors are arrays or raw tuples, as forward\n"
+     "takes them. dx is overwritten; None: not wanted. gradients is None (all frozen) or has a dense f32 array for\n"
+     "each parameter in declaration order, which is added to (with `overwrite`: overwritten), or None for a frozen\n"
+     "one. saved is what a forward of the same x and settings filled; None: recomputed, with the same bits. The GIL\n"
+     "is given back meanwhile."},
     {"saved_size", TNPY_FAST(saved_size), METH_FASTCALL,
      "saved_size(batch, num_input_tokens, pool_window=None, grid=None): bytes of `saved`."},
     {NULL, NULL, 0, NULL},
