@@ -2,8 +2,9 @@
 
 Both take the parameters as a list in declaration order, the config as JSON, and the settings of the call: `window` 0 is
 the config's, `height` and `width` 0 are a square. They hold no state that a caller could see: packs that are reused
-(`_packs`) change the time and nothing else. Eager calls that need gradients go past the dispatcher, whose Python costs
-more than a small connector, and keep what is between the layers for the backward pass; the operators make it anew.
+(`_packs`) change the time and nothing else. Eager calls go past the dispatcher, whose Python costs as much as a small
+connector when it comes out of cold caches; with gradients they keep what is between the layers for the backward pass,
+which the operators make anew.
 """
 
 from __future__ import annotations
@@ -211,7 +212,7 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple:
 forward.register_autograd(_differentiate, setup_context=_save)
 
 
-# ---- eager calls with gradients ----
+# ---- eager calls ----
 
 Plain = Callable[[Sequence[Layer], Tensor], Tensor]
 
@@ -259,6 +260,8 @@ def connect(
     plain: Plain,
 ) -> Tensor:
     """x (B, N, in_dim) -> (B, M, out_dim), differentiable."""
-    if call.train and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack():
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return torch.ops.tenon.forward.default(x, parameters, *masks, *place, *call)
+    if call.train:
         return _Connect.apply(x, masks, place, call, plain, *parameters)
-    return torch.ops.tenon.forward.default(x, parameters, *masks, *place, *call)
+    return _forward(x, parameters, masks, place, call)
