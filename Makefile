@@ -6,7 +6,8 @@ build: ## compile the library and the command (build/release)
 demo: ## install what is missing, build, and run two connectors on a photograph
 	@sh scripts/demo.sh
 test: ## install what is missing, build, run all tests and checks (minutes)
-	@sh scripts/install_deps.sh test && sh scripts/test.sh release && sh scripts/python_test.sh
+	@sh scripts/install_deps.sh test && sh scripts/test.sh release && \
+	  TENON_PREBUILT=$(CURDIR)/build/release/src/libtenon.a sh scripts/python_test.sh
 test-long: ## clang, sanitizers, threads, a build without OpenMP, each CPU level, BLAS and ARM where installed
 	@sh scripts/install_deps.sh ci && sh scripts/test_long.sh
 coverage: ## lines of src and cli that the tests reach

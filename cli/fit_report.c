@@ -33,16 +33,15 @@ static bool log_failed(const tn_fit *fit, tenon_error *error)
 static bool open_log(tn_fit *fit, tenon_error *error)
 {
     const char *path = fit->given->log;
-    FILE *log = fopen(path, fit->state.done > 0 ? "r+b" : "wb");
-    if (!log && fit->state.done > 0 && errno == ENOENT) log = fopen(path, "wb");
+    const bool goes_on = fit->state.done > 0 && tn_paths_exists(path);
+    FILE *log = fopen(path, goes_on ? "r+b" : "wb");
     fit->report->log = log;
-    if (!log || fseeko(log, 0, SEEK_END) != 0) return log_failed(fit, error);
-    off_t end = ftello(log);
-    if (fit->state.done > 0 && end > fit->state.log_bytes) {
-        if (ftruncate(fileno(log), (off_t)fit->state.log_bytes) != 0) return log_failed(fit, error);
-        if (fseeko(log, 0, SEEK_END) != 0) return log_failed(fit, error);
-    }
-    return true;
+    if (!log) return log_failed(fit, error);
+    if (!goes_on) return true;
+    if (fseeko(log, 0, SEEK_END) != 0) return log_failed(fit, error);
+    if (ftello(log) <= fit->state.log_bytes) return true;
+    if (ftruncate(fileno(log), (off_t)fit->state.log_bytes) != 0) return log_failed(fit, error);
+    return fseeko(log, 0, SEEK_END) == 0 || log_failed(fit, error);
 }
 
 /* Writes one line and frees the object. */
@@ -69,7 +68,8 @@ bool tn_fit_report_sync(tn_fit *fit, tenon_error *error)
     /* Some files, such as pipes, cannot be synced; they need not last either. */
     if (fflush(log) != 0 || (fsync(fileno(log)) != 0 && errno != EINVAL && errno != EROFS))
         return log_failed(fit, error);
-    fit->state.log_bytes = ftello(log);
+    const off_t length = ftello(log);
+    fit->state.log_bytes = length > 0 ? length : 0;
     return true;
 }
 

@@ -30,4 +30,6 @@ names=$(nm -D --defined-only $module | awk '{ print $3 }')
 [ "$names" = PyInit__C ] || { echo "the module shows more than PyInit__C: $names" >&2; exit 1; }
 foreign=$(nm -D --undefined-only $module | grep -oE '_Py[A-Za-z_]+' | grep -vE '^_Py_(Dealloc|NoneStruct|TrueStruct|FalseStruct)$|_SizeT$' || true)
 [ -z "$foreign" ] || { echo "outside the stable ABI: $foreign" >&2; exit 1; }
+PYTHONPATH=$folder/wheel python -c 'import numpy, tenon
+tenon.build_adapter("linear", 4, 4, seed=1)(numpy.zeros((1, 1, 4), numpy.float32))'
 echo "$wheel: in order"

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds the Python wheel, installs it in a fresh environment on top of the cached one (scripts/test_python.sh), and runs
 # python/tests from there: scripts/python_test.sh [PYTEST OPTIONS]
+# TENON_PREBUILT: a libtenon.a of these sources, to save compiling them again.
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -11,7 +12,8 @@ python=$root/$folder/venv/bin/python
 mkdir -p $folder
 
 rm -rf $folder/dist $folder/venv
-if ! { python -m pip wheel . --no-build-isolation --no-deps --no-index -w $folder/dist &&
+if ! { python -m pip wheel . --no-build-isolation --no-deps --no-index -w $folder/dist \
+    -C cmake.define.TENON_PREBUILT="${TENON_PREBUILT:-}" &&
     python -m venv --without-pip $folder/venv &&
     python -m pip --python "$python" install --no-deps --no-index $folder/dist/*.whl; } >$folder/log 2>&1; then
     tail -n 40 $folder/log >&2

@@ -28,17 +28,17 @@ part() {
         sh scripts/build.sh mpi -DTENON_TESTS=ON -DPython3_EXECUTABLE="$(sh scripts/test_python.sh)"
         PYTEST_ADDOPTS='-k "mpi or folder"' ctest --test-dir build/release -R '^cli' --output-on-failure ;;
     kills) TENON_KILLS=100 PYTEST_ADDOPTS='-k "killed_at_any_moment"' sh scripts/test.sh release -R '^cli' ;;
-    baseline) TENON_CPU=baseline sh scripts/test.sh release -R "$values" ;;
+    baseline | avx2) TENON_CPU=$1 sh scripts/test.sh release -R "$values" ;;
     neon) emulated -R "$few_values" ;;
     neon-all) emulated -R "$unit_tests" -E '_py$|manifest' ;;
     blas) sh scripts/test.sh blas -R "$values|^check_(symbols|install)" ;;
-    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, sdist, mpi, kills, neon, neon-all, blas" >&2; exit 2 ;;
+    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, avx2, sdist, mpi, kills, neon, neon-all, blas" >&2; exit 2 ;;
     esac
 }
 
 # What is not everybody's: left out of "all parts" where it is not installed.
 if [ $# -eq 0 ]; then
-    set -- clang asan tsan serial baseline sdist mpi kills
+    set -- clang asan tsan serial baseline avx2 sdist mpi kills
     if pkg-config --exists openblas; then
         set -- "$@" blas
     else

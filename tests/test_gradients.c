@@ -360,6 +360,43 @@ static void blocks_add_up(void **state)
     scene_free(&s);
 }
 
+/* So many heads that the rows of a block are taken in several pieces: all images at once against one after another. */
+static void pieces_add_up(void **state)
+{
+    (void)state;
+    enum { width = 256, out = 5, side = 16, images = 2 };
+    scene s = {.in = width, .out = out, .tokens = side * side, .features = TENON_F32, .call_window = TENON_UNSET};
+    s.adapter = adapter_from_json("{\"type\": \"attentional_pool\", \"pool_heads\": 256}", width, out, NULL);
+    s.call = (ref_call){.batch = images, .height = side, .width = side};
+    expect_ok(tenon_adapter_reset_parameters(s.adapter, TENON_F32, 3, &error), &error);
+    scene_finish(&s);
+    scene_fill(&s, 9, 1, false);
+    float *dy = draw_dy(&s, 4);
+    prepare(&s, NULL);
+    back_options options = back_defaults(&s);
+    expected e = {.s = &s, .dy = dy, .seed = 0, .g = scene_backward(&s, dy, &options)};
+    options.save = true;
+    options.run.threads = 3;
+    expect_bits(&e, &options, "saved, in pieces");
+    options.run.count = 1;
+    scene_gradients one = scene_backward(&s, dy, &options);
+    options.run.first = 1;
+    scene_gradients other = scene_backward(&s, dy + s.out_tokens * out, &options);
+    same_bits(&e, one.x, e.g.x, s.tokens * width, "pieces of an image alone");
+    for (int64_t i = 0; i < e.g.num; i++) {
+        double difference = 0, norm = 0;
+        for (int64_t j = 0; j < e.g.sizes[i]; j++) {
+            const double sum = (double)one.parameters[i][j] + (double)other.parameters[i][j];
+            difference += (sum - (double)e.g.parameters[i][j]) * (sum - (double)e.g.parameters[i][j]);
+            norm += sum * sum;
+        }
+        assert_true(difference <= 1e-12 * norm);
+    }
+    scene_gradients_free(&one), scene_gradients_free(&other), scene_gradients_free(&e.g);
+    free(dy);
+    scene_free(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -372,6 +409,7 @@ int main(void)
         cmocka_unit_test(nan_stays_where_it_belongs),
         cmocka_unit_test(an_empty_batch_adds_nothing),
         cmocka_unit_test(blocks_add_up),
+        cmocka_unit_test(pieces_add_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -495,6 +495,10 @@ static void masks_and_empty_batches(void **state)
             masked.x[masked.x_shape[1] * masked.x_shape[2] + i] = (float)NAN; /* never read */
         learn(&masked, 0, 2, &call, losses);
         assert_true(isfinite(losses[1]));
+        learn(&alone, 0, 1, NULL, NULL); /* leaves gradients that are not zero, and the empty batch is the first */
+        tenon_trainer_clear(alone.trainer);
+        learn(&alone, 0, 0, NULL, NULL);
+        assert_true(tenon_trainer_gradient_norm(alone.trainer) == 0);
         learn(&alone, 0, 1, NULL, losses);
         learn(&alone, 0, 0, NULL, NULL);
         /* The masked image gives no gradient, but it is one of two in the mean. */

@@ -52,6 +52,9 @@ def _inputs() -> None:
     cut = inputs.windows(np.arange(16.0).reshape(1, 16, 1), 2)
     assert cut[0, 1, :, 0].tolist() == [2.0, 3.0, 6.0, 7.0]
     assert inputs.worst_token(ref.astype(np.float32), ref) < 1e-7
+    flat = np.arange(sum(a.size for a in p.values()) + 2 * 16 * 8, dtype=np.float32)
+    split = inputs.split_gradients(flat, case)
+    assert list(split) == ["x", *p] and split["x"].size == 256 and split["out_proj.bias"][-1] == flat[-1]
     off = ref.copy()
     off[1, 2] *= 1.5
     assert math.isclose(inputs.worst_token(off, ref), 0.5)

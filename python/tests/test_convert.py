@@ -15,6 +15,10 @@ from safetensors.torch import load_file, save_file
 import tenon
 import tenon.convert
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:torch.distributed is disabled", "ignore:Validating sparse tensor invariants"
+)
+
 CONFIG = tenon.Config("attentional_pool", pool_heads=4, pool_window=2)
 
 

@@ -165,11 +165,13 @@ tenon_status tenon_trainer_step(tenon_trainer *trainer, const DLTensor *x, const
     tenon_gradients gradients;
     tenon_gradients_init(&gradients);
     gradients.parameters = trainer->wanted;
+    gradients.overwrite = !trainer->summed;
     TN_TRY(open_batch(&b, trainer, x, target, call, losses, error));
     TN_TRY(find_losses(&b, true, error));
     if (isfinite(b.loss)) {
         TN_TRY(get_workspace(&b, true, &workspace, error));
         TN_TRY(tenon_adapter_backward(trainer->adapter, &b.tokens, x, &gradients, &b.call, &workspace, error));
+        trainer->summed = true;
     }
     trainer->images += b.shape[0];
     trainer->loss += b.loss;
@@ -185,7 +187,7 @@ void tenon_step_info_init(tenon_step_info *info)
 
 void tenon_trainer_clear(tenon_trainer *trainer)
 {
-    memset(trainer->gradients, 0, ((size_t)trainer->count + TN_TAIL) * sizeof *trainer->gradients);
+    trainer->summed = false;
     trainer->images = 0;
     trainer->loss = 0;
 }
@@ -193,6 +195,7 @@ void tenon_trainer_clear(tenon_trainer *trainer)
 /* Norm of the mean over `images`. */
 static double gradient_norm(const tenon_trainer *trainer, double images)
 {
+    if (!trainer->summed) return 0;
     const double squares = tn_sum_of_squares(&trainer->parallel, trainer->partial, trainer->gradients, trainer->count);
     return images > 0 ? sqrt(squares) / images : sqrt(squares);
 }
@@ -209,6 +212,8 @@ static tenon_status sum_over_processes(tenon_trainer *trainer, tenon_step_info *
     info->images = trainer->images;
     info->loss = trainer->loss;
     if (trainer->options.sum != NULL) {
+        if (!trainer->summed) memset(trainer->gradients, 0, (size_t)trainer->count * sizeof *trainer->gradients);
+        trainer->summed = true;
         tail[TN_TAIL_IMAGES] = (float)trainer->images;
         tail[TN_TAIL_LOSS] = (float)trainer->loss;
         const size_t count = (size_t)trainer->count + TN_TAIL;

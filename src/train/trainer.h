@@ -38,6 +38,7 @@ struct tenon_trainer {
     tn_trained *trained;     /* [num_trained] */
     const DLTensor **wanted; /* [num_parameters] the gradients that backward adds to; NULL where frozen */
     int64_t count;           /* numbers of all trained parameters */
+    bool summed;             /* the gradients hold something; else the next backward overwrites them */
     float *gradients;        /* [count + TN_TAIL] */
     float *m, *v;            /* [count] */
     float *master;           /* [count] or NULL */

@@ -224,6 +224,18 @@ def test_a_signal_without_a_checkpoint(tenon, data):
     assert "nothing was saved" in process.stderr.read() and process.wait() == -signal.SIGINT
 
 
+def test_two_runs_in_one_folder_of_checkpoints(tenon, data):
+    words = [*FIT, "--steps", 10**6, "--checkpoint", "ck", "--log", "log", "-o", "out.safetensors"]
+    process = start(*words)
+    while not os.path.exists("log") or os.path.getsize("log") < 1000:
+        time.sleep(0.005)
+    said = tenon(*words[:-4], "--resume", "-o", "other.safetensors", code=1).err
+    assert f"another tenon (process {process.pid} on " in said and "ck: " in said
+    process.kill()
+    process.wait()
+    process.stderr.close()
+
+
 def test_resume_begins_where_there_is_nothing_and_ends_where_all_is_done(tenon, whole):
     tenon(*RUN, *RESUME, "-o", "out.safetensors")
     os.rename("out.safetensors", "first.safetensors")
@@ -270,6 +282,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(tenon, whole):
 def test_a_log_that_cannot_be_written(tenon, data):
     said = tenon(*FIT, "--steps", 5, "--log", "/dev/full", "-o", "out.safetensors", code=1).err
     assert "/dev/full: cannot write the log: No space left" in said
+    lines = tenon(*FIT, "--steps", 5, "--log", "/dev/stderr", "-o", "out.safetensors").err.splitlines()
+    assert [json.loads(line)["step"] for line in lines[:5]] == [1, 2, 3, 4, 5]
     assert "cannot write the log" in tenon(*FIT, "--log", "no/where", "-o", "out.safetensors", code=1).err
 
 

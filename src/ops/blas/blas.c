@@ -156,7 +156,7 @@ static void blas_linear(const tn_context *context, tn_rows y, tn_rows x, const v
 
 static size_t blas_weight_gradient_scratch(const tn_map *map, int64_t rows, int workers)
 {
-    if (!is_large(map)) return own->weight_gradient_scratch(map, rows, workers);
+    if (!is_large(map) || rows == 0) return own->weight_gradient_scratch(map, rows, workers);
     return blas_linear_scratch(map, rows, workers);
 }
 

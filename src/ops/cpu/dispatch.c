@@ -17,6 +17,11 @@ static bool has_avx512(void)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+#define AVX2 &tn_ops_avx2, has_avx2
+#define AVX512 &tn_ops_avx512, has_avx512
+#else
+#define AVX2 NULL, NULL
+#define AVX512 NULL, NULL
 #endif
 
 static bool always(void)
@@ -24,30 +29,24 @@ static bool always(void)
     return true;
 }
 
+#ifdef TN_HAVE_NEON
+#define NEON &tn_ops_neon, always
+#else
+#define NEON NULL, NULL
+#endif
+#ifdef TN_BLAS_NAME
+#define BLAS &tn_ops_blas, always
+#else
+#define BLAS NULL, NULL
+#endif
+
 /* All levels of all builds, lowest first. */
 static const struct {
     const char *name;
     const tn_ops *table; /* NULL: not in this build */
     bool (*runs)(void);
 } levels[] = {
-    {"baseline", &tn_ops_baseline, always},
-#ifdef TN_HAVE_X86
-    {"avx2", &tn_ops_avx2, has_avx2},
-    {"avx512", &tn_ops_avx512, has_avx512},
-#else
-    {"avx2", NULL, NULL},
-    {"avx512", NULL, NULL},
-#endif
-#ifdef TN_HAVE_NEON
-    {"neon", &tn_ops_neon, always},
-#else
-    {"neon", NULL, NULL},
-#endif
-#ifdef TN_BLAS_NAME
-    {"blas", &tn_ops_blas, always},
-#else
-    {"blas", NULL, NULL},
-#endif
+    {"baseline", &tn_ops_baseline, always}, {"avx2", AVX2}, {"avx512", AVX512}, {"neon", NEON}, {"blas", BLAS},
 };
 enum { num_levels = sizeof levels / sizeof levels[0] };
 

@@ -7,13 +7,7 @@
 #ifndef TN_OPS_CPU_FOLD_H
 #define TN_OPS_CPU_FOLD_H
 
-enum {
-    fold_tile = 6,
-    fold_panel = 2 * double_lanes,
-    fold_rows = 16 * fold_tile,
-    fold_columns = 128,
-    fold_depth = 128
-};
+enum { fold_tile = 6, fold_panel = 2 * double_lanes, fold_rows = 16 * fold_tile, fold_columns = 128, fold_depth = 128 };
 
 typedef struct fold_call {
     float *w;

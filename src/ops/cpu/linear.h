@@ -14,7 +14,7 @@
 #define TN_OPS_CPU_LINEAR_H
 
 enum { block_depth = 256, most_rows = 144, most_tiles = most_rows / tile_rows, most_panels = 16 };
-enum { few_rows = 4, few_ahead = 2048 };
+enum { few_rows = 4, few_panels = 4, most_sums = tile_rows * tile_panels * panel_vectors };
 
 typedef struct linear_call {
     tn_rows y, x;
@@ -44,53 +44,36 @@ typedef struct tile_call {
     bool first;
 } tile_call;
 
+/* One loop over all sums: of nested ones clang forgets to unroll the outer where the inner is a single step. */
 static ALWAYS_INLINE void tile(const tile_call *t, int height, int panels)
 {
-    vf sum[tile_panels][tile_rows][panel_vectors];
+    const int width = panels * panel_vectors, count = height * width;
+    vf sum[tile_rows * tile_panels * panel_vectors];
     const float *x = t->x, *w = t->w;
     const char *next = t->next;
     const int64_t depth = t->depth, w_stride = t->w_stride, next_step = t->next_step;
     UNROLL
-    for (int p = 0; p < panels; p++) {
-        UNROLL
-        for (int r = 0; r < height; r++) {
-            UNROLL
-            for (int v = 0; v < panel_vectors; v++)
-                sum[p][r][v] = vf_set(0.0f);
-        }
-    }
+    for (int i = 0; i < count; i++)
+        sum[i] = vf_set(0.0f);
     UNROLL_STEPS
     for (int64_t k = 0; k < depth; k++) {
-        vf b[tile_panels][panel_vectors];
+        vf b[tile_panels * panel_vectors];
         UNROLL
-        for (int p = 0; p < panels; p++) {
-            __builtin_prefetch(next + p * t->next_stride, 0, 2);
-            UNROLL
-            for (int v = 0; v < panel_vectors; v++)
-                b[p][v] = vf_keep(vf_load(w + p * w_stride + k * panel_columns + v * lanes));
+        for (int v = 0; v < width; v++) {
+            if (v % panel_vectors == 0) __builtin_prefetch(next + v / panel_vectors * t->next_stride, 0, 2);
+            const float *from = w + v / panel_vectors * w_stride + v % panel_vectors * lanes;
+            b[v] = vf_keep(vf_load(from + k * panel_columns));
         }
         UNROLL
-        for (int r = 0; r < height; r++) {
-            const vf a = vf_set(x[r * block_depth + k]);
-            UNROLL
-            for (int p = 0; p < panels; p++) {
-                UNROLL
-                for (int v = 0; v < panel_vectors; v++)
-                    sum[p][r][v] = vf_fma(a, b[p][v], sum[p][r][v]);
-            }
-        }
+        for (int i = 0; i < count; i++)
+            sum[i] = vf_fma(vf_set(x[i / width * block_depth + k]), b[i % width], sum[i]);
         next += next_step;
     }
     UNROLL
-    for (int p = 0; p < panels; p++) {
-        UNROLL
-        for (int r = 0; r < height; r++) {
-            UNROLL
-            for (int v = 0; v < panel_vectors; v++) {
-                float *to = t->sums + p * t->sums_stride + r * panel_columns + v * lanes;
-                vf_store(to, t->first ? sum[p][r][v] : vf_load(to) + sum[p][r][v]);
-            }
-        }
+    for (int i = 0; i < count; i++) {
+        float *to = t->sums + i % width / panel_vectors * t->sums_stride + i / width * panel_columns;
+        to += i % panel_vectors * lanes;
+        vf_store(to, t->first ? sum[i] : vf_load(to) + sum[i]);
     }
 }
 
@@ -114,45 +97,61 @@ static tile_kernel *const tile_kernels[tile_rows][2] = {TILE_HEIGHTS(NAMES_OF_HE
 
 /* --- few rows --- */
 
-/* As tiles do, for one to few_rows rows of one panel, through all of k at once: here memory is the limit, and a panel
- * is read from front to back. x is [k block][rows][block_depth]. */
-static ALWAYS_INLINE void few(float *sums, const float *x, const char *w, int64_t k, int rows, tn_dtype dtype)
+/* Sums of `few` that registers hold: for all rows, or two after two where not two panels would fit beside each other.
+ */
+static ALWAYS_INLINE int rows_at_once(int rows)
 {
-    vf total[few_rows][panel_vectors];
-    const int64_t row_size = panel_columns * element_size(dtype);
-    for (int64_t from = 0; from == 0 || from < k; from += block_depth) {
-        const int64_t depth = tn_min_i64(block_depth, k - from);
-        vf sum[few_rows][panel_vectors];
+    return most_sums >= 2 * panel_vectors * rows ? rows : 2;
+}
+
+static ALWAYS_INLINE int panels_of_few(int rows)
+{
+    const int fit = most_sums / (rows_at_once(rows) * panel_vectors);
+    return fit < few_panels ? fit : few_panels;
+}
+
+/* sums[panels, rows, panel_columns] = or += x[rows, depth] w[depth, panel_columns] of panels panel_size bytes apart. */
+static ALWAYS_INLINE void few_block(float *sums, const float *x, const char *w, int64_t depth, int64_t panel_size,
+                                    bool first, int sums_rows, int rows, int panels, tn_dtype dtype)
+{
+    const int width = panels * panel_vectors, count = rows * width;
+    vf sum[most_sums];
+    UNROLL
+    for (int i = 0; i < count; i++)
+        sum[i] = vf_set(0.0f);
+    UNROLL_STEPS
+    for (int64_t j = 0; j < depth; j++) {
+        vf b[few_panels * panel_vectors];
         UNROLL
-        for (int r = 0; r < rows; r++) {
-            UNROLL
-            for (int v = 0; v < panel_vectors; v++)
-                sum[r][v] = vf_set(0.0f);
-        }
-        UNROLL_STEPS
-        for (int64_t i = 0; i < depth; i++, w += row_size) {
-            __builtin_prefetch(w + few_ahead, 0, 3);
-            UNROLL
-            for (int v = 0; v < panel_vectors; v++) {
-                const vf b = vf_keep(load_as(dtype, w, v * lanes));
-                UNROLL
-                for (int r = 0; r < rows; r++)
-                    sum[r][v] = vf_fma(vf_set(x[r * block_depth + i]), b, sum[r][v]);
-            }
-        }
+        for (int v = 0; v < width; v++)
+            b[v] = vf_keep(
+                load_as(dtype, w + v / panel_vectors * panel_size, j * panel_columns + v % panel_vectors * lanes));
         UNROLL
-        for (int r = 0; r < rows; r++) {
-            UNROLL
-            for (int v = 0; v < panel_vectors; v++)
-                total[r][v] = from == 0 ? sum[r][v] : total[r][v] + sum[r][v];
-        }
-        x += rows * block_depth;
+        for (int i = 0; i < count; i++)
+            sum[i] = vf_fma(vf_set(x[i / width * block_depth + j]), b[i % width], sum[i]);
     }
     UNROLL
-    for (int r = 0; r < rows; r++) {
+    for (int i = 0; i < count; i++) {
+        float *to = sums + (i % width / panel_vectors * sums_rows + i / width) * panel_columns;
+        to += i % panel_vectors * lanes;
+        vf_store(to, first ? sum[i] : vf_load(to) + sum[i]);
+    }
+}
+
+/* As tiles do, for one to few_rows rows through all of k at once. Here memory is the limit: several panels are read
+ * from front to back side by side, which memory serves faster than one. x is [k block][rows][block_depth]. */
+static ALWAYS_INLINE void few(float *sums, const float *x, const char *w, int64_t k, int rows, int panels,
+                              tn_dtype dtype)
+{
+    const int64_t row_size = panel_columns * element_size(dtype);
+    const int once = rows_at_once(rows);
+    for (int64_t from = 0; from == 0 || from < k; from += block_depth) {
+        const int64_t depth = tn_min_i64(block_depth, k - from);
         UNROLL
-        for (int v = 0; v < panel_vectors; v++)
-            vf_store(sums + r * panel_columns + v * lanes, total[r][v]);
+        for (int r = 0; r < rows; r += once)
+            few_block(sums + r * panel_columns, x + r * block_depth, w + from * row_size, depth, k * row_size,
+                      from == 0, rows, once, panels, dtype);
+        x += rows * block_depth;
     }
 }
 
@@ -161,7 +160,11 @@ typedef void few_kernel(float *sums, const float *x, const char *w, int64_t k);
 #define FEW(rows, dtype)                                                                                               \
     static void few_##rows##_##dtype(float *sums, const float *x, const char *w, int64_t k)                            \
     {                                                                                                                  \
-        few(sums, x, w, k, rows, dtype);                                                                               \
+        few(sums, x, w, k, rows, 1, dtype);                                                                            \
+    }                                                                                                                  \
+    static void wide_few_##rows##_##dtype(float *sums, const float *x, const char *w, int64_t k)                       \
+    {                                                                                                                  \
+        few(sums, x, w, k, rows, panels_of_few(rows), dtype);                                                          \
     }
 #define FEW_OF_DTYPE(dtype) FEW(1, dtype) FEW(2, dtype) FEW(3, dtype) FEW(4, dtype)
 FEW_OF_DTYPE(TN_F32)
@@ -169,9 +172,13 @@ FEW_OF_DTYPE(TN_BF16)
 FEW_OF_DTYPE(TN_F16)
 #define FEW_NAMES(dtype)                                                                                               \
     {                                                                                                                  \
-        few_1_##dtype, few_2_##dtype, few_3_##dtype, few_4_##dtype                                                     \
+        {few_1_##dtype, wide_few_1_##dtype}, {few_2_##dtype, wide_few_2_##dtype}, {few_3_##dtype, wide_few_3_##dtype}, \
+        {                                                                                                              \
+            few_4_##dtype, wide_few_4_##dtype                                                                          \
+        }                                                                                                              \
     }
-static few_kernel *const few_kernels[][few_rows] = {
+/* [dtype][rows - 1][whether there are panels_of_few(rows) panels, not one] */
+static few_kernel *const few_kernels[][few_rows][2] = {
     [TN_F32] = FEW_NAMES(TN_F32), [TN_BF16] = FEW_NAMES(TN_BF16), [TN_F16] = FEW_NAMES(TN_F16)};
 #undef FEW
 #undef FEW_OF_DTYPE
@@ -371,22 +378,27 @@ static void run_panels(const linear_task *t, const float *x, int64_t panel, int6
     }
 }
 
+static bool is_few(const tn_map *map, int64_t rows)
+{
+    return rows <= few_rows && map->groups == 1;
+}
+
 /* Tasks of few rows have all of them, and x is widened whole. */
 static void run_few(const linear_task *t)
 {
     const linear_call *c = t->call;
+    const int64_t rows = c->rows, wide = panels_of_few((int)rows);
     float bias[panel_columns];
-    for (int64_t p = 0; p < t->panels; p++) {
+    for (int64_t p = 0; p < t->panels;) {
+        const int64_t panels = t->panels - p >= wide ? wide : 1;
         const char *w = weights_at(c, t->group, t->first_panel + p, 0);
-        few_kernels[c->map->dtype][c->rows - 1](t->sums, c->x_wide, w, c->map->k);
-        load_bias(bias, t, p);
-        finish_tile(t, t->sums, p, 0, c->rows, bias);
+        few_kernels[c->map->dtype][rows - 1][panels > 1](t->sums, c->x_wide, w, c->map->k);
+        for (int64_t i = 0; i < panels; i++) {
+            load_bias(bias, t, p + i);
+            finish_tile(t, t->sums + i * rows * panel_columns, p + i, 0, rows, bias);
+        }
+        p += panels;
     }
-}
-
-static bool is_few(const tn_map *map, int64_t rows)
-{
-    return rows <= few_rows && map->groups == 1;
 }
 
 static void run_many(const linear_task *t, float *x_own)
@@ -457,10 +469,11 @@ static size_t linear_scratch(const tn_map *map, int64_t rows, int workers)
     return bytes;
 }
 
-/* Large chunks reuse x in L2; small ones leave no thread idle at the end. One row has nothing to reuse. */
+/* Large chunks reuse x in L2; small ones leave no thread idle at the end. Few rows have nothing to reuse. */
 static void choose_chunks(linear_call *c, int workers)
 {
-    c->chunk = tn_min_i64(most_panels, tn_max_i64(c->panels, 1));
+    const int64_t most = is_few(c->map, c->rows) ? few_panels : most_panels;
+    c->chunk = tn_min_i64(most, tn_max_i64(c->panels, 1));
     while (c->chunk > 1 && c->row_blocks * c->map->groups * tn_ceil_div(c->panels, c->chunk) < 8 * (int64_t)workers)
         c->chunk = (c->chunk + 1) / 2;
     c->chunks = tn_ceil_div(c->panels, c->chunk);

@@ -88,16 +88,24 @@ static ALWAYS_INLINE void dot_tile(const attend_window *w, int64_t head, int64_t
                 sum[h][j] = vf_fma(query, values[j], sum[h][j]);
         }
     }
+    /* Loops that are not unrolled want the sums in memory: in an array of their own, or all loops keep them there. */
+    vf total[tile_heads][dot_patches];
+    UNROLL
+    for (int h = 0; h < heads; h++) {
+        UNROLL
+        for (int j = 0; j < patches; j++)
+            total[h][j] = sum[h][j];
+    }
     for (int64_t i = whole; i < c->width; i += lanes) {
         for (int h = 0; h < heads; h++) {
             const vf query = load_columns(TN_F32, q + h * c->width, 1, i, c->width - i);
             for (int j = 0; j < patches; j++)
-                sum[h][j] = vf_fma(query, load_columns(dtype, x[j], c->x.step, i, c->width - i), sum[h][j]);
+                total[h][j] = vf_fma(query, load_columns(dtype, x[j], c->x.step, i, c->width - i), total[h][j]);
         }
     }
     for (int h = 0; h < heads; h++) {
         for (int j = 0; j < patches; j++)
-            w->score[(head + h) * w->padded + patch + j] = c->scale * sum_lanes(sum[h][j]);
+            w->score[(head + h) * w->padded + patch + j] = c->scale * sum_lanes(total[h][j]);
     }
 }
 
@@ -163,9 +171,16 @@ static ALWAYS_INLINE void mix_tile(const attend_window *w, int64_t head, int64_t
                                    tn_dtype dtype, bool whole)
 {
     const attend_call *c = w->call;
+    enum { ahead = 8 * 64 };
     float total[tile_heads * mix_vectors * lanes];
     const float *score = w->score + head * w->padded;
-    for (int64_t first = 0; first == 0 || first < w->present; first += attend_block) {
+    for (int h = 0; h < heads && whole; h++) {
+        char *y = element_at(&c->y, w->row, (head + h) * c->width + column);
+        for (int64_t i = 0; i < count * element_size(c->y.dtype); i += 64)
+            prefetch_for_write(y + ahead + i);
+    }
+    int64_t first = 0;
+    do {
         const int64_t last = tn_min_i64(first + attend_block, w->present);
         vf sum[tile_heads][mix_vectors];
         UNROLL
@@ -192,7 +207,8 @@ static ALWAYS_INLINE void mix_tile(const attend_window *w, int64_t head, int64_t
             }
         }
         keep_totals(total, sum, heads, first == 0);
-    }
+        first += attend_block;
+    } while (first < w->present);
     for (int h = 0; h < heads; h++) {
         char *y = element_at(&c->y, w->row, (head + h) * c->width + column);
         UNROLL
@@ -207,38 +223,49 @@ static ALWAYS_INLINE void mix_tile(const attend_window *w, int64_t head, int64_t
     }
 }
 
-static ALWAYS_INLINE void mix_columns(const attend_window *w, int64_t from, int64_t to, int64_t column, int64_t count,
-                                      tn_dtype dtype, bool whole)
-{
-    int64_t h = from;
-    for (; h + tile_heads <= to; h += tile_heads)
-        mix_tile(w, h, column, count, tile_heads, dtype, whole);
-    for (; h < to; h++)
-        mix_tile(w, h, column, count, 1, dtype, whole);
-}
-
-static ALWAYS_INLINE void mix_window(const attend_window *w, int64_t from, int64_t to, tn_dtype dtype)
+/* All columns of a tile of heads, one after the other: so y is written in as many streams as the tile has heads. */
+static ALWAYS_INLINE void mix_heads(const attend_window *w, int64_t head, int heads, tn_dtype dtype)
 {
     enum { columns = mix_vectors * lanes };
     const int64_t width = w->call->width;
     int64_t i = 0;
     if (w->call->x.step == 1) {
         for (; i + columns <= width; i += columns)
-            mix_columns(w, from, to, i, columns, dtype, true);
+            mix_tile(w, head, i, columns, heads, dtype, true);
     }
     for (; i < width; i += columns)
-        mix_columns(w, from, to, i, tn_min_i64(columns, width - i), dtype, false);
+        mix_tile(w, head, i, tn_min_i64(columns, width - i), heads, dtype, false);
 }
 
-static ALWAYS_INLINE void attend_heads(const attend_window *w, int64_t from, int64_t to, tn_dtype dtype)
+static ALWAYS_INLINE void mix_window(const attend_window *w, int64_t from, int64_t to, tn_dtype dtype)
 {
-    dot_window(w, from, to, dtype);
-    if (w->present > 0) {
-        for (int64_t h = from; h < to; h++)
-            soften(w->score + h * w->padded, w->present, w->padded);
-    }
-    mix_window(w, from, to, dtype);
+    int64_t h = from;
+    for (; h + tile_heads <= to; h += tile_heads)
+        mix_heads(w, h, tile_heads, dtype);
+    for (; h < to; h++)
+        mix_heads(w, h, 1, dtype);
 }
+
+/* Dots and sums for each dtype of x, which the backward pass calls too. */
+typedef void attend_part(const attend_window *w, int64_t from, int64_t to);
+
+#define PARTS_OF(dtype)                                                                                                \
+    static void dot_window_##dtype(const attend_window *w, int64_t from, int64_t to)                                   \
+    {                                                                                                                  \
+        dot_window(w, from, to, dtype);                                                                                \
+    }                                                                                                                  \
+    static void mix_window_##dtype(const attend_window *w, int64_t from, int64_t to)                                   \
+    {                                                                                                                  \
+        mix_window(w, from, to, dtype);                                                                                \
+    }
+PARTS_OF(TN_F32)
+PARTS_OF(TN_BF16)
+PARTS_OF(TN_F16)
+#undef PARTS_OF
+static attend_part *const dot_windows[] = {
+    [TN_F32] = dot_window_TN_F32, [TN_BF16] = dot_window_TN_BF16, [TN_F16] = dot_window_TN_F16};
+static attend_part *const mix_windows[] = {
+    [TN_F32] = mix_window_TN_F32, [TN_BF16] = mix_window_TN_BF16, [TN_F16] = mix_window_TN_F16};
 
 static void write_weights(const attend_window *w, int64_t from, int64_t to)
 {
@@ -286,13 +313,10 @@ static void attend_task(void *argument, int64_t index, int worker)
     attend_window w = list_patches(c, index / c->parts, scratch + c->query_size);
     const int64_t from = index % c->parts * c->part, to = tn_min_i64(from + c->part, c->heads);
     w.query = find_query(&w, from, to, (float *)(void *)scratch);
-    if (c->x.dtype == TN_F32) {
-        attend_heads(&w, from, to, TN_F32);
-    } else if (c->x.dtype == TN_BF16) {
-        attend_heads(&w, from, to, TN_BF16);
-    } else {
-        attend_heads(&w, from, to, TN_F16);
-    }
+    dot_windows[c->x.dtype](&w, from, to);
+    for (int64_t h = from; h < to && w.present > 0; h++)
+        soften(w.score + h * w.padded, w.present, w.padded);
+    mix_windows[c->x.dtype](&w, from, to);
     if (c->weights.data != NULL) write_weights(&w, from, to);
 }
 

@@ -76,17 +76,17 @@ static void soften_backward(float *score, const float *a, float scale, int64_t p
         vf_store(score + j, vf_set(scale) * vf_load(a + j) * (vf_load(score + j) - mean));
 }
 
-static ALWAYS_INLINE void attend_heads_backward(const attend_window *w, const attend_window *g, float scale,
-                                                int64_t from, int64_t to, tn_dtype dtype)
+static void attend_heads_backward(const attend_window *w, const attend_window *g, float scale, int64_t from, int64_t to)
 {
-    dot_window(w, from, to, dtype);
-    dot_window(g, from, to, dtype);
+    const tn_dtype dtype = w->call->x.dtype;
+    dot_windows[dtype](w, from, to);
+    dot_windows[dtype](g, from, to);
     for (int64_t h = from; h < to && w->present > 0; h++) {
         soften(w->score + h * w->padded, w->present, w->padded);
         soften_backward(g->score + h * w->padded, w->score + h * w->padded, scale, w->present, w->padded);
     }
-    if (w->call->y.data != NULL) mix_window(w, from, to, dtype);
-    mix_window(g, from, to, dtype);
+    if (w->call->y.data != NULL) mix_windows[dtype](w, from, to);
+    mix_windows[dtype](g, from, to);
 }
 
 static void attend_backward_task(void *argument, int64_t index, int worker)
@@ -100,13 +100,7 @@ static void attend_backward_task(void *argument, int64_t index, int worker)
     g.score = w.score + f->heads * tn_ceil_div(f->slots, lanes) * lanes;
     w.query = (const float *)(const void *)element_at(&f->q, row, 0);
     g.query = (const float *)(const void *)element_at(&c->backward.q, row, 0);
-    if (f->x.dtype == TN_F32) {
-        attend_heads_backward(&w, &g, c->scale, from, to, TN_F32);
-    } else if (f->x.dtype == TN_BF16) {
-        attend_heads_backward(&w, &g, c->scale, from, to, TN_BF16);
-    } else {
-        attend_heads_backward(&w, &g, c->scale, from, to, TN_F16);
-    }
+    attend_heads_backward(&w, &g, c->scale, from, to);
     write_weights(&w, from, to);
     write_weights(&g, from, to);
 }
