@@ -215,6 +215,8 @@ PyMethodDef tnpy_counting_methods[] = {
      "config_field(json, name): its value, or the default of a field that every config has; KeyError."},
     {"register_adapter", tnpy_register_adapter, METH_VARARGS,
      "register_adapter(name, function): function(builder) lists the layers, for the rest of the process."},
+    {"use_large_pages", TNPY_FAST(tnpy_use_large_pages), METH_FASTCALL,
+     "use_large_pages(address, bytes): advice to the system for new memory; costs and changes nothing else."},
     {"copy", tnpy_array_copy, METH_O, "copy(array): a dense copy, as an Array."},
     {NULL, NULL, 0, NULL},
 };

@@ -97,6 +97,9 @@ PyObject *tnpy_config_to_python(const tenon_config *config);
 
 extern PyMethodDef tnpy_counting_methods[];
 
+/* pages.c: use_large_pages(address, bytes). */
+PyObject *tnpy_use_large_pages(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+
 /* builder.c: connectors declared in Python. */
 
 /* register_adapter(name, function) */
