@@ -65,6 +65,6 @@ def tables(results: dict) -> str:
     note = (
         "Medians in ms, the quartiles of the rounds in parentheses. Inference: in inference mode, with new "
         "memory for the tokens in every call, which the C library does not get. Training: forward and backward with all gradients, weights "
-        "packed in the call; gradients are set to None before, and so are new memory in every step."
+        "packed in the call; gradients are set to None before, so that each step has new memory for them."
     )
     return markdown("PyTorch modules", head, rows, note)
