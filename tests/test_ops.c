@@ -427,8 +427,9 @@ static void check_fold(const tn_ops *ops, int64_t n, int64_t k, int64_t inner_n,
 static void fold_is_exact_to_one_rounding(void **state)
 {
     (void)state;
-    static const int64_t sizes[][3] = {{0, 3, 3},   {3, 0, 3},    {3, 3, 0},     {1, 1, 1},     {6, 8, 128},
-                                       {7, 9, 129}, {96, 130, 5}, {97, 17, 300}, {100, 129, 64}};
+    static const int64_t sizes[][3] = {{0, 3, 3},    {3, 0, 3},     {3, 3, 0},     {1, 1, 1},
+                                       {6, 8, 128},  {7, 9, 129},   {48, 130, 5},  {49, 17, 96},
+                                       {96, 130, 5}, {97, 17, 300}, {100, 129, 64}};
     FOR_EACH_TABLE(ops)
     {
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
