@@ -12,9 +12,18 @@
 #include <string.h>
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+#ifdef __has_feature
+#if __has_feature(address_sanitizer)
+#define SANITIZED
+#endif
+#endif
 /* UNROLL stands before a loop over an array of vectors: without it compilers keep the array in memory. UNROLL_STEPS
- * stands before the long loop around it. */
-#ifdef __clang__
+ * stands before the long loop around it. With checks at every access an unrolled kernel takes clang minutes to compile.
+ */
+#ifdef SANITIZED
+#define UNROLL _Pragma("clang loop unroll(disable)")
+#define UNROLL_STEPS UNROLL
+#elif defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define UNROLL_STEPS _Pragma("clang loop unroll_count(4)")
 #else
