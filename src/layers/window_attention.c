@@ -166,18 +166,6 @@ static size_t scratch_size(const tn_layer *layer, const tn_ops *ops, const tn_we
     return largest(sizes, sizeof sizes / sizeof sizes[0]);
 }
 
-/* `rows` rows of `from` on, `slots` to a row. */
-static tn_rows rows_from(tn_rows all, int64_t first, int64_t slots)
-{
-    if (all.data == NULL) return all;
-    if (all.offset != NULL) {
-        all.offset += first * slots;
-    } else {
-        all.data = (char *)all.data + (size_t)(first * slots * all.stride) * tn_dtype_size(all.dtype);
-    }
-    return all;
-}
-
 /* Rows [first, first + rows) of the block, from their queries [block rows, C] on. */
 static void forward_piece(const tn_block *block, const tn_layer *layer, const tn_context *context, const char *packed,
                           const maps *m, tn_rows query, char *buffer, int64_t first, int64_t rows)
@@ -187,10 +175,10 @@ static void forward_piece(const tn_block *block, const tn_layer *layer, const tn
     const tn_rows mapped = tn_dense_rows(buffer, ops->compute, heads * width);
     const tn_rows mixed = tn_dense_rows(buffer + rows_size(ops, rows, heads * width), ops->compute, heads * width);
     const double scale = 1 / sqrt((double)(width / heads));
-    tn_dense_forward(mapped, rows_from(query, first, 1), &m->key, context, packed + m->key_offset, TN_ACT_NONE, rows);
-    ops->window_attend(context, mixed, rows_from(block->attention, first, 1), rows_from(block->x, first, slots), mapped,
-                       scale, rows, slots, heads, width);
-    tn_dense_forward(rows_from(block->y, first, 1), mixed, &m->value, context, packed + m->value_offset, block->act,
+    tn_dense_forward(mapped, tn_rows_from(query, first), &m->key, context, packed + m->key_offset, TN_ACT_NONE, rows);
+    ops->window_attend(context, mixed, tn_rows_from(block->attention, first), tn_rows_from(block->x, first * slots),
+                       mapped, scale, rows, slots, heads, width);
+    tn_dense_forward(tn_rows_from(block->y, first), mixed, &m->value, context, packed + m->value_offset, block->act,
                      rows);
 }
 
@@ -359,8 +347,8 @@ static void backward_scores(const pass *t, int64_t first, int64_t rows)
     const parts *p = &t->p;
     const int64_t heads = t->layer->heads, slots = t->block->slots, width = t->layer->in_dim;
     const double scale = 1 / sqrt((double)(width / heads));
-    const tn_rows x = rows_from(t->block->x, first, slots), dy = rows_from(t->block->dy, first, 1);
-    const tn_rows query = rows_from(t->query, first, 1), none = {.data = NULL, .dtype = ops->compute};
+    const tn_rows x = tn_rows_from(t->block->x, first * slots), dy = tn_rows_from(t->block->dy, first);
+    const tn_rows query = tn_rows_from(t->query, first), none = {.data = NULL, .dtype = ops->compute};
     const bool sums = t->wish.dw[VALUE] != NULL;
     tn_dense_forward(p->mapped, query, &t->f.key, t->context, t->forward + t->f.key_offset, TN_ACT_NONE, rows);
     if (t->wish.scores) {
@@ -386,11 +374,11 @@ static void backward_queries(const pass *t, int64_t first, int64_t rows)
     const tn_ops *ops = t->context->ops;
     const parts *p = &t->p;
     const int64_t heads = t->layer->heads, slots = t->block->slots, width = t->layer->in_dim;
-    const tn_rows dquery = rows_from(p->dquery, first, 1);
+    const tn_rows dquery = tn_rows_from(p->dquery, first);
     tn_dense_forward(dquery, p->dmapped, &t->b.key, t->context, t->backward + t->b.key_offset, TN_ACT_NONE, rows);
     if (t->block->dx.data == NULL) return;
     tn_dense_forward(p->dmean, dquery, &t->b.query, t->context, t->backward, TN_ACT_NONE, rows);
-    ops->window_attend_dx(t->context, rows_from(t->block->dx, first, slots), p->weights, p->dscores, p->dmixed,
+    ops->window_attend_dx(t->context, tn_rows_from(t->block->dx, first * slots), p->weights, p->dscores, p->dmixed,
                           p->mapped, p->dmean, rows, slots, heads, width);
 }
 

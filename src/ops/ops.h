@@ -38,6 +38,18 @@ static inline tn_rows tn_dense_rows(const void *data, tn_dtype dtype, int64_t wi
     return (tn_rows){(void *)(uintptr_t)data, dtype, width, 1, NULL};
 }
 
+/* The rows from `first` on; none stay none. */
+static inline tn_rows tn_rows_from(tn_rows rows, int64_t first)
+{
+    if (rows.data == NULL) return rows;
+    if (rows.offset != NULL) {
+        rows.offset += first;
+    } else {
+        rows.data = (char *)rows.data + first * rows.stride * (int64_t)tn_dtype_size(rows.dtype);
+    }
+    return rows;
+}
+
 /* A packed linear map: `groups` independent ones of [n, k] side by side. Group g reads columns [g k, (g+1) k) of its
  * input and writes columns [g n, (g+1) n) of its output. An ordinary linear layer has one group. */
 typedef struct tn_map {

@@ -100,17 +100,6 @@ static bool fits_blas(const tn_rows *rows, int64_t width)
            rows->stride <= INT_MAX;
 }
 
-/* The rows from `first` on. */
-static tn_rows rows_from(tn_rows rows, int64_t first)
-{
-    if (rows.offset != NULL) {
-        rows.offset += first;
-    } else {
-        rows.data = (char *)rows.data + first * rows.stride * (int64_t)tn_dtype_size(rows.dtype);
-    }
-    return rows;
-}
-
 /* The rows as the BLAS can take them: themselves, or a copy in `space`. */
 static tn_rows plain_rows(const tn_context *context, tn_rows rows, void *space, int64_t count, int64_t width)
 {
@@ -147,7 +136,7 @@ static void blas_linear(const tn_context *context, tn_rows y, tn_rows x, const v
         return;
     }
     for (int64_t first = 0; first < rows; first += own->block_rows) {
-        multiply_rows(context, rows_from(y, first), rows_from(x, first), packed, bias, act, map,
+        multiply_rows(context, tn_rows_from(y, first), tn_rows_from(x, first), packed, bias, act, map,
                       rows_at_once(rows - first));
     }
 }
@@ -193,8 +182,8 @@ static void blas_weight_gradient(const tn_context *context, float *dw, float *db
     if (dbias != NULL) own->bias_gradient(context, dbias, dy, rows, out, fresh);
     for (int64_t first = 0; first < rows; first += own->block_rows) {
         const int64_t count = rows_at_once(rows - first);
-        const tn_rows x_rows = plain_rows(context, rows_from(x, first), context->scratch, count, in);
-        const tn_rows dy_rows = plain_rows(context, rows_from(dy, first),
+        const tn_rows x_rows = plain_rows(context, tn_rows_from(x, first), context->scratch, count, in);
+        const tn_rows dy_rows = plain_rows(context, tn_rows_from(dy, first),
                                            (char *)context->scratch + tn_align_up(x_size, TN_ALIGN), count, out);
         gradient g = {.dw = dw, .dy = dy_rows.data, .x = x_rows.data, .map = map, .rows = (int)count};
         g.dy_stride = (int)dy_rows.stride;

@@ -145,12 +145,9 @@ static void element_task(void *argument, int64_t index, int worker)
 {
     (void)worker;
     const element_call *c = argument;
-    const int64_t first = index / c->blocks.column_tasks * c->blocks.rows;
-    const int64_t from = index % c->blocks.column_tasks * c->blocks.columns;
-    const int64_t last = tn_min_i64(first + c->blocks.rows, c->rows);
-    const int64_t to = tn_min_i64(from + c->blocks.columns, c->width);
-    for (int64_t r = first; r < last; r++)
-        element_span(c, r, from, to);
+    const block b = block_of_task(&c->blocks, index, c->rows, c->width);
+    for (int64_t r = b.first; r < b.last; r++)
+        element_span(c, r, b.from, b.to);
 }
 
 static void activation(const tn_context *context, tn_rows y, tn_rows x, tn_act act, int64_t rows, int64_t width)

@@ -146,4 +146,15 @@ static blocking block_elements(int64_t rows, int64_t width)
     return b;
 }
 
+/* Rows [first, last) and columns [from, to) of task `index`. */
+typedef struct block {
+    int64_t first, last, from, to;
+} block;
+
+static block block_of_task(const blocking *b, int64_t index, int64_t rows, int64_t width)
+{
+    const int64_t first = index / b->column_tasks * b->rows, from = index % b->column_tasks * b->columns;
+    return (block){first, tn_min_i64(first + b->rows, rows), from, tn_min_i64(from + b->columns, width)};
+}
+
 #endif

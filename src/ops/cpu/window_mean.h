@@ -66,17 +66,14 @@ static void mean_task(void *argument, int64_t index, int worker)
 {
     (void)worker;
     const mean_call *c = argument;
-    const int64_t first = index / c->blocks.column_tasks * c->blocks.rows;
-    const int64_t from = index % c->blocks.column_tasks * c->blocks.columns;
-    const int64_t last = tn_min_i64(first + c->blocks.rows, c->rows);
-    const int64_t to = tn_min_i64(from + c->blocks.columns, c->width);
-    for (int64_t r = first; r < last; r++) {
+    const block b = block_of_task(&c->blocks, index, c->rows, c->width);
+    for (int64_t r = b.first; r < b.last; r++) {
         if (c->x.dtype == TN_F32) {
-            mean_row(c, r, from, to, TN_F32);
+            mean_row(c, r, b.from, b.to, TN_F32);
         } else if (c->x.dtype == TN_BF16) {
-            mean_row(c, r, from, to, TN_BF16);
+            mean_row(c, r, b.from, b.to, TN_BF16);
         } else {
-            mean_row(c, r, from, to, TN_F16);
+            mean_row(c, r, b.from, b.to, TN_F16);
         }
     }
 }
