@@ -89,15 +89,9 @@ static const float *target_row(const tn_tensor *target, int64_t b, int64_t m, fl
 {
     const int64_t dim = target->shape[2], step = target->stride[2];
     const int64_t first = b * target->stride[0] + m * target->stride[1];
-    const float *full = target->data;
-    const uint16_t *half = target->data;
-    if (target->dtype == TN_F32 && step == 1) return full + first;
-    for (int64_t k = 0; k < dim; k++) {
-        const int64_t at = first + k * step;
-        if (target->dtype == TN_F32) scratch[k] = full[at];
-        if (target->dtype == TN_BF16) scratch[k] = tn_bf16_to_f32(half[at]);
-        if (target->dtype == TN_F16) scratch[k] = tn_f16_to_f32(half[at]);
-    }
+    if (target->dtype == TN_F32 && step == 1) return (const float *)target->data + first;
+    for (int64_t k = 0; k < dim; k++)
+        scratch[k] = (float)tn_load(target->data, target->dtype, first + k * step);
     return scratch;
 }
 
