@@ -101,40 +101,52 @@ int64_t tn_fit_data_next(const tn_fit_data *data, int64_t place)
 
 /* ---- opening ---- */
 
-static bool open_side(const tn_fit_data *data, int which, side *s, tenon_file **file, tenon_error *error)
-{
-    const tn_run_setup *setup = &data->setups[which];
-    return tn_job_open_file(setup, TN_FEATURES, s->path, file, error) &&
-           tn_job_find_tensor(setup, TN_FEATURES, s->path, *file, &s->tensor, error);
-}
-
-/* (images, tokens, width) of f32, bf16 or f16, or one image without the first axis. */
-static bool read_header(const tn_fit_data *data, int which, side *s, int64_t *images, tenon_error *error)
+/* Of an open file: (images, tokens, width) of f32, bf16 or f16, or one image without the first axis. */
+static bool read_header(const tn_fit_data *data, int which, side *s, int64_t *images, const tenon_file *file,
+                        tenon_error *error)
 {
     static const char *const names[SIDES] = {"features", "targets"};
-    tenon_file *file = NULL;
     tenon_file_tensor tensor;
     tenon_file_tensor_init(&tensor);
-    bool good =
-        open_side(data, which, s, &file, error) && tenon_file_get_tensor(file, s->tensor, &tensor, error) == TENON_OK;
-    if (good) {
-        bool is_float = (tensor.dtype.code == kDLFloat || tensor.dtype.code == kDLBfloat) && tensor.dtype.bits <= 32;
-        bool fits = (tensor.ndim == 2 || tensor.ndim == 3) && tensor.shape[tensor.ndim - 1] == data->widths[which];
-        if (!is_float || !fits)
-            good = tn_error(error,
-                            "%s: the %s are %s %s; expected f32, bf16 or f16 of (images, tokens, %" PRId64
-                            ") or (tokens, %" PRId64 ")",
-                            s->path, names[which], tn_dtype_text(tensor.dtype),
-                            tn_shape_text(tensor.ndim, tensor.shape), data->widths[which], data->widths[which]);
+    if (!tn_job_find_tensor(&data->setups[which], TN_FEATURES, s->path, file, &s->tensor, error) ||
+        tenon_file_get_tensor(file, s->tensor, &tensor, error) != TENON_OK)
+        return false;
+    bool is_float = (tensor.dtype.code == kDLFloat || tensor.dtype.code == kDLBfloat) && tensor.dtype.bits <= 32;
+    bool fits = (tensor.ndim == 2 || tensor.ndim == 3) && tensor.shape[tensor.ndim - 1] == data->widths[which];
+    if (!is_float || !fits)
+        return tn_error(error,
+                        "%s: the %s are %s %s; expected f32, bf16 or f16 of (images, tokens, %" PRId64
+                        ") or (tokens, %" PRId64 ")",
+                        s->path, names[which], tn_dtype_text(tensor.dtype), tn_shape_text(tensor.ndim, tensor.shape),
+                        data->widths[which], data->widths[which]);
+    s->dtype = tensor.dtype;
+    s->ndim = tensor.ndim;
+    s->rows = tensor.shape[tensor.ndim - 2];
+    *images = tensor.ndim == 3 ? tensor.shape[0] : 1;
+    return true;
+}
+
+/* Opens a side's file and fills the side from its header; a failure leaves *file NULL. */
+static bool open_side(const tn_fit_data *data, int which, side *s, int64_t *images, tenon_file **file,
+                      tenon_error *error)
+{
+    tenon_file *opened = NULL;
+    *file = NULL;
+    if (tn_job_open_file(&data->setups[which], TN_FEATURES, s->path, &opened, error) &&
+        read_header(data, which, s, images, opened, error)) {
+        *file = opened;
+        return true;
     }
-    if (good) {
-        s->dtype = tensor.dtype;
-        s->ndim = tensor.ndim;
-        s->rows = tensor.shape[tensor.ndim - 2];
-        *images = tensor.ndim == 3 ? tensor.shape[0] : 1;
-    }
-    if (file) tenon_file_close(file);
-    return good;
+    if (opened) tenon_file_close(opened);
+    return false;
+}
+
+static bool check_side(const tn_fit_data *data, int which, side *s, int64_t *images, tenon_error *error)
+{
+    tenon_file *file;
+    if (!open_side(data, which, s, images, &file, error)) return false;
+    tenon_file_close(file);
+    return true;
 }
 
 static bool check_pair(const tn_fit_data *data, const shard *s, int64_t targets, tenon_error *error)
@@ -164,8 +176,8 @@ static bool add_shard(tn_fit_data *data, char *features, char *targets, tenon_er
     if (!features || !targets) return tn_error(error, "out of memory");
     if (!tn_paths_exists(targets))
         return tn_error(error, "%s: there is no such file of targets for the features %s", targets, features);
-    if (!read_header(data, X, &s->sides[X], &s->images, error) ||
-        !read_header(data, TARGET, &s->sides[TARGET], &count, error) || !check_pair(data, s, count, error))
+    if (!check_side(data, X, &s->sides[X], &s->images, error) ||
+        !check_side(data, TARGET, &s->sides[TARGET], &count, error) || !check_pair(data, s, count, error))
         return false;
     if (__builtin_add_overflow(data->images, s->images, &data->images) || data->images > INT64_C(1) << 60)
         return tn_error(error, "%s: more images than this program can count", features);
@@ -320,17 +332,17 @@ static void close_least_used(tn_fit_data *data)
     if (oldest) close_files(data, oldest);
 }
 
-/* The same file as when the headers were checked? Its reads notice a change later on. */
-static bool check_unchanged(const tn_fit_data *data, shard *s, int which, tenon_error *error)
+/* Opens a side again: is it the same file as when the headers were checked? Its reads notice a change later on. */
+static bool reopen_side(const tn_fit_data *data, shard *s, int which, tenon_error *error)
 {
-    side now = {.path = s->sides[which].path};
+    side *then = &s->sides[which], now = {.path = then->path};
     int64_t images;
-    if (!read_header(data, which, &now, &images, error)) return false;
-    const side *then = &s->sides[which];
-    if (images == s->images && now.rows == then->rows && now.ndim == then->ndim && now.dtype.code == then->dtype.code &&
-        now.dtype.bits == then->dtype.bits)
-        return true;
-    return tn_error(error, "%s: has changed since the run began", then->path);
+    if (!open_side(data, which, &now, &images, &s->files[which], error)) return false;
+    if (images != s->images || now.rows != then->rows || now.ndim != then->ndim || now.dtype.code != then->dtype.code ||
+        now.dtype.bits != then->dtype.bits)
+        return tn_error(error, "%s: has changed since the run began", then->path);
+    then->tensor = now.tensor;
+    return true;
 }
 
 static bool open_files(tn_fit_data *data, shard *s, tenon_error *error)
@@ -340,8 +352,7 @@ static bool open_files(tn_fit_data *data, shard *s, tenon_error *error)
     if (data->num_open >= MOST_OPEN) close_least_used(data);
     data->num_open++;
     for (int which = 0; which < SIDES; which++) {
-        if (check_unchanged(data, s, which, error) && open_side(data, which, &s->sides[which], &s->files[which], error))
-            continue;
+        if (reopen_side(data, s, which, error)) continue;
         if (!s->files[X]) data->num_open--;
         close_files(data, s);
         return false;
