@@ -150,10 +150,7 @@ static bool prepare(work *w, const settings *given, tenon_error *error)
     tenon_call_init(&w->call);
     w->call.threads = (int)given->threads;
     w->call.pool_window = given->window;
-    if (given->grid.height) {
-        w->call.grid_height = given->grid.height;
-        w->call.grid_width = given->grid.width;
-    }
+    tn_call_set_grid(&w->call, given->grid);
     return tenon_adapter_prepare(w->adapter, &prepared, error) == TENON_OK && sum_weights(w, error);
 }
 

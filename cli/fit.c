@@ -9,7 +9,6 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -191,13 +190,15 @@ static bool count_steps(tn_fit *fit, tenon_error *error)
     return tn_error(error, "--warmup %" PRId64 " is more than the %" PRId64 " steps of the run", g->warmup, fit->steps);
 }
 
-/* Packs once, so that the level is known before anything is compared with a checkpoint. */
+/* Packs once, so that the level is known before anything is compared with a checkpoint; the trainer's steps write over
+ * this pack. */
 static bool prepare(tn_fit *fit, tenon_error *error)
 {
     tenon_prepare_options prepared;
     tenon_prepare_options_init(&prepared);
     prepared.cpu = fit->given->cpu;
     prepared.threads = (int)fit->given->threads;
+    prepared.train = true;
     return tenon_adapter_prepare(fit->adapter, &prepared, error) == TENON_OK;
 }
 
@@ -240,10 +241,7 @@ static bool open_all(tn_fit *fit, tenon_error *error)
         return false;
     tenon_call_init(&fit->call);
     fit->call.pool_window = g->window;
-    if (g->grid.height) {
-        fit->call.grid_height = g->grid.height;
-        fit->call.grid_width = g->grid.width;
-    }
+    tn_call_set_grid(&fit->call, g->grid);
     if (!tn_fit_data_open(g, fit->adapter, &fit->call, &fit->data, error) || !count_steps(fit, error) ||
         !make_trainer(fit, error))
         return false;
@@ -332,11 +330,7 @@ static int run(const tn_command *command, int argc, char **argv)
     tn_interrupt_install();
     code = run_fit(&given);
     tn_ranks_end();
-    if (code != TN_EXIT_OK && tn_interrupt_signal()) {
-        /* End as the signal would have ended us, now that the run is saved. */
-        signal(tn_interrupt_signal(), SIG_DFL);
-        raise(tn_interrupt_signal());
-    }
+    if (code != TN_EXIT_OK) tn_interrupt_end(); /* the run is saved */
     return code;
 }
 

@@ -62,6 +62,13 @@ tenon_status tn_model_open(const char *path, const tn_model_settings *settings, 
     return status;
 }
 
+void tn_call_set_grid(tenon_call *call, tn_pair grid)
+{
+    if (!grid.height) return;
+    call->grid_height = grid.height;
+    call->grid_width = grid.width;
+}
+
 int64_t tn_parameter_elements(const tenon_parameter *parameter)
 {
     return parameter->shape[0] * (parameter->ndim == 2 ? parameter->shape[1] : 1);

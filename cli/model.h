@@ -27,6 +27,9 @@ typedef struct tn_model_settings {
 tenon_status tn_model_open(const char *path, const tn_model_settings *settings, bool describe_only,
                            tenon_adapter **adapter, tenon_load_options *found, tenon_error *error);
 
+/* The call's grid, where --grid was given. */
+void tn_call_set_grid(tenon_call *call, tn_pair grid);
+
 /* Elements of one parameter. */
 int64_t tn_parameter_elements(const tenon_parameter *parameter);
 

@@ -8,7 +8,6 @@
 #include "report.h"
 
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,10 +126,7 @@ static void fill_call(const settings *given, const tn_pool *pool, tenon_call *ca
     tenon_call_init(call);
     call->pool_window = given->window;
     call->executor = tn_pool_executor(pool);
-    if (given->grid.height) {
-        call->grid_height = given->grid.height;
-        call->grid_width = given->grid.width;
-    }
+    tn_call_set_grid(call, given->grid);
 }
 
 static bool prepare(tenon_adapter *adapter, const settings *given, const tn_pool *pool, tn_run_setup *setup,
@@ -286,11 +282,7 @@ static int run(const tn_command *command, int argc, char **argv)
     tn_interrupt_install();
     code = run_model(&given, words[0], words[1], &setup);
     tn_ranks_end();
-    if (code != TN_EXIT_OK && tn_interrupt_signal()) {
-        /* End as the signal would have ended us, now that nothing half-made is left. */
-        signal(tn_interrupt_signal(), SIG_DFL);
-        raise(tn_interrupt_signal());
-    }
+    if (code != TN_EXIT_OK) tn_interrupt_end(); /* nothing half-made is left */
     return code;
 }
 

@@ -129,9 +129,10 @@ bool tn_pipeline_run(const tn_run_setup *setup, tn_run_job *jobs, size_t count, 
                      tenon_error *error);
 
 /* From here on SIGINT, SIGTERM and SIGHUP end the pipeline, which leaves no unfinished file behind; the signal that
- * came, or 0. */
+ * came, or 0. At the end of a command that did not succeed: ends the process as the signal would have, if one came. */
 void tn_interrupt_install(void);
 int tn_interrupt_signal(void);
+void tn_interrupt_end(void);
 
 /* ---- run_folder.c ---- */
 

@@ -88,6 +88,13 @@ int tn_interrupt_signal(void)
     return interrupted;
 }
 
+void tn_interrupt_end(void)
+{
+    if (!interrupted) return;
+    signal(interrupted, SIG_DFL);
+    raise(interrupted);
+}
+
 /* ---- the ring ---- */
 
 /* The next slot for a stage; NULL when there will be none. */

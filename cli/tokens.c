@@ -96,10 +96,7 @@ static tenon_status count(const tenon_config *config, const settings *given, cou
 {
     tenon_call call;
     tenon_call_init(&call);
-    if (given->grid.height) {
-        call.grid_height = given->grid.height;
-        call.grid_width = given->grid.width;
-    }
+    tn_call_set_grid(&call, given->grid);
     int64_t text = given->text == TENON_UNSET ? 0 : given->text;
     tenon_status status = tenon_config_output_num_tokens(config, &call, out->tokens_in, &out->per_image, error);
     if (status == TENON_OK) status = tenon_sequence_length(given->frames, out->per_image, 0, &out->visual, error);
