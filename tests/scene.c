@@ -459,6 +459,20 @@ static void call_backward(const scene *s, const DLTensor *dy, const DLTensor *x,
     free(memory);
 }
 
+float *scene_draw_dy(const scene *s, uint64_t seed)
+{
+    const int64_t count = s->call.batch * s->out_tokens * s->out;
+    float *dy = grab((size_t)count * sizeof *dy);
+    for (int64_t i = 0; i < count; i++)
+        dy[i] = round_to(TENON_BF16, counter_value(seed, (uint64_t)i));
+    return dy;
+}
+
+int64_t scene_count_x(const scene *s)
+{
+    return s->call.batch * s->tokens * s->in;
+}
+
 scene_gradients scene_backward(const scene *s, const float *dy, const back_options *options)
 {
     const run_options *run = &options->run;

@@ -93,6 +93,12 @@ float *scene_tokens(const scene *s, const run_options *options); /* the caller f
 /* All gradients in f32 of f32 dy, packed, recomputed. */
 back_options back_defaults(const scene *s);
 
+/* dy [batch, out_tokens, out] of bf16 numbers, so that every storage holds them; the caller frees it. */
+float *scene_draw_dy(const scene *s, uint64_t seed);
+
+/* Numbers of x, all images and tokens. */
+int64_t scene_count_x(const scene *s);
+
 /* Gradients for dy [count, out_tokens, out], rounded to its dtype; those of parameters start from zero. The adapter is
  * prepared for training. */
 scene_gradients scene_backward(const scene *s, const float *dy, const back_options *options);

@@ -1,9 +1,9 @@
 /* The adapter: parameters, prepare, the checks of a call, blocks and levels of windows, workspace, threads. Values are
  * judged elsewhere (test_properties, test_golden); here the layers run on the table in double. */
 #include "adapter/adapter.h"
+#include "adapters.h"
 #include "ops_double.h"
 #include "tenon/tenon.h"
-#include "tests.h"
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -11,66 +11,6 @@
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static tenon_error error;
-
-/* The linker sends the library's allocations here (see CMakeLists.txt), so that they can be counted. */
-static atomic_int system_allocations;
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t count, size_t size);
-void *__real_realloc(void *data, size_t size);
-void *__real_aligned_alloc(size_t align, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t count, size_t size);
-void *__wrap_realloc(void *data, size_t size);
-void *__wrap_aligned_alloc(size_t align, size_t size);
-
-void *__wrap_malloc(size_t size)
-{
-    system_allocations++;
-    return __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t count, size_t size)
-{
-    system_allocations++;
-    return __real_calloc(count, size);
-}
-
-void *__wrap_realloc(void *data, size_t size)
-{
-    system_allocations++;
-    return __real_realloc(data, size);
-}
-
-void *__wrap_aligned_alloc(size_t align, size_t size)
-{
-    system_allocations++;
-    return __real_aligned_alloc(align, size);
-}
-
-static void assert_ok(tenon_status status)
-{
-    if (status != TENON_OK) fail_msg("%s", error.message);
-}
-
-static void assert_says(tenon_status status, tenon_status expected, const char *part)
-{
-    assert_int_equal(status, expected);
-    if (strstr(error.message, part) == NULL) fail_msg("'%s' is not in '%s'", part, error.message);
-}
-
-/* An adapter with parameters but no pack. */
-static tenon_adapter *adapter_of(const char *json, int64_t in_dim, int64_t out_dim)
-{
-    tenon_config *config;
-    tenon_adapter *adapter;
-    assert_ok(tenon_config_from_json(json, strlen(json), &config, &error));
-    assert_ok(tenon_adapter_new(config, in_dim, out_dim, NULL, &adapter, &error));
-    assert_ok(tenon_adapter_reset_parameters(adapter, TENON_F32, 1, &error));
-    tenon_config_free(config);
-    return adapter;
-}
 
 static void prepare_double(tenon_adapter *adapter)
 {
@@ -89,17 +29,6 @@ static void tensor3_init(tensor3 *t, float *data, int64_t a, int64_t b, int64_t 
 {
     *t = (tensor3){.shape = {a, b, c}, .strides = {b * c, c, 1}};
     t->tensor = (DLTensor){data, {kDLCPU, 0}, 3, {kDLFloat, 32, 1}, t->shape, t->strides, 0};
-}
-
-static float *random_floats(int64_t count)
-{
-    static uint32_t state = 12345;
-    float *values = malloc((size_t)count * sizeof *values);
-    for (int64_t i = 0; i < count; i++) {
-        state = state * 1664525u + 1013904223u;
-        values[i] = (float)(int32_t)state * 0x1p-31f;
-    }
-    return values;
 }
 
 /* linear -> window mean -> relu -> window mean -> linear: rows before, between and after two levels of windows. */
@@ -441,10 +370,10 @@ static tenon_status whole_life(counting *c)
         assert_ok(tenon_adapter_workspace_size(adapter, 16, NULL, &bytes, &error));
         const tenon_workspace workspace = {malloc(bytes), bytes};
         const int64_t before = c->calls;
-        const int system_before = system_allocations;
+        const int system_before = allocations;
         assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, &workspace, &error));
         assert_int_equal(c->calls, before); /* a workspace is all that forward needs */
-        assert_int_equal(system_allocations, system_before);
+        assert_int_equal(allocations, system_before);
         free(workspace.data);
         status = tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, NULL, &error);
     }

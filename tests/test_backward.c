@@ -23,20 +23,6 @@ static const tn_ops *table(int index)
     return index == 0 ? &ops_double : tn_cpu_tables()[index - 1];
 }
 
-static float *draw_dy(const scene *s, uint64_t seed)
-{
-    const int64_t count = s->call.batch * s->out_tokens * s->out;
-    float *dy = grab((size_t)count * sizeof *dy);
-    for (int64_t i = 0; i < count; i++)
-        dy[i] = round_to(TENON_BF16, counter_value(seed, (uint64_t)i));
-    return dy;
-}
-
-static int64_t count_x(const scene *s)
-{
-    return s->call.batch * s->tokens * s->in;
-}
-
 /* ---- the oracle: a loss sum(y dy) of the reference in double ---- */
 
 typedef struct oracle {
@@ -50,9 +36,9 @@ static oracle oracle_new(const scene *s, const float *dy)
 {
     oracle o = {.s = s, .dy = dy};
     o.module = scene_module(s, &o.weights);
-    o.x = grab((size_t)count_x(s) * sizeof *o.x);
+    o.x = grab((size_t)scene_count_x(s) * sizeof *o.x);
     o.y = grab((size_t)(s->call.batch * s->out_tokens * s->out) * sizeof *o.y);
-    for (int64_t i = 0; i < count_x(s); i++)
+    for (int64_t i = 0; i < scene_count_x(s); i++)
         o.x[i] = (double)s->x[i];
     return o;
 }
@@ -130,7 +116,7 @@ typedef void check_gradient(const oracle *o, const float *gradient, double *valu
 
 static void check_scene(scene *s, uint64_t seed, check_gradient *check)
 {
-    float *dy = draw_dy(s, seed + 1);
+    float *dy = scene_draw_dy(s, seed + 1);
     oracle o = oracle_new(s, dy);
     for (int t = 0; t < 1 || table(t) != NULL; t++) {
         prepare(s, table(t));
@@ -150,7 +136,7 @@ static void check_scene(scene *s, uint64_t seed, check_gradient *check)
             at += g.sizes[i];
         }
         snprintf(what, sizeof what, "scene %d (%s), %s, x", (int)seed, s->module.type, table(t)->name);
-        check(&o, g.x, o.x, count_x(s), what, tolerance);
+        check(&o, g.x, o.x, scene_count_x(s), what, tolerance);
         scene_gradients_free(&g);
     }
     oracle_free(&o);

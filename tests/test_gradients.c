@@ -4,7 +4,6 @@
  * in test_backward.c.
  */
 #include "adapter/adapter.h"
-#include "counter_rng.h"
 #include "scene.h"
 #include <math.h>
 #include <stdio.h>
@@ -23,16 +22,6 @@ static void prepare(const scene *s, const char *level)
     expect_ok(tenon_adapter_prepare(s->adapter, &options, &error), &error);
 }
 
-/* bf16 numbers, so that every storage holds them. */
-static float *draw_dy(const scene *s, uint64_t seed)
-{
-    const int64_t count = s->call.batch * s->out_tokens * s->out;
-    float *dy = grab((size_t)count * sizeof *dy);
-    for (int64_t i = 0; i < count; i++)
-        dy[i] = round_to(TENON_BF16, counter_value(seed, (uint64_t)i));
-    return dy;
-}
-
 /* A scene with its gradients for dy: what others are compared with. */
 typedef struct expected {
     const scene *s;
@@ -49,7 +38,7 @@ static void each_scene(const char *(*level_at)(int index), void (*check)(const e
         scene_random(&s, seed);
         for (int l = 0; (level = level_at(l)) != NULL; l++) {
             prepare(&s, level);
-            expected e = {.s = &s, .dy = draw_dy(&s, seed), .seed = seed};
+            expected e = {.s = &s, .dy = scene_draw_dy(&s, seed), .seed = seed};
             const back_options options = back_defaults(&s);
             e.g = scene_backward(&s, e.dy, &options);
             check(&e);
@@ -58,11 +47,6 @@ static void each_scene(const char *(*level_at)(int index), void (*check)(const e
         }
         scene_free(&s);
     }
-}
-
-static int64_t count_x(const scene *s)
-{
-    return s->call.batch * s->tokens * s->in;
 }
 
 static void same_bits(const expected *e, const float *got, const float *want, int64_t count, const char *what)
@@ -77,7 +61,7 @@ static void expect_bits(const expected *e, const back_options *options, const ch
     for (int64_t i = 0; i < g.num; i++) {
         if (g.parameters[i] != NULL) same_bits(e, g.parameters[i], e->g.parameters[i], g.sizes[i], what);
     }
-    for (int64_t i = 0; i < count_x(e->s) && options->dx != 0; i++) {
+    for (int64_t i = 0; i < scene_count_x(e->s) && options->dx != 0; i++) {
         if (g.x[i] == round_to(options->dx, e->g.x[i])) continue;
         fail_msg("scene %d: %s: x's gradient %d", (int)e->seed, what, (int)i);
     }
@@ -215,7 +199,7 @@ static void every_frozen_combination(void **state)
         for (int l = 0; cpu_level(l) != NULL; l++)
             level = cpu_level(l);
         prepare(&s, level);
-        expected e = {.s = &s, .dy = draw_dy(&s, i), .seed = i};
+        expected e = {.s = &s, .dy = scene_draw_dy(&s, i), .seed = i};
         const back_options options = back_defaults(&s);
         e.g = scene_backward(&s, e.dy, &options);
         check_frozen(&e);
@@ -249,7 +233,7 @@ static void check_masked(const expected *e)
         s.frame_mask = whole ? mask : NULL;
         const back_options options = back_defaults(&s);
         scene_gradients g = scene_backward(&s, dy, &options);
-        assert_true(all_zero(g.x, count_x(&s)));
+        assert_true(all_zero(g.x, scene_count_x(&s)));
         for (int64_t i = 0; i < g.num; i++)
             assert_true(all_zero(g.parameters[i], g.sizes[i]));
         scene_gradients_free(&g);
@@ -276,16 +260,16 @@ static void nan_stays_where_it_belongs(void **state)
         s.patch_mask = s.frame_mask = NULL;
         s.call.patch_mask = s.call.frame_mask = NULL;
         scene_fill(&s, seed, 2, false);
-        float *dy = draw_dy(&s, seed);
+        float *dy = scene_draw_dy(&s, seed);
         const int64_t features = s.tokens * s.in, last = s.call.batch - 1;
         const back_options options = back_defaults(&s);
         for (int l = 0; (level = exact_level(l)) != NULL; l++) {
             prepare(&s, level);
             scene_gradients clean = scene_backward(&s, dy, &options);
             float *x = s.x;
-            s.x = grab((size_t)count_x(&s) * sizeof *x);
-            memcpy(s.x, x, (size_t)count_x(&s) * sizeof *x);
-            for (int64_t i = last * features; i < count_x(&s); i++)
+            s.x = grab((size_t)scene_count_x(&s) * sizeof *x);
+            memcpy(s.x, x, (size_t)scene_count_x(&s) * sizeof *x);
+            for (int64_t i = last * features; i < scene_count_x(&s); i++)
                 s.x[i] = NAN;
             scene_gradients g = scene_backward(&s, dy, &options);
             assert_memory_equal(g.x, clean.x, (size_t)(last * features) * sizeof *x);
@@ -333,7 +317,7 @@ static void blocks_add_up(void **state)
     expect_ok(tenon_adapter_reset_parameters(s.adapter, TENON_F32, 3, &error), &error);
     scene_finish(&s);
     scene_fill(&s, 9, 1, false);
-    float *dy = draw_dy(&s, 4);
+    float *dy = scene_draw_dy(&s, 4);
     const char *level;
     for (int l = 0; (level = cpu_level(l)) != NULL; l++) {
         prepare(&s, level);
@@ -371,7 +355,7 @@ static void pieces_add_up(void **state)
     expect_ok(tenon_adapter_reset_parameters(s.adapter, TENON_F32, 3, &error), &error);
     scene_finish(&s);
     scene_fill(&s, 9, 1, false);
-    float *dy = draw_dy(&s, 4);
+    float *dy = scene_draw_dy(&s, 4);
     prepare(&s, NULL);
     back_options options = back_defaults(&s);
     expected e = {.s = &s, .dy = dy, .seed = 0, .g = scene_backward(&s, dy, &options)};

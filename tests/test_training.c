@@ -2,64 +2,13 @@
  * user's own. Values and bits of the shipped connectors are in test_backward.c and test_gradients.c.
  */
 #include "adapter/adapter.h"
+#include "adapters.h"
 #include "ops_double.h"
 #include "tenon/tenon.h"
-#include "tests.h"
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-
-static tenon_error error;
-
-/* The linker sends the library's allocations here (see CMakeLists.txt), so that they can be counted. */
-static atomic_int allocations;
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t count, size_t size);
-void *__real_aligned_alloc(size_t align, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t count, size_t size);
-void *__wrap_aligned_alloc(size_t align, size_t size);
-
-void *__wrap_malloc(size_t size)
-{
-    allocations++;
-    return __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t count, size_t size)
-{
-    allocations++;
-    return __real_calloc(count, size);
-}
-
-void *__wrap_aligned_alloc(size_t align, size_t size)
-{
-    allocations++;
-    return __real_aligned_alloc(align, size);
-}
-
-static void assert_ok(tenon_status status)
-{
-    if (status != TENON_OK) fail_msg("%s", error.message);
-}
-
-static void assert_says(tenon_status status, tenon_status expected, const char *part)
-{
-    assert_int_equal(status, expected);
-    if (strstr(error.message, part) == NULL) fail_msg("'%s' is not in '%s'", part, error.message);
-}
-
-static tenon_adapter *adapter_of(const char *json, int64_t in_dim, int64_t out_dim)
-{
-    tenon_config *config;
-    tenon_adapter *adapter;
-    assert_ok(tenon_config_from_json(json, strlen(json), &config, &error));
-    assert_ok(tenon_adapter_new(config, in_dim, out_dim, NULL, &adapter, &error));
-    assert_ok(tenon_adapter_reset_parameters(adapter, TENON_F32, 1, &error));
-    tenon_config_free(config);
-    return adapter;
-}
 
 static void prepare(tenon_adapter *adapter, bool train)
 {
@@ -67,17 +16,6 @@ static void prepare(tenon_adapter *adapter, bool train)
     tenon_prepare_options_init(&options);
     options.train = train;
     assert_ok(tenon_adapter_prepare(adapter, &options, &error));
-}
-
-static float *random_floats(int64_t count)
-{
-    static uint32_t state = 4321;
-    float *values = malloc((size_t)count * sizeof *values);
-    for (int64_t i = 0; i < count; i++) {
-        state = state * 1664525u + 1013904223u;
-        values[i] = (float)(int32_t)state * 0x1p-31f;
-    }
-    return values;
 }
 
 /* --- one step: x, dy, tokens and all gradients of an adapter --- */
