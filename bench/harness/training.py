@@ -8,10 +8,11 @@ import numpy as np
 
 from . import inputs
 from .cases import NEAR_TRAINING_LIMIT, TOLERANCE, TRAINING, Connector
+from .connectors import summary
 from .environment import say
 from .measures import Series, in_turns
 from .report import Disagreement, cell_ms, markdown, mark, percent
-from .session import LABELS, TRAINERS, Session, close, limit_seconds
+from .session import LABELS, TRAINERS, Session, close
 from .workers import Worker
 
 SILENT = "k_proj.bias"  # its gradient is zero but for rounding
@@ -66,26 +67,8 @@ def measure(session: Session, case: Connector) -> dict:
 
 
 def _summary(case: Connector, series: dict[str, Series], errors: dict[str, float]) -> dict:
-    peak, ours = series.pop("probe"), series["tenon"]
-    limit = limit_seconds(3 * case.flops, peak)  # a product of the forward pass has two in the backward pass
-    peers = {name: series[name] for name in TRAINERS if name in series}
-    best = min(peers, key=lambda name: peers[name].median) if peers else None
-    result = {
-        "title": case.title,
-        "bar": case.bar,
-        "fma_peak_gflops": peak.as_json(),
-        "limit_ms": limit * 1e3,
-        "seconds": {name: s.as_json() for name, s in series.items()},
-        "errors": errors,
-        "share_of_limit": limit / ours.median,
-        "best_peer": best,
-    }
-    if best:
-        result["ratio"] = ours.median / peers[best].median
-        result["ratio_rounds"] = ours.over(peers[best]).as_json()
-    near = ours.median <= NEAR_TRAINING_LIMIT * limit
-    result["passed"] = near or bool(best and result["ratio"] <= case.bar)
-    return result
+    # a product of the forward pass has two in the backward pass
+    return summary(case, series, errors, flops=3 * case.flops, peers=TRAINERS, near=NEAR_TRAINING_LIMIT)
 
 
 def run(session: Session) -> dict:
