@@ -31,8 +31,9 @@ part() {
     baseline | avx2) TENON_CPU=$1 sh scripts/test.sh release -R "$values" ;;
     neon) emulated -R "$few_values" ;;
     neon-all) emulated -R "$unit_tests" -E '_py$|manifest' ;;
+    wheel-arm64) sh scripts/python_test_arm64.sh ;;
     blas) sh scripts/test.sh blas -R "$values|^check_(symbols|install)" ;;
-    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, avx2, sdist, mpi, kills, neon, neon-all, blas" >&2; exit 2 ;;
+    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, avx2, sdist, mpi, kills, neon, neon-all, wheel-arm64, blas" >&2; exit 2 ;;
     esac
 }
 
@@ -48,6 +49,11 @@ if [ $# -eq 0 ]; then
         set -- "$@" neon-all
     else
         echo "left out: neon-all (sh scripts/install_deps.sh arm64)"
+    fi
+    if sh scripts/test_python_arm64.sh >/dev/null; then
+        set -- "$@" wheel-arm64
+    else
+        echo "left out: wheel-arm64"
     fi
 fi
 for name; do

@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 PyObject *tnpy_use_large_pages(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -14,7 +15,7 @@ PyObject *tnpy_use_large_pages(PyObject *module, PyObject *const *args, Py_ssize
     }
     if (!tnpy_read_int(args[0], "address", &address) || !tnpy_read_int(args[1], "bytes", &bytes)) return NULL;
 #ifdef MADV_HUGEPAGE
-    const int64_t page = 4096; /* whole pages inside; a larger real page makes the advice fail, which is harmless */
+    const int64_t page = sysconf(_SC_PAGESIZE); /* 4096, and up to 65536 on 64-bit ARM; whole pages inside */
     const int64_t begin = (address + page - 1) / page * page, end = (address + bytes) / page * page;
     if (begin < end) (void)madvise((void *)(intptr_t)begin, (size_t)(end - begin), MADV_HUGEPAGE);
 #endif

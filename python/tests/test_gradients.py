@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-import torch
-import torch_connectors
 from hypothesis import given
+from others import other
 from scenes import scenes
 
 import tenon
 from tenon import _C
+
+torch, torch_connectors = other("torch"), other("torch_connectors")
 
 
 def autograd(scene, adapter, x, dy):

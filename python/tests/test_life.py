@@ -9,9 +9,11 @@ import threading
 
 import numpy as np
 import pytest
-import torch
+from others import other
 
 import tenon
+
+torch = other("torch")
 
 
 def resident():

@@ -6,11 +6,13 @@ import pickle
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
+from others import other
 from safetensors.numpy import load_file, save_file
 
 import tenon
 from tenon import _C
+
+torch = other("torch")
 
 
 @pytest.fixture

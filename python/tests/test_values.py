@@ -5,12 +5,14 @@ import subprocess
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from others import other
 from scenes import NUMPY_DTYPES, assert_close, scenes
 
 import tenon
+
+torch, torch_connectors = other("torch"), other("torch_connectors")
 
 
 @given(scenes())
@@ -53,10 +55,16 @@ def test_out_may_be_a_view(scene):
 
 
 @given(scenes())
-def test_threads_and_tensors_of_pytorch_give_the_same_bits(scene):
+def test_threads_give_the_same_bits(scene):
     adapter, x = scene.adapter(), scene.features()
     expected = adapter(x, dtype="f32", **scene.call())
     assert adapter(x, dtype="f32", threads=3, **scene.call()).tobytes() == expected.tobytes()
+
+
+@given(scenes())
+def test_tensors_of_pytorch_give_the_same_bits(scene):
+    adapter, x = scene.adapter(), scene.features()
+    expected = adapter(x, dtype="f32", **scene.call())
     tensor = torch.from_numpy(x.view(np.uint16)).view(torch.bfloat16) if scene.x_dtype == "bf16" else torch.from_numpy(x)
     masks = {name: mask if mask is None else torch.from_numpy(mask) for name, mask in scene.masks().items()}
     y = adapter(tensor, dtype=torch.float32, **{**scene.call(), **masks})
@@ -85,8 +93,6 @@ def test_the_command_gives_the_same_bits(command, tmp_path, kind, dtype):
 @pytest.mark.parametrize("kind", ["linear", "mlp_2layer", "avgpool", "attentional_pool"])
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
 def test_initial_values_are_pytorchs(kind, dtype):
-    import torch_connectors
-
     config = {"type": kind, "pool_heads": 2}
     layers = torch_connectors.default_init(config, 30, 50, torch_connectors.DTYPES[dtype], 12345)
     state = tenon.build_adapter(config, 30, 50, seed=12345, dtype=dtype).state_dict("float32")

@@ -6,7 +6,7 @@
  */
 #include "ops/cpu/primitives_avx512.h"
 
-enum { panel_vectors = 1, tile_panels = 2, tile_rows = 12 };
+enum { panel_vectors = 1, tile_panels = 2, tile_rows = 12, few_panels = 4, few_sums = 24 };
 #define TILE_HEIGHTS(each) HEIGHTS_TO_6(each) each(7) each(8) each(9) each(10) each(11) each(12)
 
 #include "ops/cpu/kernels.h"

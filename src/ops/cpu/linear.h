@@ -14,7 +14,7 @@
 #define TN_OPS_CPU_LINEAR_H
 
 enum { block_depth = 256, most_rows = 144, most_tiles = most_rows / tile_rows, most_panels = 16 };
-enum { few_rows = 4, few_panels = 4, most_sums = tile_rows * tile_panels * panel_vectors };
+enum { few_rows = 4, most_sums = tile_rows * tile_panels * panel_vectors };
 
 typedef struct linear_call {
     tn_rows y, x;
@@ -97,8 +97,7 @@ static tile_kernel *const tile_kernels[tile_rows][2] = {TILE_HEIGHTS(NAMES_OF_HE
 
 /* --- few rows --- */
 
-/* Sums of `few` that registers hold: for all rows, or two after two where not two panels would fit beside each other.
- */
+/* All rows, or two after two where a tile's sums are not enough for two panels beside each other. */
 static ALWAYS_INLINE int rows_at_once(int rows)
 {
     return most_sums >= 2 * panel_vectors * rows ? rows : 2;
@@ -106,7 +105,7 @@ static ALWAYS_INLINE int rows_at_once(int rows)
 
 static ALWAYS_INLINE int panels_of_few(int rows)
 {
-    const int fit = most_sums / (rows_at_once(rows) * panel_vectors);
+    const int fit = few_sums / (rows_at_once(rows) * panel_vectors);
     return fit < few_panels ? fit : few_panels;
 }
 

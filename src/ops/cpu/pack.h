@@ -7,11 +7,12 @@
 #define TN_OPS_CPU_PACK_H
 
 /* The tile of the product, which a level may choose: tile_rows rows of x times tile_panels panels of panel_vectors
- * vectors. Here 12 sums, 2 weights and 1 broadcast fill 15 of 16 registers. */
+ * vectors. Here 12 sums, 2 weights and 1 broadcast fill 15 of 16 registers. Few rows take up to few_panels panels side
+ * by side, of up to few_sums sums. */
 #define HEIGHTS_TO_6(each) each(1) each(2) each(3) each(4) each(5) each(6)
 #ifndef TILE_HEIGHTS
 #define TILE_HEIGHTS HEIGHTS_TO_6
-enum { tile_rows = 6, tile_panels = 1, panel_vectors = 2 };
+enum { tile_rows = 6, tile_panels = 1, panel_vectors = 2, few_panels = 4, few_sums = 12 };
 #endif
 enum { panel_columns = panel_vectors * lanes };
 
