@@ -58,8 +58,13 @@ class Pool(Connector):
         window = self.pool_window if pool_window is None else pool_window
         if window <= 0:
             raise ValueError(f"pool_window must be positive (got {window})")
-        _, _, _ = x.shape
+        _, tokens, _ = x.shape
+        if grid is None:
+            self._check_square(tokens, window)
         return self._run(x, window, grid, (patch_mask, frame_mask))
+
+    def _check_square(self, tokens: int, window: int) -> None:
+        """For a type that has a sentence of its own about a grid that the library refuses too."""
 
     def _tiling(self, tokens: int, window: int, grid: Grid | None) -> _plain.Tiling:
         """The library's checks, and the numbers that they let through."""
@@ -141,6 +146,18 @@ class AttentionalPoolAdapter(Pool):
     def _config(self) -> str:
         options = f'"pool_heads":{self.pool_heads},"ragged":"{self.ragged}","strip":{self.strip}'
         return f'{{"type":"attentional_pool",{options}}}'
+
+    def _check_square(self, tokens: int, window: int) -> None:
+        if self.ragged != "reject" or torch.compiler.is_compiling():
+            return
+        patches = max(tokens - self.strip, 0)
+        side = math.isqrt(patches)
+        if side * side == patches and side % window != 0:
+            raise ValueError(
+                f"attentional_pool v1 requires the patch grid ({side}x{side}) be divisible by the pool window "
+                f"({window}); ragged edge windows are not yet supported. Use avgpool for ragged grids, or pick a "
+                "divisible window. Or set ragged to 'partial'."
+            )
 
     def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
         q_proj, k_proj, v_proj, o_proj, out_proj = layers
