@@ -30,7 +30,9 @@ class Pool(Connector):
         self.ragged = ragged
         self._setup(strip)
 
-    def output_num_tokens(self, num_input_tokens: int, pool_window: int | None = None, *, grid: Grid | None = None):
+    def output_num_tokens(
+        self, num_input_tokens: int, pool_window: int | None = None, *, grid: Grid | None = None
+    ) -> int:
         """Tokens of an image of ``num_input_tokens`` tokens, exactly as many as ``forward`` makes.
 
         ValueError: the grid is no square and not given, or ragged where that is refused.

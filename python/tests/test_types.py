@@ -1,0 +1,44 @@
+"""What type checkers are told: every public function says all its types, and the stub knows the extension module."""
+
+import ast
+import inspect
+import pathlib
+
+import pytest
+import tenon.convert
+import tenon.plot
+import tenon.torch
+
+import tenon
+
+
+def public_functions():
+    for package in (tenon, tenon.torch, tenon.convert, tenon.plot):
+        names = getattr(package, "__all__", [name for name in vars(package) if not name.startswith("_")])
+        for name in names:
+            found = getattr(package, name)
+            if inspect.isfunction(found) and found.__module__.startswith("tenon"):
+                yield f"{package.__name__}.{name}", found
+            if inspect.isclass(found) and found.__module__.startswith("tenon."):
+                for method, function in vars(found).items():
+                    if inspect.isfunction(function) and (not method.startswith("_") or method == "__init__"):
+                        yield f"{package.__name__}.{name}.{method}", function
+
+
+@pytest.mark.parametrize("name, function", [pytest.param(*pair, id=pair[0]) for pair in public_functions()])
+def test_every_type_is_said(name, function):
+    signature = inspect.signature(function)
+    assert signature.return_annotation is not inspect.Signature.empty
+    for parameter in signature.parameters.values():
+        assert parameter.name in ("self", "cls") or parameter.annotation is not inspect.Parameter.empty, parameter.name
+
+
+def test_the_stub_knows_the_module():
+    stub = ast.parse((pathlib.Path(tenon.__file__).parent / "_C.pyi").read_text())
+    told = {node.name for node in stub.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    told |= {node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)} - {"RawTensor"}
+    assert told == {name for name in vars(tenon._C) if not name.startswith("_")}
+    for kind in (node for node in stub.body if isinstance(node, ast.ClassDef)):
+        methods = {node.name for node in kind.body if isinstance(node, ast.FunctionDef)}
+        there = {name for name in vars(getattr(tenon._C, kind.name)) if not name.startswith("_")}
+        assert {name for name in methods if not name.startswith("_")} == there, kind.name
