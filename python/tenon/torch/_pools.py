@@ -61,12 +61,16 @@ class Pool(Connector):
         if window <= 0:
             raise ValueError(f"pool_window must be positive (got {window})")
         _, tokens, _ = x.shape
-        if grid is None:
-            self._check_square(tokens, window)
-        return self._run(x, window, grid, (patch_mask, frame_mask))
+        try:
+            return self._run(x, window, grid, (patch_mask, frame_mask))
+        except ValueError:
+            if grid is None:
+                self._refuse_square(tokens, window)
+            raise
 
-    def _check_square(self, tokens: int, window: int) -> None:
-        """For a type that has a sentence of its own about a grid that the library refuses too."""
+    def _refuse_square(self, tokens: int, window: int) -> None:
+        """For a type that has a sentence of its own about what the library refuses; afterwards, so that it costs good
+        calls nothing."""
 
     def _tiling(self, tokens: int, window: int, grid: Grid | None) -> _plain.Tiling:
         """The library's checks, and the numbers that they let through."""
@@ -149,17 +153,15 @@ class AttentionalPoolAdapter(Pool):
         options = f'"pool_heads":{self.pool_heads},"ragged":"{self.ragged}","strip":{self.strip}'
         return f'{{"type":"attentional_pool",{options}}}'
 
-    def _check_square(self, tokens: int, window: int) -> None:
-        if self.ragged != "reject" or torch.compiler.is_compiling():
-            return
+    def _refuse_square(self, tokens: int, window: int) -> None:
         patches = max(tokens - self.strip, 0)
         side = math.isqrt(patches)
-        if side * side == patches and side % window != 0:
+        if self.ragged == "reject" and side * side == patches and side % window != 0:
             raise ValueError(
                 f"attentional_pool v1 requires the patch grid ({side}x{side}) be divisible by the pool window "
                 f"({window}); ragged edge windows are not yet supported. Use avgpool for ragged grids, or pick a "
                 "divisible window. Or set ragged to 'partial'."
-            )
+            ) from None
 
     def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
         q_proj, k_proj, v_proj, o_proj, out_proj = layers
