@@ -150,7 +150,7 @@ class Connector(VisionAdapter):
 
     def _in_their_dtype(self, x: Tensor) -> Tensor:
         """PyTorch's products do not mix dtypes; the library's do."""
-        for _, first in self._own():
+        for _, first in self._own():  # torch.compile of PyTorch 2.7 knows no next() with a default
             if first.dtype != x.dtype and x.is_floating_point() and not torch.is_autocast_enabled(x.device.type):
                 return x.to(first.dtype)
             break
