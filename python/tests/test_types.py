@@ -18,8 +18,9 @@ def public_functions():
             if inspect.isfunction(found) and found.__module__.startswith("tenon"):
                 yield f"{package.__name__}.{name}", found
             if inspect.isclass(found) and found.__module__.startswith("tenon."):
-                for method, function in vars(found).items():
-                    if inspect.isfunction(function) and (not method.startswith("_") or method == "__init__"):
+                for method, function in inspect.getmembers(found, inspect.isfunction):
+                    ours = function.__module__.startswith("tenon.")
+                    if ours and (not method.startswith("_") or method == "__init__"):
                         yield f"{package.__name__}.{name}.{method}", function
 
 
