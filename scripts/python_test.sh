@@ -2,21 +2,22 @@
 # Builds the Python wheel, installs it in a fresh environment on top of the cached one (scripts/test_python.sh), and runs
 # python/tests from there: scripts/python_test.sh [PYTEST OPTIONS]
 # TENON_PREBUILT: a libtenon.a of these sources, to save compiling them again.
+# TENON_REQUIREMENTS, TENON_FOLDER: another list of what it is tested with, and the folder for that.
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD
-cached=$(sh scripts/test_python.sh python/requirements-test.txt)
+cached=$(sh scripts/test_python.sh "${TENON_REQUIREMENTS:-python/requirements-test.txt}")
 PATH=$(dirname "$cached"):$PATH
-folder=build/python
+folder=${TENON_FOLDER:-build/python}
 python=$root/$folder/venv/bin/python
-mkdir -p $folder
+mkdir -p "$folder"
 
-rm -rf $folder/dist $folder/venv
-if ! { python -m pip wheel . --no-build-isolation --no-deps --no-index -w $folder/dist \
+rm -rf "$folder/dist" "$folder/venv"
+if ! { python -m pip wheel . --no-build-isolation --no-deps --no-index -w "$folder/dist" \
     -C cmake.define.TENON_PREBUILT="${TENON_PREBUILT:-}" &&
-    python -m venv --without-pip $folder/venv &&
-    python -m pip --python "$python" install --no-deps --no-index $folder/dist/*.whl; } >$folder/log 2>&1; then
-    tail -n 40 $folder/log >&2
+    python -m venv --without-pip "$folder/venv" &&
+    python -m pip --python "$python" install --no-deps --no-index "$folder"/dist/*.whl; } >"$folder/log" 2>&1; then
+    tail -n 40 "$folder/log" >&2
     echo "tenon: building the Python package failed; all of it is in $folder/log" >&2
     exit 1
 fi

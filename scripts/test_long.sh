@@ -24,6 +24,8 @@ part() {
     tsan) PYTEST_ADDOPTS='-k "not memory"' sh scripts/test.sh tsan -R "$threads" --timeout 600 ;;
     serial) sh scripts/test.sh serial ;;
     sdist) sh scripts/python_sdist.sh ;;
+    oldest)
+        TENON_REQUIREMENTS=python/requirements-oldest.txt TENON_FOLDER=build/python-oldest sh scripts/python_test.sh ;;
     mpi)
         sh scripts/build.sh mpi -DTENON_TESTS=ON -DPython3_EXECUTABLE="$(sh scripts/test_python.sh)"
         PYTEST_ADDOPTS='-k "mpi or folder"' ctest --test-dir build/release -R '^cli' --output-on-failure ;;
@@ -33,13 +35,13 @@ part() {
     neon-all) emulated -R "$unit_tests" -E '_py$|manifest' ;;
     wheel-arm64) sh scripts/python_test_arm64.sh ;;
     blas) sh scripts/test.sh blas -R "$values|^check_(symbols|install)" ;;
-    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, avx2, sdist, mpi, kills, neon, neon-all, wheel-arm64, blas" >&2; exit 2 ;;
+    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, avx2, sdist, oldest, mpi, kills, neon, neon-all, wheel-arm64, blas" >&2; exit 2 ;;
     esac
 }
 
 # What is not everybody's: left out of "all parts" where it is not installed.
 if [ $# -eq 0 ]; then
-    set -- clang asan tsan serial baseline avx2 sdist mpi kills
+    set -- clang asan tsan serial baseline avx2 sdist oldest mpi kills
     if pkg-config --exists openblas; then
         set -- "$@" blas
     else

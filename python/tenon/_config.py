@@ -128,7 +128,7 @@ def _read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
         try:
-            import tomli as tomllib  # type: ignore[no-redef]
+            import tomli as tomllib  # type: ignore[import-not-found,no-redef]
         except ModuleNotFoundError:
             raise ImportError("reading TOML needs Python 3.11 or the package tomli") from None
     with open(path, "rb") as file:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from tenon import _C
 
-#: Types that pool the patch grid.
-POOLING_ADAPTER_TYPES: tuple[str, ...] = tuple(name for name in _C.list_adapters() if _C.type_pools(name))
+#: Types that pool the patch grid, those that take any grid first.
+POOLING_ADAPTER_TYPES: tuple[str, ...] = tuple(
+    sorted((name for name in _C.list_adapters() if _C.type_pools(name)), key=_C.type_needs_divisible)
+)
 
 #: Pooling types that refuse a grid which their window does not divide, unless their config says otherwise.
 DIVISIBLE_ONLY_POOL_TYPES: tuple[str, ...] = tuple(name for name in POOLING_ADAPTER_TYPES if _C.type_needs_divisible(name))

@@ -169,7 +169,7 @@ def losses(log: Any, *, ax: Axes | None = None) -> Axes:
         lines = [*lines, *right.plot(*zip(*rates, strict=True), color=_GRID, linewidth=1, linestyle=":", label="learning rate")]
         right.set_ylabel("learning rate", color="#6b7983")
         right.set_ylim(bottom=0)
-    ax.legend(lines, [line.get_label() for line in lines], frameon=False, fontsize=8)
+    ax.legend(lines, [str(line.get_label()) for line in lines], frameon=False, fontsize=8)
     return ax
 
 

@@ -19,5 +19,5 @@ class Absent:
 
 
 def other(name):
-    """The module; a stand-in where $TENON_NUMPY_ONLY says that there is NumPy alone (scripts/python_arm64.sh)."""
+    """The module; a stand-in where $TENON_NUMPY_ONLY says that there is NumPy alone (scripts/python_test_arm64.sh)."""
     return Absent(name) if os.environ.get("TENON_NUMPY_ONLY") else importlib.import_module(name)

@@ -56,6 +56,8 @@ def test_dtype_of_tokens(x):
 @pytest.mark.parametrize("version", [None, (0, 8), (1, 0), (2, 1)])
 def test_legacy_and_versioned_dlpack(adapter, x, version):
     """An exporter that speaks DLPack as `version` says: old ones do not know the argument."""
+    if version is not None and version[0] > 0 and np.lib.NumpyVersion(np.__version__) < "2.1.0":
+        pytest.skip("this NumPy exports no versioned tensors")
 
     class Exporter:
         def __dlpack__(self, **options):

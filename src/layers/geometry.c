@@ -48,7 +48,7 @@ static tenon_status no_square(int64_t patches, int64_t strip, tenon_error *error
     }
     return tn_fail(error, TENON_INVALID,
                    "pooling requires a square patch grid, but num_tokens=%lld%s is not a perfect square. Use a vision "
-                   "encoder that strips any CLS token so the patch tokens form a square grid, or give the grid.%s",
+                   "encoder that strips any CLS token so the patch tokens form a square grid. Or give the grid.%s",
                    (long long)(patches + strip), taken, hint);
 }
 
@@ -99,7 +99,7 @@ static tenon_status tile(tn_tiling *tiling, const tn_layer *layer, const tenon_c
         return tn_fail(error, TENON_INVALID,
                        "this pooling connector requires the patch grid (%lldx%lld) be divisible by the pool window "
                        "(%lld); got a ragged grid (num_tokens=%lld). Use avgpool for ragged grids, or pick a divisible "
-                       "window, or set ragged to 'partial'.",
+                       "window. Or set ragged to 'partial'.",
                        (long long)height, (long long)width, (long long)window, (long long)(height * width));
     }
     const bool drop = layer->ragged == TN_RAGGED_DROP;

@@ -38,8 +38,8 @@ def is_bare(module: nn.Module | None) -> bool:
     )
 
 
-def _has_kernel(tensor: Tensor | None) -> bool:
-    if tensor is None or not tensor.is_cpu or tensor.dtype not in _packs.DTYPES or tensor.layout is not torch.strided:
+def _has_kernel(tensor: Tensor) -> bool:
+    if not tensor.is_cpu or tensor.dtype not in _packs.DTYPES or tensor.layout is not torch.strided:
         return False
     return type(tensor) in (nn.Parameter, Tensor) or torch.compiler.is_compiling()
 
@@ -70,7 +70,7 @@ def _say_once(tensors: Sequence[Tensor]) -> None:
         )
 
 
-def _after_load(module: nn.Module, incompatible_keys: Any) -> None:
+def _after_load(module: Connector, incompatible_keys: Any) -> None:
     module._know_again(module.__dict__.pop("_known_before_load", frozenset()))
 
 
@@ -150,20 +150,21 @@ class Connector(VisionAdapter):
 
     def _in_their_dtype(self, x: Tensor) -> Tensor:
         """PyTorch's products do not mix dtypes; the library's do."""
-        _, first = next(self._own(), (None, x))
-        if first.dtype == x.dtype or not x.is_floating_point() or torch.is_autocast_enabled(x.device.type):
-            return x
-        return x.to(first.dtype)
+        for _, first in self._own():  # torch.compile of PyTorch 2.7 knows no next() with a default
+            if first.dtype != x.dtype and x.is_floating_point() and not torch.is_autocast_enabled(x.device.type):
+                return x.to(first.dtype)
+            break
+        return x
 
     def _native_parameters(self) -> list[Tensor] | None:
         """The parameters in declaration order, if the layers are nothing but products that there are kernels for."""
-        parameters = []
+        parameters: list[Tensor] = []
         for name in self._linears:
             layer = self._modules.get(name)
             if type(layer) is not nn.Linear or not is_bare(layer):
                 return None
             weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
-            if not (_has_kernel(weight) and _has_kernel(bias)):
+            if weight is None or bias is None or not (_has_kernel(weight) and _has_kernel(bias)):
                 return None
             parameters += (weight, bias)
         return parameters

@@ -86,8 +86,9 @@ def _run(
 ) -> Tensor:
     window, grid = place.settings()
     y = _new((x.shape[0], adapter.output_num_tokens(x.shape[1], window, grid), adapter.out_dim), dtype)
+    patch_mask, frame_mask = map(_mask, masks)
     adapter.forward(
-        _array(y), _array(x), window, grid, *map(_mask, masks), None, torch.get_num_threads(), _memory(saved)
+        _array(y), _array(x), window, grid, patch_mask, frame_mask, None, torch.get_num_threads(), _memory(saved)
     )
     return y
 
@@ -127,14 +128,18 @@ def _backward(
     grads = [
         _new(p.shape, torch.float32) if want else None for p, want in zip(parameters, want_parameters, strict=True)
     ]
+    window, grid = place.settings()
+    patch_mask, frame_mask = map(_mask, masks)
     with _packs.training(_key(x, parameters, place), parameters, fresh=False) as adapter:
         adapter.backward(
             _array(dy),
             _array(x),
             None if dx is None else _array(dx),
             [None if grad is None else _array(grad) for grad in grads],
-            *place.settings(),
-            *map(_mask, masks),
+            window,
+            grid,
+            patch_mask,
+            frame_mask,
             torch.get_num_threads(),
             _memory(saved),
             True,

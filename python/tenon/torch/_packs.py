@@ -77,7 +77,7 @@ class _Pack:
         if not self.borrows or stamp is None or self.place != stamp.place:
             self._take(parameters, stamp)
         self.adapter.prepare(None, torch.get_num_threads(), train)
-        if self.place is not None:
+        if stamp is not None and self.place is not None:
             self.state = stamp.state
 
     def _take(self, parameters: Sequence[Tensor], stamp: _Stamp | None) -> None:
@@ -85,9 +85,12 @@ class _Pack:
         self.borrows = all(p.is_contiguous() for p in parameters)
         self.dense = [p.detach().contiguous() for p in parameters]
         self.adapter.set_parameters([(p.data_ptr(), DTYPES[p.dtype], tuple(p.shape), None) for p in self.dense])
-        follow = stamp is not None and _can_follow(parameters)
-        self.place = stamp.place if follow else None
-        self.storages = [p.untyped_storage() for p in parameters] if follow else []
+        if stamp is not None and _can_follow(parameters):
+            self.place = stamp.place
+            self.storages = [p.untyped_storage() for p in parameters]
+        else:
+            self.place = None
+            self.storages = []
 
     def drop_parameters(self) -> None:
         """What is packed stays."""

@@ -30,7 +30,9 @@ class Pool(Connector):
         self.ragged = ragged
         self._setup(strip)
 
-    def output_num_tokens(self, num_input_tokens: int, pool_window: int | None = None, *, grid: Grid | None = None):
+    def output_num_tokens(
+        self, num_input_tokens: int, pool_window: int | None = None, *, grid: Grid | None = None
+    ) -> int:
         """Tokens of an image of ``num_input_tokens`` tokens, exactly as many as ``forward`` makes.
 
         ValueError: the grid is no square and not given, or ragged where that is refused.
@@ -58,8 +60,17 @@ class Pool(Connector):
         window = self.pool_window if pool_window is None else pool_window
         if window <= 0:
             raise ValueError(f"pool_window must be positive (got {window})")
-        _, _, _ = x.shape
-        return self._run(x, window, grid, (patch_mask, frame_mask))
+        _, tokens, _ = x.shape
+        try:
+            return self._run(x, window, grid, (patch_mask, frame_mask))
+        except ValueError:
+            if grid is None:
+                self._refuse_square(tokens, window)
+            raise
+
+    def _refuse_square(self, tokens: int, window: int) -> None:
+        """For a type that has a sentence of its own about what the library refuses; afterwards, so that it costs good
+        calls nothing."""
 
     def _tiling(self, tokens: int, window: int, grid: Grid | None) -> _plain.Tiling:
         """The library's checks, and the numbers that they let through."""
@@ -141,6 +152,16 @@ class AttentionalPoolAdapter(Pool):
     def _config(self) -> str:
         options = f'"pool_heads":{self.pool_heads},"ragged":"{self.ragged}","strip":{self.strip}'
         return f'{{"type":"attentional_pool",{options}}}'
+
+    def _refuse_square(self, tokens: int, window: int) -> None:
+        patches = max(tokens - self.strip, 0)
+        side = math.isqrt(patches)
+        if self.ragged == "reject" and side * side == patches and side % window != 0:
+            raise ValueError(
+                f"attentional_pool v1 requires the patch grid ({side}x{side}) be divisible by the pool window "
+                f"({window}); ragged edge windows are not yet supported. Use avgpool for ragged grids, or pick a "
+                "divisible window. Or set ragged to 'partial'."
+            ) from None
 
     def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
         q_proj, k_proj, v_proj, o_proj, out_proj = layers

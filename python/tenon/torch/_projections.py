@@ -30,12 +30,14 @@ _ADAPTER_ACTIVATIONS: dict[str, Any] = {
 }
 
 
+_NAMES: dict[type, str] = {nn.SiLU: "silu", nn.ReLU: "relu", QuickGELU: "quick_gelu"}
+
+
 def _activation_name(module: nn.Module | None) -> str | None:
     """The library's name of an activation; None for what it does not have."""
-    kind = type(module)
-    if kind is nn.GELU:
+    if type(module) is nn.GELU:
         return "gelu" if module.approximate == "none" else "gelu_tanh"
-    return {nn.SiLU: "silu", nn.ReLU: "relu", QuickGELU: "quick_gelu"}.get(kind)
+    return _NAMES.get(type(module))
 
 
 def _as_images(x: Tensor) -> Tensor:
@@ -108,7 +110,7 @@ class MLP2LayerAdapter(Projection):
         self._setup(strip)
 
     def _config(self) -> str:
-        hidden = self._modules["proj1"]._parameters["weight"].shape[0]
+        hidden = self._modules["proj1"]._parameters["weight"].shape[0]  # type: ignore[union-attr]
         name = _activation_name(self._modules["act"])
         return f'{{"type":"mlp_2layer","hidden_dim":{hidden},"activation":"{name}","strip":{self.strip}}}'
 

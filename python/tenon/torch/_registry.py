@@ -33,9 +33,6 @@ class Registry:
             raise KeyError(f"unknown {category}: {name!r}. Available: {', '.join(sorted(builders)) or 'none'}")
         return builders[name]
 
-    def list(self, category: str) -> list[str]:
-        return sorted(self._builders.get(category, {}))
-
     def register_adapter(self, name: str) -> Callable[[Builder], Builder]:
         return self.register("adapter", name)
 
@@ -44,6 +41,9 @@ class Registry:
 
     def list_adapters(self) -> list[str]:
         return self.list("adapter")
+
+    def list(self, category: str) -> list[str]:  # last: what follows would take `list` for this
+        return sorted(self._builders.get(category, {}))
 
 
 registry = Registry()

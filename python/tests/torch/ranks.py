@@ -49,9 +49,9 @@ def plain(model):
     return model
 
 
-def step_of(model, optimizer, x):
+def step_of(model, optimizer, x, scale=1.0):
     optimizer.zero_grad()
-    model(x).square().mean().backward()
+    (model(x).square().mean() / scale).backward()
     optimizer.step()
 
 
@@ -86,14 +86,15 @@ def ddp(rank):
             check_inference(wrapped, reference, f"{kind}, step {step}, wrapped")
 
 
-def train_sharded(model, reference, rank, what, between):
-    """Optimizers come before the first forward, which may leave whole parameters where the sharded ones belong."""
+def train_sharded(model, reference, rank, what, between, scale=1.0):
+    """Optimizers come before the first forward, which may leave whole parameters where the sharded ones belong.
+    `scale` is what the wrapper multiplies gradients by."""
     optimizers = [torch.optim.AdamW(m.parameters(), lr=0.05) for m in (model, reference)]
     for name, act in between.items():
         check_inference(model, reference, f"{what}, {name}, before")
         for step in range(3):
             act()
-            step_of(model, optimizers[0], batch(step, rank))
+            step_of(model, optimizers[0], batch(step, rank), scale)
             step_of(reference, optimizers[1], both(step))
             check_inference(model, reference, f"{what}, {name}, step {step}")
 
@@ -120,9 +121,19 @@ UNITS = (
 )
 
 
+def gradient_scale_of_fsdp2():
+    """1, or WORLD where PyTorch adds gradients up that it should average, as version 2.7 does on gloo."""
+    from torch.distributed.fsdp import fully_shard
+
+    layer = fully_shard(nn.Linear(1, 1, bias=False))
+    layer(torch.ones(1, 1)).sum().backward()
+    return float(layer.weight.grad.full_tensor())
+
+
 def fsdp2(rank):
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    scale = gradient_scale_of_fsdp2()
     for kind, reshard, whole in UNITS:
         model = build(kind)
         reference = plain(model)
@@ -132,7 +143,7 @@ def fsdp2(rank):
             fully_shard(model.adapter, reshard_after_forward=reshard)
         fully_shard(model, reshard_after_forward=reshard)
         what = f"{kind}, reshard_after_forward={reshard}, unit of its own: {whole}"
-        train_sharded(model, reference, rank, what, and_refresh(model.adapter))
+        train_sharded(model, reference, rank, what, and_refresh(model.adapter), scale)
         nothing_kept(model.adapter)
 
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)

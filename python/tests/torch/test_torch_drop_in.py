@@ -93,7 +93,7 @@ def test_attributes():
 
 
 def test_counts():
-    assert set(POOLING_ADAPTER_TYPES) == {"avgpool", "attentional_pool"}
+    assert POOLING_ADAPTER_TYPES == ("avgpool", "attentional_pool")
     assert DIVISIBLE_ONLY_POOL_TYPES == ("attentional_pool",)
     for (tokens, window), count in {
         (196, 2): 49,
@@ -119,18 +119,46 @@ def test_config_counts_as_the_module_does(kind):
 
 
 X = torch.randn(1, 16, 8)
-MESSAGES = [
+ATTENTION = AttentionalPoolAdapter(8, 4, pool_window=2, pool_heads=4)
+NO_SQUARE = (
+    "pooling requires a square patch grid, but num_tokens=10 is not a perfect square. Use a vision encoder that strips "
+    "any CLS token so the patch tokens form a square grid."
+)
+RAGGED_COUNT = (
+    "this pooling connector requires the patch grid (3x3) be divisible by the pool window (2); got a ragged grid "
+    "(num_tokens=9). Use avgpool for ragged grids, or pick a divisible window."
+)
+RAGGED_FORWARD = (
+    "attentional_pool v1 requires the patch grid (3x3) be divisible by the pool window (2); ragged edge windows are not "
+    "yet supported. Use avgpool for ragged grids, or pick a divisible window."
+)
+WHOLE_MESSAGES = [  # every one that the seed's module raises, whole; advice may follow
+    (lambda: pooled_token_count(16, 0), "pool window must be positive (got 0)"),
+    (lambda: pooled_token_count(0, -1), "pool window must be positive (got -1)"),
+    (lambda: pooled_token_count(0, 2), "num_input_tokens must be positive (got 0)"),
+    (lambda: pooled_token_count(9, 2, require_divisible=True), RAGGED_COUNT),
+    (lambda: pooled_token_count(10, 2), NO_SQUARE),
+    (lambda: pooled_token_count(10, 2, require_divisible=True), NO_SQUARE),
     (lambda: MLP2LayerAdapter(0, 4), "MLP2LayerAdapter in_dim and out_dim must be positive"),
-    (lambda: LinearAdapter(4, -1), "LinearAdapter in_dim and out_dim must be positive"),
-    (lambda: AvgPoolAdapter(0, 4), "AvgPoolAdapter in_dim and out_dim must be positive"),
-    (lambda: AttentionalPoolAdapter(4, 0), "AttentionalPoolAdapter in_dim and out_dim must be positive"),
+    (lambda: MLP2LayerAdapter(4, 0, activation="tanh"), "MLP2LayerAdapter in_dim and out_dim must be positive"),
     (
         lambda: MLP2LayerAdapter(4, 4, activation="tanh"),
-        "Unknown adapter activation: 'tanh'. Options: ['gelu', 'silu', ",
+        "Unknown adapter activation: 'tanh'. Options: ['gelu', 'silu', 'relu'",  # and others
     ),
+    (lambda: LinearAdapter(4, -1), "LinearAdapter in_dim and out_dim must be positive"),
+    (lambda: AvgPoolAdapter(0, 4, pool_window=0), "AvgPoolAdapter in_dim and out_dim must be positive"),
     (lambda: AvgPoolAdapter(4, 4, pool_window=0), "AvgPoolAdapter pool_window must be positive (got 0)"),
+    (lambda: AvgPoolAdapter(8, 4).output_num_tokens(0), "num_input_tokens must be positive (got 0)"),
+    (lambda: AvgPoolAdapter(8, 4).output_num_tokens(10), NO_SQUARE),
+    (lambda: AvgPoolAdapter(8, 4)(X, pool_window=0), "pool_window must be positive (got 0)"),
+    (lambda: AvgPoolAdapter(8, 4)(X[0], pool_window=0), "pool_window must be positive (got 0)"),
+    (lambda: AvgPoolAdapter(8, 4)(X[:, :10]), NO_SQUARE),
+    (lambda: AvgPoolAdapter(8, 4).double()(X[:, :10].double()), NO_SQUARE),
+    (lambda: AvgPoolAdapter(8, 4)(X[0]), "not enough values to unpack (expected 3, got 2)"),
+    (lambda: AvgPoolAdapter(8, 4)(X[None]), "too many values to unpack (expected 3"),
+    (lambda: AttentionalPoolAdapter(4, 0), "AttentionalPoolAdapter in_dim and out_dim must be positive"),
     (
-        lambda: AttentionalPoolAdapter(4, 4, pool_window=-2),
+        lambda: AttentionalPoolAdapter(4, 4, pool_window=-2, pool_heads=0),
         "AttentionalPoolAdapter pool_window must be positive (got -2)",
     ),
     (lambda: AttentionalPoolAdapter(4, 4, pool_heads=0), "AttentionalPoolAdapter pool_heads must be positive (got 0)"),
@@ -138,38 +166,28 @@ MESSAGES = [
         lambda: AttentionalPoolAdapter(6, 4, pool_heads=4),
         "AttentionalPoolAdapter in_dim (6) must be divisible by pool_heads (4)",
     ),
-    (lambda: pooled_token_count(16, 0), "pool window must be positive (got 0)"),
-    (lambda: pooled_token_count(0, 2), "num_input_tokens must be positive (got 0)"),
-    (
-        lambda: pooled_token_count(10, 2),
-        "pooling requires a square patch grid, but num_tokens=10 is not a perfect square.",
-    ),
-    (
-        lambda: pooled_token_count(9, 2, require_divisible=True),
-        "this pooling connector requires the patch grid (3x3) be divisible by the pool window (2); got a ragged grid "
-        "(num_tokens=9). Use avgpool for ragged grids, or pick a divisible window",
-    ),
-    (lambda: AttentionalPoolAdapter(8, 4, 2, 4).output_num_tokens(9), "requires the patch grid (3x3) be divisible"),
-    (
-        lambda: AttentionalPoolAdapter(8, 4, 2, 4)(X[:, :9]),
-        "requires the patch grid (3x3) be divisible by the pool window",
-    ),
-    (
-        lambda: AttentionalPoolAdapter(8, 4, 2, 4).double()(X[:, :9].double()),
-        "requires the patch grid (3x3) be divisible",
-    ),
-    (lambda: AvgPoolAdapter(8, 4)(X, pool_window=0), "pool_window must be positive (got 0)"),
-    (lambda: AttentionalPoolAdapter(8, 4, 2, 4)(X, pool_window=-1), "pool_window must be positive (got -1)"),
-    (
-        lambda: AvgPoolAdapter(8, 4)(X[:, :10]),
-        "pooling requires a square patch grid, but num_tokens=10 is not a perfect",
-    ),
-    (
-        lambda: AvgPoolAdapter(8, 4).double()(X[:, :10].double()),
-        "requires a square patch grid, but num_tokens=10 is not",
-    ),
-    (lambda: AvgPoolAdapter(8, 4)(X[0]), "not enough values to unpack"),
-    (lambda: AvgPoolAdapter(8, 4)(X[None]), "too many values to unpack"),
+    (lambda: ATTENTION.output_num_tokens(9), RAGGED_COUNT),
+    (lambda: ATTENTION.output_num_tokens(10), NO_SQUARE),
+    (lambda: ATTENTION(X, pool_window=-1), "pool_window must be positive (got -1)"),
+    (lambda: ATTENTION(X[:, :10]), NO_SQUARE),
+    (lambda: ATTENTION(X[:, :9]), RAGGED_FORWARD),
+    (lambda: ATTENTION(X, pool_window=3), RAGGED_FORWARD.replace("3x3", "4x4").replace("(2)", "(3)")),
+    (lambda: AttentionalPoolAdapter(8, 4, 2, 4).double()(X[:, :9].double()), RAGGED_FORWARD),
+    (lambda: ATTENTION(X[0]), "not enough values to unpack (expected 3, got 2)"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(WHOLE_MESSAGES)))
+def test_messages_are_those_of_the_seed(number):
+    call, message = WHOLE_MESSAGES[number]
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert str(caught.value).startswith(message)
+
+
+MESSAGES = [
+    (lambda: ATTENTION(X[:, :9], grid=(3, 3)), "requires the patch grid (3x3) be divisible by the pool window"),
+    (lambda: AvgPoolAdapter(8, 4, ragged="reject")(X[:, :9]), "requires the patch grid (3x3) be divisible by the pool"),
     (lambda: AvgPoolAdapter(8, 4, ragged="fold"), "unknown ragged 'fold'; options: reject, partial, drop"),
     (lambda: LinearAdapter(8, 4, strip=-1), "strip must not be negative (got -1)"),
     (
@@ -185,7 +203,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize("number", range(len(MESSAGES)))
-def test_messages(number):
+def test_messages_of_what_is_around_it(number):
     call, message = MESSAGES[number]
     with pytest.raises(ValueError) as caught:
         call()
