@@ -19,7 +19,7 @@
 #include "ops/cpu/window_backward.h"
 
 /* Rows whose hidden activation of a few thousand columns stays in a last-level cache; whole row blocks. */
-enum { block_rows = 7 * most_rows };
+enum { block_rows = 4 * most_rows };
 
 #define TN_LEVEL_TABLE(level)                                                                                          \
     {                                                                                                                  \

@@ -4,16 +4,17 @@
  * blocks are added in order. One chain over k = 4096 would lose a factor of four in accuracy. Nothing else decides the
  * bits: not the tile's height, the task, nor where x and y lie.
  *
- * x is widened to f32 once per call, [row block][k block][row][block_depth]; w was packed before. A task is a row block
- * times a chunk of panels; per k block it adds tiles of tile_rows x panel_columns into a compact buffer of its worker,
- * [panel][row][panel_columns]. After the last block each tile gets its bias and activation while it is in L1, and y is
- * written, once. A k block of a panel (16 KB) stays in L1, that of a row block (144 KB) in L2. With several groups a
- * row block of x is used by few tasks, so they widen it themselves, a k block at a time.
+ * x is gathered once per call as f32, [row block][k block][tile][k][row], so that a tile reads it from front to back; w
+ * was packed before. A task is a row block times a chunk of panels; per k block it adds tiles of tile_rows x
+ * panel_columns into a compact buffer of its worker, [panel][row][panel_columns]. After the last block each tile gets
+ * its bias and activation while it is in L1, and y is written, once. A k block of a row block (288 KB) stays in L2,
+ * with the sums (288 KB). With several groups a row block of x is used by few tasks, so they gather it themselves, a k
+ * block at a time.
  */
 #ifndef TN_OPS_CPU_LINEAR_H
 #define TN_OPS_CPU_LINEAR_H
 
-enum { block_depth = 256, most_rows = 144, most_tiles = most_rows / tile_rows, most_panels = 16 };
+enum { block_depth = 256, most_rows = 288, most_tiles = most_rows / tile_rows, most_panels = 16 };
 enum { few_rows = 4, most_sums = tile_rows * tile_panels * panel_vectors };
 
 typedef struct linear_call {
@@ -33,9 +34,9 @@ enum { worker_floats = most_panels * most_rows * panel_columns + tile_panels * b
 
 /* --- one tile --- */
 
-/* sums[height, panel_columns] = or += x[height, depth] w[depth, panel_columns] for one panel or several: their sums lie
- * sums_stride apart, their weights w_stride. x's rows lie block_depth apart. Each step of k also fetches a line of the
- * panels to be read next, which begin next_stride bytes after each other. */
+/* sums[height, panel_columns] = or += x[depth, height]^T w[depth, panel_columns] for one panel or several: their sums
+ * lie sums_stride apart, their weights w_stride. Each step of k also fetches a line of the panels to be read next,
+ * which begin next_stride bytes after each other. */
 typedef struct tile_call {
     float *sums;
     const float *x, *w;
@@ -66,7 +67,7 @@ static ALWAYS_INLINE void tile(const tile_call *t, int height, int panels)
         }
         UNROLL
         for (int i = 0; i < count; i++)
-            sum[i] = vf_fma(vf_set(x[i / width * block_depth + k]), b[i % width], sum[i]);
+            sum[i] = vf_fma(vf_set(x[k * height + i / width]), b[i % width], sum[i]);
         next += next_step;
     }
     UNROLL
@@ -109,9 +110,10 @@ static ALWAYS_INLINE int panels_of_few(int rows)
     return fit < few_panels ? fit : few_panels;
 }
 
-/* sums[panels, rows, panel_columns] = or += x[rows, depth] w[depth, panel_columns] of panels panel_size bytes apart. */
+/* sums[panels, rows, panel_columns] = or += x[depth, rows]^T w[depth, panel_columns] of panels panel_size bytes apart;
+ * x and sums have x_rows rows. */
 static ALWAYS_INLINE void few_block(float *sums, const float *x, const char *w, int64_t depth, int64_t panel_size,
-                                    bool first, int sums_rows, int rows, int panels, tn_dtype dtype)
+                                    bool first, int x_rows, int rows, int panels, tn_dtype dtype)
 {
     const int width = panels * panel_vectors, count = rows * width;
     vf sum[most_sums];
@@ -127,18 +129,18 @@ static ALWAYS_INLINE void few_block(float *sums, const float *x, const char *w, 
                 load_as(dtype, w + v / panel_vectors * panel_size, j * panel_columns + v % panel_vectors * lanes));
         UNROLL
         for (int i = 0; i < count; i++)
-            sum[i] = vf_fma(vf_set(x[i / width * block_depth + j]), b[i % width], sum[i]);
+            sum[i] = vf_fma(vf_set(x[j * x_rows + i / width]), b[i % width], sum[i]);
     }
     UNROLL
     for (int i = 0; i < count; i++) {
-        float *to = sums + (i % width / panel_vectors * sums_rows + i / width) * panel_columns;
+        float *to = sums + (i % width / panel_vectors * x_rows + i / width) * panel_columns;
         to += i % panel_vectors * lanes;
         vf_store(to, first ? sum[i] : vf_load(to) + sum[i]);
     }
 }
 
 /* As tiles do, for one to few_rows rows through all of k at once. Here memory is the limit: several panels are read
- * from front to back side by side, which memory serves faster than one. x is [k block][rows][block_depth]. */
+ * from front to back side by side, which memory serves faster than one. x is [k block][block_depth][rows]. */
 static ALWAYS_INLINE void few(float *sums, const float *x, const char *w, int64_t k, int rows, int panels,
                               tn_dtype dtype)
 {
@@ -148,8 +150,8 @@ static ALWAYS_INLINE void few(float *sums, const float *x, const char *w, int64_
         const int64_t depth = tn_min_i64(block_depth, k - from);
         UNROLL
         for (int r = 0; r < rows; r += once)
-            few_block(sums + r * panel_columns, x + r * block_depth, w + from * row_size, depth, k * row_size,
-                      from == 0, rows, once, panels, dtype);
+            few_block(sums + r * panel_columns, x + r, w + from * row_size, depth, k * row_size, from == 0, rows, once,
+                      panels, dtype);
         x += rows * block_depth;
     }
 }
@@ -202,14 +204,33 @@ static int64_t block_of_tile(const linear_call *c, int64_t t)
 
 /* --- x --- */
 
-/* wide[r - from, 0 : depth] = x[r, column : column + depth], rows block_depth apart. */
-static void widen_rows(float *wide, const tn_rows *x, int64_t from, int64_t to, int64_t column, int64_t depth)
+/* tile[k, r - from] = x[r, column + k] for rows [from, to) of a tile and k < depth: four rows at a time, the last four
+ * over some that are there already. */
+static void gather_tile(float *tile, const tn_rows *x, int64_t from, int64_t to, int64_t column, int64_t depth)
 {
-    for (int64_t r = from; r < to; r++, wide += block_depth)
-        widen(wide, x->dtype, element_at(x, r, column), x->step, depth);
+    enum { once = 4, deep = 16 };
+    const int64_t height = to - from, whole = height < once ? 0 : depth - depth % deep;
+    const bool dense = x->dtype == TN_F32 && x->step == 1;
+    float wide[once][block_depth];
+    for (int64_t next = 0; next < height; next += once) {
+        const int64_t r = tn_max_i64(tn_min_i64(next, height - once), 0), rows = tn_min_i64(once, height);
+        const void *row[once];
+        for (int64_t i = 0; i < rows; i++) {
+            row[i] = element_at(x, from + r + i, column);
+            if (dense) continue;
+            widen(wide[i], x->dtype, row[i], x->step, depth);
+            row[i] = wide[i];
+        }
+        for (int64_t k = 0; k < whole; k += deep)
+            transpose_quads(tile + k * height + r, height, row, k);
+        for (int64_t k = whole; k < depth; k++) {
+            for (int64_t i = 0; i < rows; i++)
+                tile[k * height + r + i] = ((const float *)row[i])[k];
+        }
+    }
 }
 
-static void widen_task(void *argument, int64_t index, int worker)
+static void gather_x_task(void *argument, int64_t index, int worker)
 {
     (void)worker;
     const linear_call *c = argument;
@@ -219,17 +240,17 @@ static void widen_task(void *argument, int64_t index, int worker)
     for (int64_t d = 0; d < c->depths; d++) {
         const int64_t row = block_from * c->depths + (block_to - block_from) * d + (from - block_from);
         const int64_t depth = tn_min_i64(block_depth, c->map->k - d * block_depth);
-        widen_rows(c->x_wide + row * block_depth, &c->x, from, to, d * block_depth, depth);
+        gather_tile(c->x_wide + row * block_depth, &c->x, from, to, d * block_depth, depth);
     }
 }
 
-/* A small x is widened by the caller: waking the other threads twice would take longer. */
-static void widen_all(const tn_context *context, linear_call *c)
+/* A small x is gathered by the caller: waking the other threads twice would take longer. */
+static void gather_x(const tn_context *context, linear_call *c)
 {
     enum { small = 1 << 16 };
     const tn_parallel caller = {1, NULL};
     const bool alone = c->map->k <= small / c->rows;
-    tn_parallel_for(alone ? &caller : context->parallel, c->tiles, widen_task, c);
+    tn_parallel_for(alone ? &caller : context->parallel, c->tiles, gather_x_task, c);
 }
 
 /* --- one task --- */
@@ -408,7 +429,11 @@ static void run_many(const linear_task *t, float *x_own)
         if (c->map->groups > 1) {
             const int64_t depth = tn_min_i64(block_depth, c->map->k - d * block_depth);
             const int64_t column = t->group * c->map->k + d * block_depth;
-            widen_rows(x_own, &c->x, t->first_row, t->first_row + t->rows, column, depth);
+            for (int64_t i = t->first_tile; i < t->first_tile + t->tiles; i++) {
+                const int64_t from = tile_start(c, i);
+                float *tile = x_own + (from - t->first_row) * block_depth;
+                gather_tile(tile, &c->x, from, tile_start(c, i + 1), column, depth);
+            }
             x = x_own;
         }
         for (int64_t p = 0; p < t->panels;) {
@@ -468,12 +493,13 @@ static size_t linear_scratch(const tn_map *map, int64_t rows, int workers)
     return bytes;
 }
 
-/* Large chunks reuse x in L2; small ones leave no thread idle at the end. Few rows have nothing to reuse. */
+/* Large chunks reuse x in L2; small ones leave no thread of several idle at the end. Few rows have nothing to reuse. */
 static void choose_chunks(linear_call *c, int workers)
 {
     const int64_t most = is_few(c->map, c->rows) ? few_panels : most_panels;
     c->chunk = tn_min_i64(most, tn_max_i64(c->panels, 1));
-    while (c->chunk > 1 && c->row_blocks * c->map->groups * tn_ceil_div(c->panels, c->chunk) < 8 * (int64_t)workers)
+    while (workers > 1 && c->chunk > 1 &&
+           c->row_blocks * c->map->groups * tn_ceil_div(c->panels, c->chunk) < 8 * (int64_t)workers)
         c->chunk = (c->chunk + 1) / 2;
     c->chunks = tn_ceil_div(c->panels, c->chunk);
 }
@@ -492,7 +518,7 @@ static void linear(const tn_context *context, tn_rows y, tn_rows x, const void *
     choose_chunks(&c, workers);
     c.x_wide = context->scratch;
     c.sums = c.x_wide + wide_rows(map, rows, workers) * wide_columns(map);
-    if (map->groups == 1) widen_all(context, &c);
+    if (map->groups == 1) gather_x(context, &c);
     tn_parallel_for(context->parallel, c.row_blocks * map->groups * c.chunks, linear_task_run, &c);
 }
 

@@ -28,16 +28,17 @@ typedef struct pack_call {
 typedef uint32_t quad __attribute__((vector_size(16)));
 typedef uint16_t octet __attribute__((vector_size(16)));
 
-/* to[k * panel_columns + j] = from[j * n_stride + k] for j < 4, k < 16: whole cache lines of four rows. */
-static ALWAYS_INLINE void transpose_quads(uint32_t *to, const uint32_t *from, int64_t n_stride)
+/* to[k * stride + j] = from[j][at + k] for j < 4, k < 16, of four bytes each: whole cache lines of four rows. */
+static ALWAYS_INLINE void transpose_quads(void *to, int64_t stride, const void *const from[4], int64_t at)
 {
+    const uint32_t *const *rows = (const uint32_t *const *)from;
     UNROLL
     for (int k = 0; k < 16; k += 4) {
         quad a, b, c, d;
-        memcpy(&a, from + k, sizeof a);
-        memcpy(&b, from + n_stride + k, sizeof b);
-        memcpy(&c, from + 2 * n_stride + k, sizeof c);
-        memcpy(&d, from + 3 * n_stride + k, sizeof d);
+        memcpy(&a, rows[0] + at + k, sizeof a);
+        memcpy(&b, rows[1] + at + k, sizeof b);
+        memcpy(&c, rows[2] + at + k, sizeof c);
+        memcpy(&d, rows[3] + at + k, sizeof d);
         const quad ac_low = __builtin_shufflevector(a, c, 0, 4, 1, 5),
                    ac_high = __builtin_shufflevector(a, c, 2, 6, 3, 7);
         const quad bd_low = __builtin_shufflevector(b, d, 0, 4, 1, 5),
@@ -48,7 +49,7 @@ static ALWAYS_INLINE void transpose_quads(uint32_t *to, const uint32_t *from, in
                              __builtin_shufflevector(ac_high, bd_high, 2, 6, 3, 7)};
         UNROLL
         for (int i = 0; i < 4; i++)
-            memcpy(to + (k + i) * panel_columns, &out[i], sizeof out[i]);
+            memcpy((uint32_t *)to + (k + i) * stride, &out[i], sizeof out[i]);
     }
 }
 
@@ -111,8 +112,9 @@ static void pack_transposed(char *to, const char *from, size_t size, int64_t n_s
         for (int64_t j = 0; j < whole_columns; j += wide) {
             const int64_t source = j * n_stride + k, target = k * panel_columns + j;
             if (size == 4) {
-                transpose_quads((uint32_t *)(void *)to + target, (const uint32_t *)(const void *)from + source,
-                                n_stride);
+                const char *row = from + source * 4;
+                const void *rows[4] = {row, row + n_stride * 4, row + n_stride * 8, row + n_stride * 12};
+                transpose_quads(to + target * 4, panel_columns, rows, 0);
             } else {
                 transpose_octets((uint16_t *)(void *)to + target, (const uint16_t *)(const void *)from + source,
                                  n_stride);

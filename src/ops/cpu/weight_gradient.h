@@ -12,7 +12,7 @@
 #ifndef TN_OPS_CPU_WEIGHT_GRADIENT_H
 #define TN_OPS_CPU_WEIGHT_GRADIENT_H
 
-enum { gradient_depth = 256, gradient_tiles = most_tiles, gradient_panels = 16 };
+enum { gradient_depth = 256, gradient_tiles = 144 / tile_rows, gradient_panels = 16 }; /* a task: 144 columns */
 enum { gradient_sums = tile_rows * panel_columns };
 
 typedef struct gradient_call {
