@@ -271,6 +271,38 @@ static void calls_are_checked(void **state)
     tenon_adapter_free(adapter);
 }
 
+/* With a byte less, one worker has too little. */
+static void check_workspace(tenon_adapter *adapter, int threads)
+{
+    float *x = random_floats(5 * 16 * 4), y[5 * 16 * 6], z[5 * 16 * 6];
+    int64_t m;
+    size_t bytes;
+    tenon_call call;
+    tenon_call_init(&call);
+    call.threads = threads;
+    assert_ok(tenon_adapter_output_num_tokens(adapter, NULL, 16, &m, &error));
+    assert_ok(tenon_adapter_workspace_size(adapter, 16, &call, &bytes, &error));
+    char *memory = malloc(bytes + 64);
+    memset(memory, 0x5a, bytes + 64);
+    tensor3 tx, ty, tz;
+    tensor3_init(&tx, x, 5, 16, 4);
+    tensor3_init(&ty, y, 5, m, 6);
+    tensor3_init(&tz, z, 5, m, 6);
+    const tenon_workspace small = {memory + 1, bytes - 1}, exact = {memory + 1, bytes};
+    if (threads == 1) {
+        assert_says(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, &call, &small, &error), TENON_INVALID,
+                    "this call needs");
+    }
+    assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, &call, &exact, &error));
+    assert_int_equal(memory[0], 0x5a);
+    for (size_t i = bytes + 1; i < bytes + 64; i++)
+        assert_int_equal(memory[i], 0x5a);
+    assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &tz.tensor, NULL, NULL, &error));
+    assert_memory_equal(y, z, (size_t)(5 * m * 6) * sizeof(float));
+    free(memory);
+    free(x);
+}
+
 static void workspaces_are_enough(void **state)
 {
     (void)state;
@@ -281,28 +313,8 @@ static void workspaces_are_enough(void **state)
     for (size_t c = 0; c < sizeof configs / sizeof configs[0]; c++) {
         tenon_adapter *adapter = adapter_of(configs[c], 4, 6);
         prepare_double(adapter);
-        float *x = random_floats(5 * 16 * 4), y[5 * 16 * 6], z[5 * 16 * 6];
-        int64_t m;
-        size_t bytes;
-        assert_ok(tenon_adapter_output_num_tokens(adapter, NULL, 16, &m, &error));
-        assert_ok(tenon_adapter_workspace_size(adapter, 16, NULL, &bytes, &error));
-        char *memory = malloc(bytes + 64);
-        memset(memory, 0x5a, bytes + 64);
-        tensor3 tx, ty, tz;
-        tensor3_init(&tx, x, 5, 16, 4);
-        tensor3_init(&ty, y, 5, m, 6);
-        tensor3_init(&tz, z, 5, m, 6);
-        const tenon_workspace small = {memory + 1, bytes - 1}, exact = {memory + 1, bytes};
-        assert_says(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, &small, &error), TENON_INVALID,
-                    "this call needs");
-        assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, &exact, &error));
-        assert_int_equal(memory[0], 0x5a);
-        for (size_t i = bytes + 1; i < bytes + 64; i++)
-            assert_int_equal(memory[i], 0x5a);
-        assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &tz.tensor, NULL, NULL, &error));
-        assert_memory_equal(y, z, (size_t)(5 * m * 6) * sizeof(float));
-        free(memory);
-        free(x);
+        for (int threads = 0; threads < 4; threads++)
+            check_workspace(adapter, threads);
         tenon_adapter_free(adapter);
     }
 }

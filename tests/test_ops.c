@@ -174,6 +174,38 @@ static void groups_match_double(void **state)
     }
 }
 
+/* Some groups of a packed map, one after the other, are a packed map. */
+static void groups_can_be_run_apart(void **state)
+{
+    (void)state;
+    enum { groups = 5, n = 20, k = 270, rows = 13 };
+    FOR_EACH_TABLE(ops)
+    {
+        for (int d = 0; d < num_dtypes; d++) {
+            map_case m = map_new(ops, (tn_map){groups, n, k, dtypes[d]}, PACK_ROWS, false);
+            matrix x = matrix_new(TN_F32, rows, groups * k, DENSE);
+            matrix all = matrix_new(TN_F32, rows, groups * n, DENSE), y = matrix_new(TN_F32, rows, groups * n, DENSE);
+            matrix_fill(&x, 5, 1.0);
+            run_linear(ops, 2, &all, &x, &m, TN_ACT_NONE);
+            for (int64_t first = 0; first < groups; first += 2) {
+                const tn_map part = {tn_min_i64(2, groups - first), n, k, dtypes[d]}, one = {1, n, k, dtypes[d]};
+                size_t before;
+                assert_true(ops->packed_size(&one, &before));
+                test_context t;
+                context_open(&t, ops, 1, ops->linear_scratch(&part, rows, 1));
+                ops->linear(&t.context, tn_columns_from(y.rows, first * n), tn_columns_from(x.rows, first * k),
+                            (char *)m.packed.data + (size_t)first * before, NULL, TN_ACT_NONE, &part, rows);
+                context_close(&t);
+            }
+            if (has_fixed_bits(ops)) assert_same(&all, &y);
+            matrix_free(&x);
+            matrix_free(&all);
+            matrix_free(&y);
+            map_free(&m);
+        }
+    }
+}
+
 /* The norm of the worst row's error at K = 4096: chains of 256 keep it at 3e-7, one chain would give 1e-6. */
 static void long_sums_stay_accurate(void **state)
 {
@@ -464,6 +496,7 @@ int main(void)
         cmocka_unit_test(linear_matches_double),
         cmocka_unit_test(every_mix_of_dtypes_layouts_and_strides),
         cmocka_unit_test(groups_match_double),
+        cmocka_unit_test(groups_can_be_run_apart),
         cmocka_unit_test(long_sums_stay_accurate),
         cmocka_unit_test(row_bits_do_not_depend_on_the_call),
         cmocka_unit_test(packing_and_rounding_are_exact),

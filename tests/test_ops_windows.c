@@ -239,6 +239,8 @@ static void attention_bits_do_not_depend_on_the_call(void **state)
                 assert_same_row(&all, first + r, &y, r);
             matrix_free(&y);
         }
+        run_attend(ops, 3, &q, NULL, &w, &q, 0, rows); /* in place */
+        assert_same(&all, &q);
         matrix_free(&q);
         matrix_free(&all);
         windows_free(&w);

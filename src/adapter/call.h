@@ -65,11 +65,6 @@ tenon_status tn_run_memory(tn_run *run, void *layout, tn_layout_plan *plan, cons
 /* Reserves `bytes` at the end of *size, aligned; false when it does not fit. */
 bool tn_reserve(size_t *size, size_t bytes, size_t *offset);
 
-static inline size_t tn_max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 static inline char *tn_aligned(void *data)
 {
     return (char *)data + (TN_ALIGN - (uintptr_t)data % TN_ALIGN) % TN_ALIGN;

@@ -41,6 +41,11 @@ static inline int64_t tn_max_i64(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
+static inline size_t tn_max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 static inline int64_t tn_ceil_div(int64_t a, int64_t b)
 {
     return a / b + (a % b != 0);

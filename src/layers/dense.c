@@ -6,8 +6,9 @@
 
 bool tn_dense_plan(tn_dense *dense, const tn_ops *ops, tn_map map, bool has_bias)
 {
+    const tn_map group = {1, map.n, map.k, map.dtype};
     size_t weights, bias;
-    if (!ops->packed_size(&map, &weights) || weights > SIZE_MAX / 4 ||
+    if (!ops->packed_size(&group, &dense->group_size) || !ops->packed_size(&map, &weights) || weights > SIZE_MAX / 4 ||
         !tn_shape_bytes(2, (int64_t[]){map.groups, map.n}, tn_dtype_size(ops->compute), &bias)) {
         return false;
     }
@@ -29,9 +30,19 @@ void tn_dense_pack(void *packed, const tn_dense *dense, const tn_context *contex
               tn_dense_rows(bias, bias_dtype, width), 1, width);
 }
 
+void tn_dense_forward_groups(tn_rows y, tn_rows x, const tn_dense *dense, const tn_context *context, const void *packed,
+                             tn_act act, int64_t rows, int64_t first, int64_t groups)
+{
+    const tn_ops *ops = context->ops;
+    const tn_map map = {groups, dense->map.n, dense->map.k, dense->map.dtype};
+    const size_t before = (size_t)(first * map.n) * tn_dtype_size(ops->compute);
+    const char *weights = (const char *)packed + (size_t)first * dense->group_size;
+    const void *bias = dense->has_bias ? (const char *)packed + dense->bias_offset + before : NULL;
+    ops->linear(context, y, x, weights, bias, act, &map, rows);
+}
+
 void tn_dense_forward(tn_rows y, tn_rows x, const tn_dense *dense, const tn_context *context, const void *packed,
                       tn_act act, int64_t rows)
 {
-    const void *bias = dense->has_bias ? (const char *)packed + dense->bias_offset : NULL;
-    context->ops->linear(context, y, x, packed, bias, act, &dense->map, rows);
+    tn_dense_forward_groups(y, x, dense, context, packed, act, rows, 0, dense->map.groups);
 }

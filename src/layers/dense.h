@@ -8,6 +8,7 @@
 typedef struct tn_dense {
     tn_map map;
     bool has_bias;
+    size_t group_size; /* packed weights of a group */
     size_t bias_offset;
     size_t size;
 } tn_dense;
@@ -21,5 +22,9 @@ void tn_dense_pack(void *packed, const tn_dense *dense, const tn_context *contex
 
 void tn_dense_forward(tn_rows y, tn_rows x, const tn_dense *dense, const tn_context *context, const void *packed,
                       tn_act act, int64_t rows);
+
+/* As tn_dense_forward, for groups [first, first + groups) alone: y [rows, groups n], x [rows, groups k]. */
+void tn_dense_forward_groups(tn_rows y, tn_rows x, const tn_dense *dense, const tn_context *context, const void *packed,
+                             tn_act act, int64_t rows, int64_t first, int64_t groups);
 
 #endif

@@ -101,28 +101,6 @@ static void pack(void *packed, const tn_layer *layer, const tn_context *context,
                   weights->dtype[v + 1]);
 }
 
-/* Means and queries are made for a whole block; what has a row of C for each head, of which a row needs `arrays`, for
- * pieces of it that take `bytes` at most. */
-static int64_t piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows, size_t arrays, size_t bytes)
-{
-    const size_t row = arrays * (size_t)layer->heads * (size_t)layer->in_dim * tn_dtype_size(ops->compute);
-    const int64_t fit = (int64_t)(bytes / row);
-    return tn_max_i64(1, tn_min_i64(rows, fit >= 12 ? fit / 6 * 6 : fit));
-}
-
-/* As few pieces as there must be, of equal size; at most `piece`. */
-static int64_t even_piece(int64_t rows, int64_t piece)
-{
-    const int64_t even = tn_ceil_div(rows, tn_ceil_div(rows, piece));
-    return tn_min_i64(piece, tn_ceil_div(even, 6) * 6);
-}
-
-/* u and z stay in the cache. */
-static int64_t forward_piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows)
-{
-    return piece_rows(layer, ops, rows, 2, 8 << 20);
-}
-
 /* Bytes of `rows` rows of `width`, in whole cache lines. */
 static size_t rows_size(const tn_ops *ops, int64_t rows, int64_t width)
 {
@@ -138,8 +116,7 @@ static size_t state_size(const tn_layer *layer, const tn_ops *ops, int64_t rows)
 static size_t buffer_size(const tn_layer *layer, const tn_ops *ops, int64_t rows, int64_t slots)
 {
     (void)slots;
-    const int64_t piece = forward_piece_rows(layer, ops, rows), width = layer->in_dim;
-    return state_size(layer, ops, rows) + 2 * rows_size(ops, piece, layer->heads * width);
+    return state_size(layer, ops, rows);
 }
 
 static size_t largest(const size_t *sizes, size_t count)
@@ -150,56 +127,129 @@ static size_t largest(const size_t *sizes, size_t count)
     return most;
 }
 
+/* Means and queries are made for a whole block; then u, z in its place, and the result for a piece of it at a time,
+ * some rows and heads. Where windows are small a piece is the task of one core, so that what it wrote is in its cache
+ * when it is read. Where they are large their patches should be read for all heads at once, and all cores share a
+ * piece. */
+enum { SMALL_WINDOW = 32, TASK_ROWS = 24, TASK_HEADS = 4, SHARED_ROWS = 48 };
+
+/* How a block is cut, and the memory of a piece: its u or z, then the scratch of its ops. */
+typedef struct cut {
+    bool shared;         /* all workers share a piece */
+    int64_t rows, heads; /* of a piece, at most */
+    size_t mapped, size; /* bytes */
+} cut;
+
+/* False when the size does not fit. */
+static bool plan_cut(cut *c, const tn_layer *layer, const tn_ops *ops, const maps *m, int64_t slots, int workers)
+{
+    c->shared = slots > SMALL_WINDOW;
+    c->rows = c->shared ? SHARED_ROWS : TASK_ROWS;
+    c->heads = c->shared ? layer->heads : tn_min_i64(layer->heads, TASK_HEADS);
+    const int each = c->shared ? workers : 1;
+    size_t scratch = ops->window_attend_scratch(slots, c->heads, layer->in_dim, each);
+    tn_map key = m->key.map, value = m->value.map;
+    for (int64_t groups = c->shared ? c->heads : 1; groups <= c->heads; groups++) {
+        key.groups = value.groups = groups;
+        scratch = tn_max_size(scratch, ops->linear_scratch(&key, c->rows, each));
+        scratch = tn_max_size(scratch, ops->linear_scratch(&value, c->rows, each));
+    }
+    c->mapped = rows_size(ops, c->rows, c->heads * layer->in_dim);
+    return scratch <= SIZE_MAX - TN_ALIGN && tn_add_size(c->mapped, tn_align_up(scratch, TN_ALIGN), &c->size);
+}
+
 static size_t scratch_size(const tn_layer *layer, const tn_ops *ops, const tn_weights *weights, int64_t rows,
                            int64_t slots, int workers)
 {
     maps m;
+    cut c;
+    size_t pieces;
     if (!plan(&m, layer, ops, weights)) return 0;
-    const int64_t piece = forward_piece_rows(layer, ops, rows), width = layer->in_dim;
-    const size_t sizes[] = {
-        ops->window_mean_scratch(slots, width, workers),
-        ops->window_attend_scratch(slots, layer->heads, width, workers),
-        ops->linear_scratch(&m.query.map, rows, workers),
-        ops->linear_scratch(&m.key.map, piece, workers),
-        ops->linear_scratch(&m.value.map, piece, workers),
-    };
-    return largest(sizes, sizeof sizes / sizeof sizes[0]);
+    if (!plan_cut(&c, layer, ops, &m, slots, workers)) return SIZE_MAX;
+    if (!tn_mul_size(c.size, c.shared ? 1 : (size_t)workers, &pieces)) return SIZE_MAX;
+    const size_t mean = ops->window_mean_scratch(slots, layer->in_dim, workers);
+    return tn_max_size(pieces, tn_max_size(mean, ops->linear_scratch(&m.query.map, rows, workers)));
 }
 
-/* Rows [first, first + rows) of the block, from their queries [block rows, C] on. */
-static void forward_piece(const tn_block *block, const tn_layer *layer, const tn_context *context, const char *packed,
-                          const maps *m, tn_rows query, char *buffer, int64_t first, int64_t rows)
+/* A block on its way. */
+typedef struct walk {
+    const tn_block *block;
+    const tn_layer *layer;
+    const tn_context *context;
+    const char *packed;
+    maps m;
+    cut c;
+    tn_rows query;              /* [rows, C] */
+    int64_t rows, heads, parts; /* of a piece; pieces beside each other */
+} walk;
+
+/* Rows of the piece, from the columns of its heads on, which have `width` each. */
+static tn_rows part_of(tn_rows rows, int64_t row, int64_t head, int64_t width)
 {
-    const tn_ops *ops = context->ops;
-    const int64_t width = layer->in_dim, heads = layer->heads, slots = block->slots;
-    const tn_rows mapped = tn_dense_rows(buffer, ops->compute, heads * width);
-    const tn_rows mixed = tn_dense_rows(buffer + rows_size(ops, rows, heads * width), ops->compute, heads * width);
-    const double scale = 1 / sqrt((double)(width / heads));
-    tn_dense_forward(mapped, tn_rows_from(query, first), &m->key, context, packed + m->key_offset, TN_ACT_NONE, rows);
-    ops->window_attend(context, mixed, tn_rows_from(block->attention, first), tn_rows_from(block->x, first * slots),
-                       mapped, scale, rows, slots, heads, width);
-    tn_dense_forward(tn_rows_from(block->y, first), mixed, &m->value, context, packed + m->value_offset, block->act,
-                     rows);
+    return tn_columns_from(tn_rows_from(rows, row), head * width);
+}
+
+static void forward_piece(const walk *w, int64_t index, const tn_parallel *parallel, char *memory)
+{
+    const tn_block *block = w->block;
+    const tn_ops *ops = w->context->ops;
+    const int64_t width = w->layer->in_dim, head_dim = width / w->layer->heads, slots = block->slots;
+    const int64_t row = index / w->parts * w->rows, rows = tn_min_i64(w->rows, block->rows - row);
+    const int64_t head = index % w->parts * w->heads, heads = tn_min_i64(w->heads, w->layer->heads - head);
+    const tn_context context = {.ops = ops, .parallel = parallel, .scratch = memory + w->c.mapped};
+    const tn_rows mapped = tn_dense_rows(memory, ops->compute, heads * width), mixed = mapped;
+    tn_dense_forward_groups(mapped, part_of(w->query, row, head, head_dim), &w->m.key, &context,
+                            w->packed + w->m.key_offset, TN_ACT_NONE, rows, head, heads);
+    ops->window_attend(&context, mixed, part_of(block->attention, row, head, slots),
+                       tn_rows_from(block->x, row * slots), mapped, 1 / sqrt((double)head_dim), rows, slots, heads,
+                       width);
+    tn_dense_forward_groups(part_of(block->y, row, head, head_dim), mixed, &w->m.value, &context,
+                            w->packed + w->m.value_offset, block->act, rows, head, heads);
+}
+
+static void piece_task(void *argument, int64_t index, int worker)
+{
+    const walk *w = argument;
+    const tn_parallel alone = {1, NULL};
+    forward_piece(w, index, &alone, (char *)w->context->scratch + (size_t)worker * w->c.size);
+}
+
+/* `count` in pieces of at most `most`: the size of one, all nearly equal. */
+static int64_t even_size(int64_t count, int64_t most)
+{
+    return tn_ceil_div(count, tn_ceil_div(count, most));
+}
+
+/* Where tasks are so few that threads would go without, they have less heads. */
+static void run_pieces(walk *w)
+{
+    const tn_parallel *parallel = w->context->parallel;
+    const int64_t all = w->layer->heads;
+    w->rows = even_size(w->block->rows, w->c.rows);
+    w->heads = even_size(all, w->c.heads);
+    const int64_t pieces = tn_ceil_div(w->block->rows, w->rows);
+    while (!w->c.shared && w->heads > 1 && pieces * tn_ceil_div(all, w->heads) < 2 * (int64_t)parallel->workers)
+        w->heads = (w->heads + 1) / 2;
+    w->parts = tn_ceil_div(all, w->heads);
+    for (int64_t i = 0; i < pieces && w->c.shared; i++)
+        forward_piece(w, i, parallel, w->context->scratch);
+    if (!w->c.shared) tn_parallel_for(parallel, pieces * w->parts, piece_task, w);
 }
 
 static void forward(const tn_block *block, const tn_layer *layer, const tn_context *context, const void *packed,
                     const tn_weights *weights)
 {
-    maps m;
+    walk w = {.block = block, .layer = layer, .context = context, .packed = packed};
     const tn_ops *ops = context->ops;
-    if (!plan(&m, layer, ops, weights)) return;
     const int64_t width = layer->in_dim, rows = block->rows;
-    const int64_t piece = even_piece(rows, forward_piece_rows(layer, ops, rows));
-    char *buffer = block->buffer, *state = block->state != NULL ? block->state : buffer;
+    if (!plan(&w.m, layer, ops, weights)) return;
+    if (!plan_cut(&w.c, layer, ops, &w.m, block->slots, context->parallel->workers)) return;
+    char *state = block->state != NULL ? block->state : block->buffer;
     const tn_rows mean = tn_dense_rows(state, ops->compute, width);
-    const tn_rows query = tn_dense_rows(state + rows_size(ops, rows, width), ops->compute, width);
+    w.query = tn_dense_rows(state + rows_size(ops, rows, width), ops->compute, width);
     ops->window_mean(context, mean, block->x, rows, block->slots, width);
-    tn_dense_forward(query, mean, &m.query, context, packed, TN_ACT_NONE, rows);
-    if (block->y.data == NULL) return;
-    buffer += state_size(layer, ops, rows);
-    for (int64_t first = 0; first < rows; first += piece) {
-        forward_piece(block, layer, context, packed, &m, query, buffer, first, tn_min_i64(piece, rows - first));
-    }
+    tn_dense_forward(w.query, mean, &w.m.query, context, packed, TN_ACT_NONE, rows);
+    if (block->y.data != NULL && rows > 0) run_pieces(&w);
 }
 
 /* --- backward --- */
@@ -266,10 +316,20 @@ static bool reads_input(const tn_layer *layer, float *const *gradient, bool want
     return w.scores || w.dw[VALUE] != NULL;
 }
 
-/* Larger than forward's: each piece reads and writes dW_k and dW_v once. */
-static int64_t backward_piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows)
+/* What has a row of C for each head, of which a row needs four, is made for pieces of a block, not small ones: each
+ * reads and writes dW_k and dW_v once. */
+static int64_t most_piece_rows(const tn_layer *layer, const tn_ops *ops, int64_t rows)
 {
-    return piece_rows(layer, ops, rows, 4, 64 << 20);
+    const size_t row = 4 * (size_t)layer->heads * (size_t)layer->in_dim * tn_dtype_size(ops->compute);
+    const int64_t fit = (int64_t)(((size_t)64 << 20) / row);
+    return tn_max_i64(1, tn_min_i64(rows, fit >= 12 ? fit / 6 * 6 : fit));
+}
+
+/* As few pieces as there must be, of equal size; at most `piece`. */
+static int64_t even_piece(int64_t rows, int64_t piece)
+{
+    const int64_t even = tn_ceil_div(rows, tn_ceil_div(rows, piece));
+    return tn_min_i64(piece, tn_ceil_div(even, 6) * 6);
 }
 
 /* Memory of a block: dq [rows, C], and for the rows of a piece u, z, dz, du [heads, C], a, ds [heads, slots], dmean
@@ -306,7 +366,7 @@ static parts place_parts(char *buffer, const tn_layer *layer, const tn_ops *ops,
 static size_t buffer_backward_size(const tn_layer *layer, const tn_ops *ops, int64_t rows, int64_t slots)
 {
     static char nowhere[1];
-    return place_parts(nowhere, layer, ops, rows, backward_piece_rows(layer, ops, rows), slots).size;
+    return place_parts(nowhere, layer, ops, rows, most_piece_rows(layer, ops, rows), slots).size;
 }
 
 static size_t scratch_backward_size(const tn_layer *layer, const tn_ops *ops, const tn_weights *weights, int64_t rows,
@@ -314,7 +374,7 @@ static size_t scratch_backward_size(const tn_layer *layer, const tn_ops *ops, co
 {
     maps f, b;
     if (!plan(&f, layer, ops, weights) || !plan_backward(&b, layer, ops, weights)) return 0;
-    const int64_t piece = backward_piece_rows(layer, ops, rows);
+    const int64_t piece = most_piece_rows(layer, ops, rows);
     const size_t sizes[] = {
         ops->linear_scratch(&f.key.map, piece, workers),
         ops->linear_scratch(&b.value.map, piece, workers),
@@ -397,7 +457,7 @@ static void backward(const tn_block_backward *block, const tn_layer *layer, cons
 {
     const tn_ops *ops = context->ops;
     const int64_t rows = block->rows, width = layer->in_dim;
-    const int64_t piece = even_piece(rows, backward_piece_rows(layer, ops, rows));
+    const int64_t piece = even_piece(rows, most_piece_rows(layer, ops, rows));
     pass t = {.block = block, .layer = layer, .context = context, .forward = packed, .backward = packed_backward};
     if (!plan(&t.f, layer, ops, weights) || !plan_backward(&t.b, layer, ops, weights)) return;
     t.wish = wishes_of(layer, block->gradient, block->dx.data != NULL);

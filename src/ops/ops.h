@@ -50,6 +50,14 @@ static inline tn_rows tn_rows_from(tn_rows rows, int64_t first)
     return rows;
 }
 
+/* The columns from `first` on; none stay none. */
+static inline tn_rows tn_columns_from(tn_rows rows, int64_t first)
+{
+    if (rows.data == NULL) return rows;
+    rows.data = (char *)rows.data + first * rows.step * (int64_t)tn_dtype_size(rows.dtype);
+    return rows;
+}
+
 /* A packed linear map: `groups` independent ones of [n, k] side by side. Group g reads columns [g k, (g+1) k) of its
  * input and writes columns [g n, (g+1) n) of its output. An ordinary linear layer has one group. */
 typedef struct tn_map {
@@ -71,7 +79,8 @@ struct tn_ops {
     tn_dtype compute;   /* dtype of intermediates and packed biases */
     int64_t block_rows; /* rows that a block of tokens should have at most */
 
-    /* Bytes of a packed map; false when they do not fit size_t. Packed data is aligned to TN_ALIGN. */
+    /* Bytes of a packed map; false when they do not fit size_t. Packed data is aligned to TN_ALIGN; groups follow each
+     * other, so that some of them in a row are a packed map too. */
     bool (*packed_size)(const tn_map *map, size_t *bytes);
 
     /* Packs w, whose element (g, i, j), i < n, j < k, lies at g * group_stride + i * n_stride + j * k_stride. Of dtype
@@ -96,7 +105,7 @@ struct tn_ops {
     /* For each row r and head h: a = softmax over the present slots j of scale * dot(q[r, h width : (h+1) width],
      * x[r slots + j, :]); y[r, h width : (h+1) width] = sum_j a_j x[r slots + j, :]. When weights.data is not NULL,
      * weights[r, h slots + j] = a_j, 0 where absent. A row without any patch gives zeros. The patches present decide
-     * the bits: absent slots between them do not. */
+     * the bits: absent slots between them do not. y may be q. */
     size_t (*window_attend_scratch)(int64_t slots, int64_t heads, int64_t width, int workers);
     void (*window_attend)(const tn_context *context, tn_rows y, tn_rows weights, tn_rows x, tn_rows q, double scale,
                           int64_t rows, int64_t slots, int64_t heads, int64_t width);

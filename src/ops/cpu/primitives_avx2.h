@@ -38,6 +38,13 @@ static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
     return _mm256_fmadd_ps(a, b, c);
 }
 
+/* Lanes `apart` from each other change places; apart is a power of two below `lanes`. */
+static ALWAYS_INLINE vf vf_swap(vf v, int apart)
+{
+    if (apart == 4) return _mm256_permute2f128_ps(v, v, 1);
+    return apart == 2 ? _mm256_permute_ps(v, 0x4e) : _mm256_permute_ps(v, 0xb1);
+}
+
 static ALWAYS_INLINE vd vd_fma(vd a, vd b, vd c)
 {
     return _mm256_fmadd_pd(a, b, c);

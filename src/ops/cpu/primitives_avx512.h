@@ -39,6 +39,14 @@ static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
     return _mm512_fmadd_ps(a, b, c);
 }
 
+/* Lanes `apart` from each other change places; apart is a power of two below `lanes`. */
+static ALWAYS_INLINE vf vf_swap(vf v, int apart)
+{
+    if (apart == 8) return _mm512_shuffle_f32x4(v, v, 0x4e);
+    if (apart == 4) return _mm512_shuffle_f32x4(v, v, 0xb1);
+    return apart == 2 ? _mm512_permute_ps(v, 0x4e) : _mm512_permute_ps(v, 0xb1);
+}
+
 static ALWAYS_INLINE vd vd_fma(vd a, vd b, vd c)
 {
     return _mm512_fmadd_pd(a, b, c);

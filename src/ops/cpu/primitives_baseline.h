@@ -39,6 +39,12 @@ static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
     return a * b + c;
 }
 
+/* Lanes `apart` from each other change places; apart is a power of two below `lanes`. */
+static ALWAYS_INLINE vf vf_swap(vf v, int apart)
+{
+    return apart == 2 ? (vf){v[2], v[3], v[0], v[1]} : (vf){v[1], v[0], v[3], v[2]};
+}
+
 static ALWAYS_INLINE vd vd_fma(vd a, vd b, vd c)
 {
     return a * b + c;

@@ -39,6 +39,12 @@ static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
     return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 }
 
+/* Lanes `apart` from each other change places; apart is a power of two below `lanes`. */
+static ALWAYS_INLINE vf vf_swap(vf v, int apart)
+{
+    return (vf)(apart == 2 ? vextq_f32((float32x4_t)v, (float32x4_t)v, 2) : vrev64q_f32((float32x4_t)v));
+}
+
 static ALWAYS_INLINE vd vd_fma(vd a, vd b, vd c)
 {
     return (vd)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);

@@ -2,8 +2,8 @@
  *
  * A level's primitives header defines `lanes`, then includes this file, then adds what the extensions cannot say or say
  * badly: vf_set, vd_set, vf_select (mask ? a : b, lane by
- * lane; mask comes from a comparison), vf_min, vf_max (the second operand where one is NaN), vf_fma, vd_fma, vf_keep,
- * vd_keep, vh_widen, the binary16 conversions and prefetch_for_write.
+ * lane; mask comes from a comparison), vf_min, vf_max (the second operand where one is NaN), vf_fma, vf_swap, vd_fma,
+ * vf_keep, vd_keep, vh_widen, the binary16 conversions and prefetch_for_write.
  */
 #ifndef TN_OPS_CPU_VECTOR_H
 #define TN_OPS_CPU_VECTOR_H

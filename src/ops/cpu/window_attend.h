@@ -11,6 +11,7 @@
 #define TN_OPS_CPU_WINDOW_ATTEND_H
 
 enum { attend_block = 128, tile_heads = 4, dot_patches = 3, mix_vectors = 3 };
+enum { lane_steps = lanes == 16 ? 4 : lanes == 8 ? 3 : 2 }; /* halvings until one lane is left */
 
 typedef struct attend_call {
     tn_rows y, weights, x, q;
@@ -37,24 +38,32 @@ static ALWAYS_INLINE const char *patch_at(const attend_window *w, int64_t j, tn_
     return (const char *)w->call->x.data + w->offset[j] * element_size(dtype);
 }
 
-/* The sum of the lanes: halves are added until one is left. */
-static float sum_lanes(vf v)
+/* The sum of the lanes, in each of them: halves are added until one is left. */
+static ALWAYS_INLINE vf sum_lanes(vf v)
 {
-    float a[lanes];
-    vf_store(a, v);
-    for (int half = lanes / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++)
-            a[i] = a[i] + a[i + half];
-    }
-    return a[0];
+    UNROLL
+    for (int step = 1; step <= lane_steps; step++)
+        v = v + vf_swap(v, lanes >> step);
+    return v;
 }
 
-static float max_lanes(vf v)
+static ALWAYS_INLINE vf max_lanes(vf v)
 {
-    float most = v[0];
-    for (int i = 1; i < lanes; i++)
-        most = v[i] > most ? v[i] : most;
-    return most;
+    UNROLL
+    for (int step = 1; step <= lane_steps; step++) {
+        const vf other = vf_swap(v, lanes >> step);
+        v = vf_select(other > v, other, v);
+    }
+    return v;
+}
+
+/* Where patch j of this row lies, or of the next one when j is past the end; or anything: it is only fetched. */
+static const char *patch_ahead(const attend_window *w, int64_t j, tn_dtype dtype)
+{
+    const attend_call *c = w->call;
+    if (j < w->present) return patch_at(w, j, dtype);
+    const int64_t slot = tn_min_i64((w->row + 1) * c->slots + j - w->present, c->rows * c->slots - 1);
+    return (const char *)c->x.data + row_offset(&c->x, slot) * element_size(dtype);
 }
 
 /* score[h, j] for a tile of heads and patches. */
@@ -63,12 +72,14 @@ static ALWAYS_INLINE void dot_tile(const attend_window *w, int64_t head, int64_t
 {
     const attend_call *c = w->call;
     const int64_t whole = c->x.step == 1 ? c->width - c->width % lanes : 0;
-    const char *x[dot_patches];
+    const char *x[dot_patches], *ahead[dot_patches];
     const float *q = w->query + head * c->width;
     vf sum[tile_heads][dot_patches];
     UNROLL
-    for (int j = 0; j < patches; j++)
+    for (int j = 0; j < patches; j++) {
         x[j] = patch_at(w, patch + j, dtype);
+        ahead[j] = patch_ahead(w, patch + patches + j, dtype);
+    }
     UNROLL
     for (int h = 0; h < heads; h++) {
         UNROLL
@@ -78,8 +89,10 @@ static ALWAYS_INLINE void dot_tile(const attend_window *w, int64_t head, int64_t
     for (int64_t i = 0; i < whole; i += lanes) {
         vf values[dot_patches];
         UNROLL
-        for (int j = 0; j < patches; j++)
+        for (int j = 0; j < patches; j++) {
             values[j] = vf_keep(load_as(dtype, x[j], i));
+            __builtin_prefetch(ahead[j] + i * element_size(dtype), 0, 2);
+        }
         UNROLL
         for (int h = 0; h < heads; h++) {
             const vf query = vf_keep(vf_load(q + h * c->width + i));
@@ -105,7 +118,7 @@ static ALWAYS_INLINE void dot_tile(const attend_window *w, int64_t head, int64_t
     }
     for (int h = 0; h < heads; h++) {
         for (int j = 0; j < patches; j++)
-            w->score[(head + h) * w->padded + patch + j] = c->scale * sum_lanes(total[h][j]);
+            w->score[(head + h) * w->padded + patch + j] = c->scale * sum_lanes(total[h][j])[0];
     }
 }
 
@@ -140,14 +153,14 @@ static void soften(float *score, int64_t present, int64_t padded)
         const vf s = vf_load(score + j);
         most = vf_select(s > most, s, most);
     }
-    most = vf_set(max_lanes(most));
+    most = max_lanes(most);
     vf sum = vf_set(0.0f);
     for (int64_t j = 0; j < padded; j += lanes) {
         const vf e = exp_negative(vf_load(score + j) - most);
         vf_store(score + j, e);
         sum = sum + e;
     }
-    const vf divisor = vf_set(sum_lanes(sum));
+    const vf divisor = sum_lanes(sum);
     for (int64_t j = 0; j < padded; j += lanes)
         vf_store(score + j, vf_load(score + j) / divisor);
 }

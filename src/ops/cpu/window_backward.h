@@ -71,7 +71,7 @@ static void soften_backward(float *score, const float *a, float scale, int64_t p
     vf sum = vf_set(0.0f);
     for (int64_t j = 0; j < padded; j += lanes)
         sum = vf_fma(vf_load(a + j), vf_load(score + j), sum);
-    const vf mean = vf_set(sum_lanes(sum));
+    const vf mean = sum_lanes(sum);
     for (int64_t j = 0; j < padded; j += lanes)
         vf_store(score + j, vf_set(scale) * vf_load(a + j) * (vf_load(score + j) - mean));
 }

@@ -6,13 +6,24 @@
 #ifndef TN_OPS_CPU_WINDOW_MEAN_H
 #define TN_OPS_CPU_WINDOW_MEAN_H
 
-enum { mean_block = 16, mean_vectors = 4, mean_columns = mean_vectors * lanes };
+enum { mean_block = 16, mean_vectors = 4, mean_columns = mean_vectors * lanes, mean_ahead = 16 };
 
 typedef struct mean_call {
     tn_rows y, x;
     int64_t rows, slots, width;
     blocking blocks;
 } mean_call;
+
+/* Rows are too short for the processor to guess the next: fetches the columns of a span where row `row` of x has them.
+ */
+static ALWAYS_INLINE void fetch_span(const mean_call *c, int64_t row, int64_t column, tn_dtype dtype)
+{
+    const int64_t offset = row_offset(&c->x, tn_min_i64(row, c->rows * c->slots - 1)) + column * c->x.step;
+    const char *from = (const char *)c->x.data + offset * element_size(dtype);
+    UNROLL
+    for (int64_t i = 0; i < mean_columns * element_size(dtype); i += 64)
+        __builtin_prefetch(from + i, 0, 2);
+}
 
 /* y[r, column : column + count], count <= mean_columns; whole: count == mean_columns and x's columns are adjacent. */
 static ALWAYS_INLINE void mean_span(const mean_call *c, int64_t r, int64_t column, int64_t count, tn_dtype dtype,
@@ -22,12 +33,13 @@ static ALWAYS_INLINE void mean_span(const mean_call *c, int64_t r, int64_t colum
     UNROLL
     for (int v = 0; v < mean_vectors; v++)
         total[v] = sum[v] = vf_set(0.0f);
+    const int64_t ahead = r * c->slots + tn_min_i64(c->slots, mean_ahead);
     int64_t present = 0;
     for (int64_t j = 0; j < c->slots; j++) {
         const int64_t offset = row_offset(&c->x, r * c->slots + j);
         if (offset < 0) continue;
         const char *from = (const char *)c->x.data + (offset + column * c->x.step) * element_size(dtype);
-        __builtin_prefetch(from + mean_columns * element_size(dtype));
+        fetch_span(c, ahead + j, column, dtype);
         UNROLL
         for (int v = 0; v < mean_vectors; v++) {
             const vf x = whole ? load_as(dtype, from, v * lanes)
