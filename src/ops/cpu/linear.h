@@ -493,14 +493,31 @@ static size_t linear_scratch(const tn_map *map, int64_t rows, int workers)
     return bytes;
 }
 
-/* Large chunks reuse x in L2; small ones leave no thread of several idle at the end. Few rows have nothing to reuse. */
-static void choose_chunks(linear_call *c, int workers)
+static int64_t count_tasks(const linear_call *c, int64_t chunk)
 {
-    const int64_t most = is_few(c->map, c->rows) ? few_panels : most_panels;
+    return c->row_blocks * c->map->groups * tn_ceil_div(c->panels, chunk);
+}
+
+/* Panels of the worker that gets the most, if all tasks take as long. */
+static int64_t most_work(const linear_call *c, int64_t chunk)
+{
+    return tn_ceil_div(count_tasks(c, chunk), c->workers) * chunk;
+}
+
+/* Large chunks reuse x in L2, small ones leave no thread idle at the end: of those that make eight tasks for each
+ * worker the largest, or one down to its half that shares the work better. Few rows have nothing to reuse. */
+static void choose_chunks(linear_call *c)
+{
+    const int64_t most = is_few(c->map, c->rows) ? few_panels : most_panels, enough = 8 * (int64_t)c->workers;
     c->chunk = tn_min_i64(most, tn_max_i64(c->panels, 1));
-    while (workers > 1 && c->chunk > 1 &&
-           c->row_blocks * c->map->groups * tn_ceil_div(c->panels, c->chunk) < 8 * (int64_t)workers)
-        c->chunk = (c->chunk + 1) / 2;
+    if (c->workers > 1) {
+        while (c->chunk > 1 && count_tasks(c, c->chunk) < enough)
+            c->chunk = tn_max_i64(c->chunk - tile_panels, 1);
+        for (int64_t less = c->chunk - tile_panels, half = c->chunk / 2; less >= tn_max_i64(half, 1);
+             less -= tile_panels) {
+            if (most_work(c, less) < most_work(c, c->chunk)) c->chunk = less;
+        }
+    }
     c->chunks = tn_ceil_div(c->panels, c->chunk);
 }
 
@@ -515,7 +532,7 @@ static void linear(const tn_context *context, tn_rows y, tn_rows x, const void *
     c.depths = tn_ceil_div(map->k, block_depth);
     c.panels = tn_ceil_div(map->n, panel_columns);
     c.workers = workers;
-    choose_chunks(&c, workers);
+    choose_chunks(&c);
     c.x_wide = context->scratch;
     c.sums = c.x_wide + wide_rows(map, rows, workers) * wide_columns(map);
     if (map->groups == 1) gather_x(context, &c);
