@@ -2,14 +2,22 @@
 #include "core/memory.h"
 
 #include "core/error.h"
-#include "core/size.h"
 #include <stdlib.h>
+#include <sys/mman.h>
 
+/* Large pages where the system has them: weights are read once a block of rows, and looking up 16,000 small pages costs
+ * products 1 to 2 %. */
 static void *system_alloc(void *context, size_t size, size_t align)
 {
     (void)context;
-    if (size > SIZE_MAX - align) return NULL;
-    return aligned_alloc(align, tn_align_up(size, align)); /* C11 wants a multiple */
+    static const size_t large_page = (size_t)2 << 20;
+    const bool large = size >= large_page;
+    void *data;
+    if (posix_memalign(&data, large ? large_page : align, size) != 0) return NULL;
+#ifdef MADV_HUGEPAGE
+    if (large) (void)madvise(data, size, MADV_HUGEPAGE);
+#endif
+    return data;
 }
 
 static void system_free(void *context, void *data, size_t size)
