@@ -316,15 +316,6 @@ static void fetch_y(const linear_task *t, int64_t panel, int64_t row, int64_t he
         prefetch_for_write(element_at(&t->call->y, row + r, panel_column(t, panel)));
 }
 
-/* Fetches part `part` of `parts` of what lies at `from`. */
-static void fetch_part(const char *from, int64_t bytes, int64_t part, int64_t parts)
-{
-    enum { line = 64 };
-    const int64_t lines = bytes / line;
-    for (int64_t l = part * lines / parts; l < (part + 1) * lines / parts; l++)
-        __builtin_prefetch(from + l * line, 0, 2);
-}
-
 /* Zeros where there is no bias. */
 static void load_bias(float *bias, const linear_task *t, int64_t panel)
 {
@@ -365,15 +356,16 @@ static const float *widen_panels(const linear_task *t, float *space, int64_t pan
     return space;
 }
 
-/* One or tile_panels panels times all tiles of the task, for k block d. Meanwhile the next ones come from memory: in
- * bursts between the tiles when they are many, else line by line within the first. */
+/* One or tile_panels panels times all tiles of the task, for k block d. Meanwhile the next ones come from memory, a
+ * part in each of the first tiles: all in one would fill the queue of misses. */
 static void run_panels(const linear_task *t, const float *x, int64_t panel, int64_t panels, int64_t d)
 {
-    enum { many = 9 };
+    enum { most_parts = 8 };
     const linear_call *c = t->call;
     const int64_t depth = tn_min_i64(block_depth, c->map->k - d * block_depth);
     const int64_t row_size = panel_columns * element_size(c->map->dtype), next_stride = c->map->k * row_size;
-    const bool last = d + 1 >= c->depths, bursts = t->tiles >= many;
+    const bool last = d + 1 >= c->depths;
+    const int64_t parts = tn_min_i64(t->tiles, most_parts);
     const char *next = weights_next(t, panel + panels, d);
     float bias[tile_panels][panel_columns];
     tile_call call = {.depth = depth, .sums_stride = t->rows * panel_columns, .first = d == 0};
@@ -382,14 +374,12 @@ static void run_panels(const linear_task *t, const float *x, int64_t panel, int6
         load_bias(bias[p], t, panel + p);
     for (int64_t i = 0; i < t->tiles; i++) {
         const int64_t row = tile_start(c, t->first_tile + i), height = tile_start(c, t->first_tile + i + 1) - row;
-        const bool stream = i == 0 && !bursts;
-        for (int64_t p = 0; p < panels; p++) {
-            if (last) fetch_y(t, panel + p, row, height);
-            if (bursts) fetch_part(next + p * next_stride, depth * row_size, i, t->tiles);
-        }
-        call.next = stream ? next : (const char *)call.w;
-        call.next_step = stream ? row_size : 0;
-        call.next_stride = stream ? next_stride : 0;
+        const bool fetches = i < parts;
+        for (int64_t p = 0; p < panels && last; p++)
+            fetch_y(t, panel + p, row, height);
+        call.next = fetches ? next + i * depth * row_size / parts : (const char *)call.w;
+        call.next_step = fetches ? tn_ceil_div(row_size, parts) : 0;
+        call.next_stride = fetches ? next_stride : 0;
         call.sums = t->sums + (panel * t->rows + row - t->first_row) * panel_columns;
         call.x = x + (row - t->first_row) * block_depth;
         tile_kernels[height - 1][panels > 1](&call);
