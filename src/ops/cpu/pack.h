@@ -31,7 +31,7 @@ typedef uint16_t octet __attribute__((vector_size(16)));
 /* to[k * stride + j] = from[j][at + k] for j < 4, k < 16, of four bytes each: whole cache lines of four rows. */
 static ALWAYS_INLINE void transpose_quads(void *to, int64_t stride, const void *const from[4], int64_t at)
 {
-    const uint32_t *const *rows = (const uint32_t *const *)from;
+    const uint32_t *const rows[4] = {from[0], from[1], from[2], from[3]};
     UNROLL
     for (int k = 0; k < 16; k += 4) {
         quad a, b, c, d;
