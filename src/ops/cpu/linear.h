@@ -8,13 +8,13 @@
  * was packed before. A task is a row block times a chunk of panels; per k block it adds tiles of tile_rows x
  * panel_columns into a compact buffer of its worker, [panel][row][panel_columns]. After the last block each tile gets
  * its bias and activation while it is in L1, and y is written, once. A k block of a row block (288 KB) stays in L2,
- * with the sums (288 KB). With several groups a row block of x is used by few tasks, so they gather it themselves, a k
+ * with the sums (144 KB). With several groups a row block of x is used by few tasks, so they gather it themselves, a k
  * block at a time.
  */
 #ifndef TN_OPS_CPU_LINEAR_H
 #define TN_OPS_CPU_LINEAR_H
 
-enum { block_depth = 256, most_rows = 288, most_tiles = most_rows / tile_rows, most_panels = 16 };
+enum { block_depth = 256, most_rows = 288, most_tiles = most_rows / tile_rows, most_panels = 8 };
 enum { few_rows = 4, most_sums = tile_rows * tile_panels * panel_vectors };
 
 typedef struct linear_call {
