@@ -8,11 +8,11 @@ atomic_int allocations;
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
 void *__real_realloc(void *data, size_t size);
-void *__real_aligned_alloc(size_t align, size_t size);
+int __real_posix_memalign(void **data, size_t align, size_t size);
 void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t count, size_t size);
 void *__wrap_realloc(void *data, size_t size);
-void *__wrap_aligned_alloc(size_t align, size_t size);
+int __wrap_posix_memalign(void **data, size_t align, size_t size);
 
 void *__wrap_malloc(size_t size)
 {
@@ -32,10 +32,10 @@ void *__wrap_realloc(void *data, size_t size)
     return __real_realloc(data, size);
 }
 
-void *__wrap_aligned_alloc(size_t align, size_t size)
+int __wrap_posix_memalign(void **data, size_t align, size_t size)
 {
     allocations++;
-    return __real_aligned_alloc(align, size);
+    return __real_posix_memalign(data, align, size);
 }
 
 void assert_ok(tenon_status status)
