@@ -2,30 +2,26 @@
 
 #include "report.h"
 
-#include <stdlib.h>
-#include <sys/mman.h>
+static const size_t page = 4096;
 
-static const size_t page = 4096, huge_page = (size_t)2 << 20;
-
+/* The library's own memory comes in large pages: the disk takes a chunk page by page, and a thousand small ones cost
+ * more than the transfer. */
 bool tn_buffer_grow(tn_buffer *buffer, size_t size, tenon_error *error)
 {
     if (size <= buffer->size && buffer->data) return true;
     tn_buffer_free(buffer);
-    if (posix_memalign(&buffer->data, size < huge_page ? page : huge_page, size ? size : 1) != 0) {
-        buffer->data = NULL;
-        return tn_error(error, "out of memory: cannot get %zu bytes for a chunk of images", size);
-    }
-#ifdef MADV_HUGEPAGE
-    /* The disk takes them page by page: a thousand small ones cost more than the transfer. Without, it is only slower.
-     */
-    if (size >= huge_page) (void)madvise(buffer->data, size, MADV_HUGEPAGE);
-#endif
-    buffer->size = size;
+    tenon_allocator system;
+    tenon_allocator_init(&system);
+    void *data = system.alloc(system.context, size ? size : 1, page);
+    if (!data) return tn_error(error, "out of memory: cannot get %zu bytes for a chunk of images", size);
+    *buffer = (tn_buffer){data, size};
     return true;
 }
 
 void tn_buffer_free(tn_buffer *buffer)
 {
-    free(buffer->data);
+    tenon_allocator system;
+    tenon_allocator_init(&system);
+    system.free(system.context, buffer->data, buffer->size);
     *buffer = (tn_buffer){.data = NULL};
 }
