@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from others import other
-from scenes import NUMPY_DTYPES, assert_close, scenes
+from scenes import ACTIVATIONS, NUMPY_DTYPES, assert_close, scenes
 
 import tenon
 
@@ -24,6 +24,10 @@ def test_against_pytorch_in_double(scene):
     config = tenon.Config.from_dict(scene.config)
     assert y.shape[1] == config.output_num_tokens(scene.tokens, pool_window=scene.pool_window, grid=scene.grid)
     assert_close(y, scene.expected(adapter, x), scene.y_dtype)
+
+
+def test_every_activation_is_drawn():
+    assert sorted(torch_connectors.ACTIVATIONS) == ACTIVATIONS
 
 
 @given(scenes(), st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([1, 2, -1, -3])] * 3))
