@@ -103,7 +103,7 @@ typedef struct tenon_allocator {
     void *context;
 } tenon_allocator;
 
-/* The system's. */
+/* The system's: from 2 MiB on it asks for large pages, where there are such. */
 TENON_API void tenon_allocator_init(tenon_allocator *allocator);
 
 /* ---- 3. counting and configuration ------------------------------------------------------------------------------ */

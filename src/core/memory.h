@@ -7,7 +7,7 @@
 /* Alignment of everything that kernels read: a cache line. */
 enum { TN_ALIGN = 64 };
 
-/* malloc behind tenon_allocator; `context` is unused. */
+/* The C library's memory behind tenon_allocator, from 2 MiB on in large pages; `context` is unused. */
 extern const tenon_allocator tn_system_allocator;
 
 /* Data of `size` bytes aligned to TN_ALIGN in *data (never NULL, even for 0 bytes); tn_free gives it back. `what` names
