@@ -100,6 +100,9 @@ extern PyMethodDef tnpy_counting_methods[];
 /* pages.c: use_large_pages(address, bytes). */
 PyObject *tnpy_use_large_pages(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
+/* watch.c: the type Watch. */
+bool tnpy_watch_setup(PyObject *module);
+
 /* builder.c: connectors declared in Python. */
 
 /* register_adapter(name, function) */

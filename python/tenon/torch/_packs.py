@@ -6,9 +6,10 @@ parameters are is the worst thing that could happen here, so a pack is used agai
 - Gradients are off. With gradients on, every call packs.
 - Every parameter is *known*: an ``nn.Parameter`` that a connector of ours made, loaded, moved or unpickled itself.
   The tensors that ``functional_call`` or FSDP put in its place are not, and neither are inference tensors.
-- Of every parameter the object, data pointer, shape, dtype, version counter and epoch are what they were. The pack
-  keeps the storages alive, so that a pointer cannot come back with other data behind it. The epoch moves with
-  ``refresh()`` and with every step of an optimizer: fused ones write without moving the version counter.
+- Of every parameter the object, data pointer, shape, strides, dtype, sign, version counter and epoch are what they
+  were (``_C.tensor_state``). The pack keeps the storages alive, so that a pointer cannot come back with other data behind
+  it. The epoch moves with ``refresh()`` and with every step of an optimizer: fused ones write without moving the
+  version counter.
 
 The backward pass of a call may use what its forward packed, under the same conditions; else it packs again.
 
@@ -50,7 +51,7 @@ class _Known:
 class _Stamp(NamedTuple):
     """What parameters were when they were packed."""
 
-    place: tuple  # of each: which object, pointer, dtype, shape
+    place: tuple  # of each: which object, pointer, dtype, shape, strides, sign
     state: tuple  # of each: epoch, version
 
 
@@ -82,8 +83,8 @@ class _Pack:
 
     def _take(self, parameters: Sequence[Tensor], stamp: _Stamp | None) -> None:
         """Hands the parameters' memory to the adapter, or a dense copy of it."""
-        self.borrows = all(p.is_contiguous() for p in parameters)
-        self.dense = [p.detach().contiguous() for p in parameters]
+        self.borrows = all(p.is_contiguous() and not p.is_neg() for p in parameters)
+        self.dense = [p.detach().resolve_neg().contiguous() for p in parameters]
         self.adapter.set_parameters([(p.data_ptr(), DTYPES[p.dtype], tuple(p.shape), None) for p in self.dense])
         if stamp is not None and _can_follow(parameters):
             self.place = stamp.place
@@ -112,6 +113,13 @@ class _Slot:
 
 _known: dict[int, _Known] = {}
 _slots: dict[int, _Slot] = {}
+generation = object()  # another one whenever an epoch moved, or a parameter was forgotten
+
+
+def _move_generation() -> None:
+    """Last: who reads the new one sees what it stands for."""
+    global generation
+    generation = object()
 
 
 def know(parameters: Iterable[Tensor]) -> None:
@@ -126,6 +134,7 @@ def know(parameters: Iterable[Tensor]) -> None:
         else:
             found.epoch = object()
         _slots.pop(number, None)
+    _move_generation()
 
 
 def forget(parameters: Iterable[Tensor]) -> None:
@@ -133,6 +142,7 @@ def forget(parameters: Iterable[Tensor]) -> None:
     for parameter in parameters:
         _known.pop(id(parameter), None)
         _slots.pop(id(parameter), None)
+    _move_generation()
 
 
 def may_be_sharded() -> bool:
@@ -162,6 +172,7 @@ def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Non
             found = _known.get(id(parameter))
             if found is not None:
                 found.epoch = object()
+    _move_generation()
 
 
 register_optimizer_step_post_hook(_after_step)
@@ -172,10 +183,14 @@ def _stamp(parameters: Sequence[Tensor]) -> _Stamp | None:
     place, state = [], []
     for parameter in parameters:
         found = _known.get(id(parameter))
-        if found is None or found.tensor() is not parameter or parameter.is_inference():  # `.data =` can make it one
+        if found is None or found.tensor() is not parameter:
             return None
-        place.append((found, parameter.data_ptr(), parameter.dtype, parameter.shape))
-        state.append((found.epoch, parameter._version))
+        seen = _C.tensor_state(parameter)
+        if seen is None:  # `.data =` can make it an inference tensor
+            return None
+        version, *where = seen
+        place.append((found, *where))
+        state.append((found.epoch, version))
     return _Stamp(tuple(place), tuple(state))
 
 
@@ -221,6 +236,14 @@ def inference(key: Key, parameters: Sequence[Tensor], fresh: bool) -> _C.Adapter
             found.drop_parameters()
             slot.inference = found if found.state is not None else None
     return found.adapter
+
+
+def kept(key: Key, parameters: Sequence[Tensor]) -> _C.Adapter | None:
+    """What `inference` would use again now."""
+    stamp = _stamp(parameters)
+    slot = _slots.get(id(parameters[0]))
+    found = slot.inference if slot is not None and slot.tensor() is parameters[0] else None
+    return found.adapter if found is not None and found.fits(key, stamp) else None
 
 
 @contextlib.contextmanager

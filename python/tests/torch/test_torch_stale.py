@@ -116,6 +116,33 @@ def test_a_change_in_place_is_seen(kind, change):
         is_right(kind, adapter)
 
 
+DATA = {
+    "transposed": lambda p: p.data.t(),
+    "negated": lambda p: torch._neg_view(p.data),
+    "cut": lambda p: p.data.view(-1)[:8].view(8, 1).expand(8, 8) if p.dim() == 2 else p.data,
+    "another dtype": lambda p: p.data.view(torch.float16),
+}
+
+
+@pytest.mark.parametrize("gradients", (False, True))
+@pytest.mark.parametrize("change", DATA)
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_same_memory_read_otherwise_is_seen(kind, change, gradients):
+    """The data pointer and the version stay."""
+    adapter = build(kind, out_dim=8)
+    dtype = torch.bfloat16 if change == "another dtype" else torch.float32
+    adapter.to(dtype)
+    for parameter in [None, *adapter.parameters()]:
+        if parameter is not None:
+            seen = parameter.data_ptr(), parameter._version
+            parameter.data = DATA[change](parameter)
+            assert (parameter.data_ptr(), parameter._version) == seen
+        with torch.set_grad_enabled(gradients):
+            for _ in range(2):
+                parameters = [p.detach().resolve_neg() for p in adapter.parameters()]
+                agree(adapter(X), expected(config_of(kind), parameters, X), 1e-5 if dtype is torch.float32 else 0.05)
+
+
 def train_a_step(adapter, optimizer):
     optimizer.zero_grad()
     adapter(X).square().sum().backward()
