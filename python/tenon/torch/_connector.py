@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from tenon import _C
 
 from . import _ops, _packs
+from ._ops import Masks
 from ._plain import Layer
 
 Grid = tuple[int, int]
-Masks = tuple[Tensor | None, Tensor | None]  # of patches, of frames
 
 
 class VisionAdapter(nn.Module):
@@ -31,24 +32,62 @@ class VisionAdapter(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
 
-def is_bare(module: nn.Module | None) -> bool:
-    """No hook would see or change what goes in or comes out."""
-    return module is not None and not (
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+class Plainly:
+    """Reads as ``_C.Watch`` does and notes nothing: for calls that nobody repeats, and for torch.compile."""
+
+    @staticmethod
+    def attribute(owner: Any, name: str) -> Any:
+        return getattr(owner, name)
+
+    @staticmethod
+    def has_own(owner: Any, name: str) -> bool:
+        return name in owner.__dict__
+
+    @staticmethod
+    def item(mapping: dict[Any, Any], key: Any) -> Any:
+        return mapping.get(key)
+
+    @staticmethod
+    def is_empty(mapping: Any) -> bool:
+        return not mapping
+
+    @staticmethod
+    def type_of(owner: Any) -> Any:
+        return type(owner)
+
+    @staticmethod
+    def tensor(tensor: Tensor) -> Tensor:
+        return tensor
+
+
+Reader = _C.Watch | type[Plainly]
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_bare(module: nn.Module, read: Reader) -> bool:
+    """No hook would see or change what goes in or comes out, and the forward is that of its class."""
+    if read.has_own(module, "forward"):
+        return False
+    for name in _HOOKS:
+        if not read.is_empty(read.attribute(module, name)):
+            return False
+    return True
+
+
+_STRIDED = torch.strided
+_CLASSES = (Tensor, nn.Parameter)
 
 
 def _has_kernel(tensor: Tensor) -> bool:
-    if not tensor.is_cpu or tensor.dtype not in _packs.DTYPES or tensor.layout is not torch.strided:
+    if not tensor.is_cpu or tensor.dtype not in _packs.DTYPES or tensor.layout is not _STRIDED:
         return False
-    return type(tensor) in (nn.Parameter, Tensor) or torch.compiler.is_compiling()
+    return type(tensor) in _CLASSES or is_compiling()
 
 
 def _is_transformed(x: Tensor) -> bool:
     """Not what its memory says: negated on paper, or inside grad, vmap, jvp, ..., where tensors stand for several or
     carry tangents. What is compiled goes through the dispatcher, which sees to that."""
-    if torch.compiler.is_compiling():
-        return False
     return x.is_neg() or torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
@@ -74,6 +113,24 @@ def _after_load(module: Connector, incompatible_keys: Any) -> None:
     module._know_again(module.__dict__.pop("_known_before_load", frozenset()))
 
 
+class _Route(NamedTuple):
+    """Where a call without gradients went. Another one goes there if nothing that decided it has changed."""
+
+    watch: _C.Watch  # of all that decided it, beside x, the masks and PyTorch's own modes
+    adapter: _C.Adapter
+    in_dim: int
+    dtype: torch.dtype  # of tokens, without autocast
+
+    def fits(self, module: Connector, x: Tensor) -> bool:
+        """The next call would go there too."""
+        return (
+            x.shape[2] == self.in_dim
+            and not torch._C._is_any_autocast_enabled()
+            and not torch._C._len_torch_dispatch_stack()
+            and self.watch.holds(module)
+        )
+
+
 class Connector(VisionAdapter):
     """What the connectors of this package share: linear layers that the library knows too.
 
@@ -84,6 +141,7 @@ class Connector(VisionAdapter):
     """
 
     _linears: tuple[str, ...]  # in declaration order
+    _last: _Route | None = None
 
     def _setup(self, strip: int) -> None:
         """Last in a constructor."""
@@ -99,6 +157,7 @@ class Connector(VisionAdapter):
 
     def refresh(self) -> None:
         """Forgets what was packed: the next call reads every parameter anew. Safe from any thread."""
+        self._last = None
         self._know_again(self._known_places())
 
     # ---- which parameters can be followed (_packs) ----
@@ -119,6 +178,7 @@ class Connector(VisionAdapter):
         _packs.know(parameter for place, parameter in self._own() if place in places or not sharded)
 
     def _forget(self) -> frozenset[tuple[str, str]]:
+        self._last = None
         places = self._known_places()
         _packs.forget(parameter for _, parameter in self._own())
         return places
@@ -134,13 +194,19 @@ class Connector(VisionAdapter):
         self._known_before_load = self._forget()
         super()._load_from_state_dict(*args, **kwargs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_last": None}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         _packs.know(parameter for _, parameter in self._own())
 
     # ---- one call ----
 
-    def _config(self) -> str:
+    # What `_config` and `_native_parameters` look at decides where a call goes. They look through `read` alone, which
+    # may take notes: what they saw otherwise could change without being seen.
+
+    def _config(self, read: Reader = Plainly) -> str:
         """What the library's adapter is made from, as JSON, where `_native_parameters` says that there is one."""
         raise NotImplementedError
 
@@ -156,42 +222,71 @@ class Connector(VisionAdapter):
             break
         return x
 
-    def _native_parameters(self) -> list[Tensor] | None:
+    def _native_parameters(self, read: Reader) -> list[Tensor] | None:
         """The parameters in declaration order, if the layers are nothing but products that there are kernels for."""
         parameters: list[Tensor] = []
-        for name in self._linears:
-            layer = self._modules.get(name)
-            if type(layer) is not nn.Linear or not is_bare(layer):
+        layers = read.attribute(self, "_modules")
+        for layer_name in self._linears:
+            layer = read.item(layers, layer_name)
+            if read.type_of(layer) is not nn.Linear or not is_bare(layer, read):
                 return None
-            weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
-            if weight is None or bias is None or not (_has_kernel(weight) and _has_kernel(bias)):
-                return None
-            parameters += (weight, bias)
+            own = read.attribute(layer, "_parameters")
+            for name in ("weight", "bias"):
+                parameter = read.item(own, name)
+                if parameter is None or not _has_kernel(read.tensor(parameter)):
+                    return None
+                parameters.append(parameter)
         return parameters
 
     def _run(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
         """x (B, N, in_dim) -> (B, M, out_dim)"""
-        computed = _has_kernel(x) and x.numel() > 0 and not _is_transformed(x)
-        parameters = self._native_parameters() if computed else None
-        if parameters is None or x.shape[2] != parameters[0].shape[1] or not all(map(_on_cpu, masks)):
-            if not torch.compiler.is_compiling():
+        eager, watch = not is_compiling(), None
+        computed = _has_kernel(x) and x.numel() > 0 and not (eager and _is_transformed(x)) and _on_cpu(masks)
+        if computed and eager and not torch.is_grad_enabled():
+            route = self._last
+            if route is not None and route.fits(self, x):
+                settings = _ops.settings(window, *(grid or (0, 0)))
+                return _ops.run(route.adapter, x, _as_masks(masks), settings, route.dtype)
+            watch = _C.Watch(self)
+            watch.item(vars(_packs), "generation")
+        if eager and self._last is not None:
+            self._last = None  # which keeps alive what it has seen
+        read: Reader = watch if watch is not None else Plainly
+        parameters = self._native_parameters(read) if computed else None
+        if parameters is None or x.shape[2] != parameters[0].shape[1]:
+            if eager:
                 _say_once((x, *(parameter for _, parameter in self._own())))
             layers = [getattr(self, name) for name in self._linears]
             return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
         fresh = torch.is_grad_enabled()
         train = fresh and (x.requires_grad or any(p.requires_grad for p in parameters))
-        place = _ops.Place(self._config(), window, *(grid or (0, 0)))
+        place = _ops.Place(self._config(read), window, *(grid or (0, 0)))
         call = _ops.Call(_token_dtype(parameters[-1]), fresh, train)
-        masks = (_as_mask(masks[0]), _as_mask(masks[1]))
+        masks = _as_masks(masks)
 
         def plain(layers: Sequence[Layer], x: Tensor) -> Tensor:
             return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
 
-        return _ops.connect(x, parameters, masks, place, call, plain)
+        y = _ops.connect(x, parameters, masks, place, call, plain)
+        if watch is not None:
+            self._last = _find_route(watch, x, parameters, place)
+        return y
 
 
-def _on_cpu(mask: Tensor | None) -> bool:
-    return mask is None or mask.is_cpu
+def _find_route(watch: _C.Watch, x: Tensor, parameters: Sequence[Tensor], place: _ops.Place) -> _Route | None:
+    """For the next call; None where nothing is kept packed. What changed since the watch saw it makes it useless."""
+    adapter = _packs.kept(_ops.key(x, parameters, place), parameters)
+    return None if adapter is None else _Route(watch, adapter, x.shape[2], parameters[-1].dtype)
+
+
+def _on_cpu(masks: Masks) -> bool:
+    patches, frames = masks
+    return (patches is None or patches.is_cpu) and (frames is None or frames.is_cpu)
+
+
+def _as_masks(masks: Masks) -> Masks:
+    patches, frames = masks
+    return masks if patches is None and frames is None else (_as_mask(patches), _as_mask(frames))
 
 
 def _as_mask(mask: Tensor | None) -> Tensor | None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from tenon import _C
 from tenon._counts import pooled_token_count
 
 from . import _plain
-from ._connector import Connector, Grid, Masks
+from ._connector import Connector, Grid, Masks, Plainly, Reader
 from ._plain import Layer
 from ._registry import registry
 
@@ -74,7 +75,7 @@ class Pool(Connector):
 
     def _tiling(self, tokens: int, window: int, grid: Grid | None) -> _plain.Tiling:
         """The library's checks, and the numbers that they let through."""
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             self.output_num_tokens(tokens, window, grid=grid)
         height, width = grid or (math.isqrt(tokens - self.strip),) * 2
         return _plain.Tiling(height, width, window, self.ragged == "drop")
@@ -107,8 +108,9 @@ class AvgPoolAdapter(Pool):
         self.proj = nn.Linear(in_dim, out_dim)
         self._setup_pool(in_dim, out_dim, pool_window, strip, ragged)
 
-    def _config(self) -> str:
-        return f'{{"type":"avgpool","ragged":"{self.ragged}","strip":{self.strip}}}'
+    def _config(self, read: Reader = Plainly) -> str:
+        ragged, strip = read.attribute(self, "ragged"), read.attribute(self, "strip")
+        return f'{{"type":"avgpool","ragged":"{ragged}","strip":{strip}}}'
 
     def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
         (proj,) = layers
@@ -149,9 +151,10 @@ class AttentionalPoolAdapter(Pool):
         self.out_proj = nn.Linear(in_dim, out_dim)
         self._setup_pool(in_dim, out_dim, pool_window, strip, ragged)
 
-    def _config(self) -> str:
-        options = f'"pool_heads":{self.pool_heads},"ragged":"{self.ragged}","strip":{self.strip}'
-        return f'{{"type":"attentional_pool",{options}}}'
+    def _config(self, read: Reader = Plainly) -> str:
+        heads, ragged = read.attribute(self, "pool_heads"), read.attribute(self, "ragged")
+        strip = read.attribute(self, "strip")
+        return f'{{"type":"attentional_pool","pool_heads":{heads},"ragged":"{ragged}","strip":{strip}}}'
 
     def _refuse_square(self, tokens: int, window: int) -> None:
         patches = max(tokens - self.strip, 0)

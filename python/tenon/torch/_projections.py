@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _connector, _plain
-from ._connector import Connector, Grid, Masks
+from . import _plain
+from ._connector import Connector, Grid, Masks, Plainly, Reader, is_bare
 from ._plain import Layer
 from ._registry import registry
 
@@ -33,11 +33,12 @@ _ADAPTER_ACTIVATIONS: dict[str, Any] = {
 _NAMES: dict[type, str] = {nn.SiLU: "silu", nn.ReLU: "relu", QuickGELU: "quick_gelu"}
 
 
-def _activation_name(module: nn.Module | None) -> str | None:
+def _activation_name(module: nn.Module | None, read: Reader) -> str | None:
     """The library's name of an activation; None for what it does not have."""
-    if type(module) is nn.GELU:
-        return "gelu" if module.approximate == "none" else "gelu_tanh"
-    return _NAMES.get(type(module))
+    kind = read.type_of(module)
+    if kind is nn.GELU:
+        return "gelu" if read.attribute(module, "approximate") == "none" else "gelu_tanh"
+    return _NAMES.get(kind)
 
 
 def _as_images(x: Tensor) -> Tensor:
@@ -109,16 +110,18 @@ class MLP2LayerAdapter(Projection):
         self.proj2 = nn.Linear(hidden, out_dim)
         self._setup(strip)
 
-    def _config(self) -> str:
-        hidden = self._modules["proj1"]._parameters["weight"].shape[0]  # type: ignore[union-attr]
-        name = _activation_name(self._modules["act"])
-        return f'{{"type":"mlp_2layer","hidden_dim":{hidden},"activation":"{name}","strip":{self.strip}}}'
+    def _config(self, read: Reader = Plainly) -> str:
+        layers = read.attribute(self, "_modules")
+        weight = read.item(read.attribute(read.item(layers, "proj1"), "_parameters"), "weight")
+        name, strip = _activation_name(read.item(layers, "act"), read), read.attribute(self, "strip")
+        hidden = weight.shape[0]
+        return f'{{"type":"mlp_2layer","hidden_dim":{hidden},"activation":"{name}","strip":{strip}}}'
 
-    def _native_parameters(self) -> list[Tensor] | None:
-        act = self._modules.get("act")
-        if _activation_name(act) is None or not _connector.is_bare(act):
+    def _native_parameters(self, read: Reader) -> list[Tensor] | None:
+        act = read.item(read.attribute(self, "_modules"), "act")
+        if _activation_name(act, read) is None or not is_bare(act, read):
             return None
-        return super()._native_parameters()
+        return super()._native_parameters(read)
 
     def _project(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
         proj1, proj2 = layers
@@ -137,8 +140,8 @@ class LinearAdapter(Projection):
         self.proj = nn.Linear(in_dim, out_dim)
         self._setup(strip)
 
-    def _config(self) -> str:
-        return f'{{"type":"linear","strip":{self.strip}}}'
+    def _config(self, read: Reader = Plainly) -> str:
+        return f'{{"type":"linear","strip":{read.attribute(self, "strip")}}}'
 
     def _project(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
         (proj,) = layers
