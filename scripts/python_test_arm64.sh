@@ -1,6 +1,6 @@
 #!/bin/sh
-# Cross-compiles the Python wheel for 64-bit ARM, checks it, and runs the NumPy part of python/tests on it in qemu:
-# scripts/python_test_arm64.sh [PYTEST OPTIONS]
+# Cross-compiles the Python wheel for 64-bit ARM, checks it, and runs python/tests on it in qemu, those of PyTorch where
+# that is there or can be downloaded: scripts/python_test_arm64.sh [PYTEST OPTIONS]
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -26,11 +26,19 @@ fi
 sh scripts/check_wheel.sh $folder/dist/*.whl aarch64
 
 export PYTHONPATH="$root/$folder/site"
-export TENON_SOURCE="$root" TENON_NUMPY_ONLY=1
+export TENON_SOURCE="$root" TENON_ABSENT="jax torch torch_connectors"
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2
-cd $folder
-set -- -k 'not gil' "$@" # minutes of arithmetic, to see whether others run meanwhile
+# Left out: what is minutes of arithmetic, to see whether others run meanwhile; inductor, which compiles C++ for the machine
+# that its compiler is of; the files about pictures, types and documents, to which the CPU makes no difference.
+set -- -k 'not gil and not inductor' "$@"
 for name in arrays configs gradients life parameters values; do
     set -- "$@" "$root/python/tests/test_$name.py"
 done
+if torch=$(sh scripts/test_python_arm64.sh torch); then
+    PYTHONPATH=$PYTHONPATH:$torch TENON_ABSENT=jax
+    set -- "$@" "$root/python/tests/test_convert.py" "$root/python/tests/torch"
+else
+    echo "left out: tenon.torch, and what PyTorch judges" >&2
+fi
+cd $folder
 exec "$python" -m pytest -q -rs -p no:cacheprovider "$@"
