@@ -50,7 +50,7 @@ static void prepare(const request *r)
     s.y = worker_memory((size_t)s.m * (size_t)s.n * sizeof(float));
     inputs_fill(s.x, TN_F32, SEED_FEATURES, 1.0f, (int64_t)s.m * s.k);
     for (s.copies = 0; s.copies < request_int(r, "copies", 1) && s.copies < MAX_COPIES; s.copies++) {
-        s.w[s.copies] = worker_memory((size_t)elements * sizeof(float));
+        s.w[s.copies] = worker_large_memory((size_t)elements * sizeof(float));
         if (s.copies == 0) {
             inputs_fill(s.w[0], TN_F32, SEED_PARAMETERS, inputs_scale(s.k), elements);
         } else {

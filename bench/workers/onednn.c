@@ -17,6 +17,7 @@ typedef struct form {
     const char *name;
     dnnl_primitive_t primitive;
     dnnl_memory_t weights[MAX_COPIES], bias, x, y;
+    void *data[MAX_COPIES]; /* of the weights */
 } form;
 
 static struct {
@@ -56,12 +57,13 @@ static void execute(dnnl_primitive_t primitive, const dnnl_exec_arg_t *arguments
     check(dnnl_stream_wait(s.stream), "wait");
 }
 
-/* The plain weights in the layout of `wanted`, in memory of the library's own. */
-static dnnl_memory_t reorder(const dnnl_memory_desc_t *plain, const dnnl_memory_desc_t *wanted)
+/* The plain weights in the layout of `wanted`. */
+static dnnl_memory_t reorder(void **data, const dnnl_memory_desc_t *plain, const dnnl_memory_desc_t *wanted)
 {
     dnnl_primitive_desc_t desc;
     dnnl_primitive_t primitive;
-    dnnl_memory_t from = wrap(plain, s.w), to = wrap(wanted, DNNL_MEMORY_ALLOCATE);
+    *data = worker_large_memory(dnnl_memory_desc_get_size(wanted));
+    dnnl_memory_t from = wrap(plain, s.w), to = wrap(wanted, *data);
     check(dnnl_reorder_primitive_desc_create(&desc, plain, s.engine, wanted, s.engine, NULL), "reorder");
     check(dnnl_primitive_create(&primitive, desc), "reorder");
     execute(primitive, (dnnl_exec_arg_t[]){{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}}, 2);
@@ -79,7 +81,7 @@ static void finish(form *f, const_dnnl_op_desc_t op, const dnnl_memory_desc_t *p
     check(dnnl_primitive_create(&f->primitive, desc), f->name);
     const dnnl_memory_desc_t *wanted = dnnl_primitive_desc_query_md(desc, dnnl_query_weights_md, 0);
     for (int64_t i = 0; i < s.copies; i++)
-        f->weights[i] = reorder(plain, wanted);
+        f->weights[i] = reorder(&f->data[i], plain, wanted);
     f->bias = wrap(bias, s.bias);
     f->x = wrap(x, s.x);
     f->y = wrap(y, s.y);
@@ -134,8 +136,10 @@ static int64_t trial(form *f)
 
 static void drop(form *f)
 {
-    for (int64_t i = 0; i < s.copies; i++)
+    for (int64_t i = 0; i < s.copies; i++) {
         check(dnnl_memory_destroy(f->weights[i]), "destroy");
+        free(f->data[i]);
+    }
     check(dnnl_memory_destroy(f->bias), "destroy");
     check(dnnl_memory_destroy(f->x), "destroy");
     check(dnnl_memory_destroy(f->y), "destroy");

@@ -47,7 +47,7 @@ static void pack(const request *r)
     void *w = worker_memory(elements * tn_dtype_size(s.map.dtype));
     inputs_fill(w, s.map.dtype, SEED_PARAMETERS, inputs_scale(k), n * k);
     for (s.copies = 0; s.copies < request_int(r, "copies", 1) && s.copies < MAX_COPIES; s.copies++) {
-        s.packed[s.copies] = worker_memory(bytes);
+        s.packed[s.copies] = worker_large_memory(bytes);
         s.context.ops->pack(&s.context, s.packed[s.copies], w, &s.map, 0, k, 1);
     }
     free(w);
@@ -72,7 +72,7 @@ static void prepare(const request *r)
     inputs_fill(s.x, TN_F32, SEED_FEATURES, 1.0f, s.m * s.map.k);
     inputs_fill(s.bias, TN_F32, SEED_PARAMETERS + 1, inputs_scale(s.map.k), s.map.n);
     pack(r);
-    s.context.scratch = worker_memory(s.context.ops->linear_scratch(&s.map, s.m, s.parallel.workers));
+    s.context.scratch = worker_large_memory(s.context.ops->linear_scratch(&s.map, s.m, s.parallel.workers));
     worker_ok("level=%s threads=%d", s.context.ops->name, s.parallel.workers);
 }
 

@@ -46,7 +46,7 @@ static void make_buffer(void)
     if (buffer != NULL) return;
     buffer_floats = (size_t)512 * mib / sizeof *buffer;
     piece_floats = (size_t)mib / sizeof *buffer;
-    buffer = worker_memory(buffer_floats * sizeof *buffer);
+    buffer = worker_large_memory(buffer_floats * sizeof *buffer);
     for (size_t i = 0; i < buffer_floats; i++)
         buffer[i] = 1e-9f * (float)(i & 1023);
 }

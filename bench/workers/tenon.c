@@ -185,8 +185,8 @@ static bool make_training(void)
     inputs_fill(s.dy, TN_F32, SEED_TOKEN_GRADIENTS, 1.0f, outputs);
     for (int i = 0; i < s.num_parameters; i++)
         s.gradient[i] = worker_memory(gradient_bytes(i));
-    s.saved.data = worker_memory(s.saved.size);
-    s.backward.data = worker_memory(s.backward.size);
+    s.saved.data = worker_large_memory(s.saved.size);
+    s.backward.data = worker_large_memory(s.backward.size);
     return true;
 }
 
@@ -199,7 +199,7 @@ static void prepare(const request *r)
     if (!good(tenon_adapter_workspace_size(s.adapter, s.tokens, NULL, &s.workspace.size, &s.error)) ||
         !good(tenon_adapter_flops(s.adapter, s.tokens, NULL, &flops, &s.error)))
         return;
-    s.workspace.data = worker_memory(s.workspace.size);
+    s.workspace.data = worker_large_memory(s.workspace.size);
     worker_ok("level=%s workspace=%zu flops=%.0f version=%s", tenon_adapter_cpu(s.adapter), s.workspace.size, flops,
               tenon_version());
 }

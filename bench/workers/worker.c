@@ -1,6 +1,8 @@
 /* The line protocol of a contender; see worker.h. */
 #include "worker.h"
 
+#include "core/memory.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -75,15 +77,25 @@ void worker_times(const request *r, void (*job)(void *argument), void *argument)
     fflush(stdout);
 }
 
-void *worker_memory(size_t bytes)
+enum { PAGE = 4096 };
+
+static void *got(void *data, size_t bytes)
 {
-    enum { page = 4096 };
-    void *data = aligned_alloc(page, (bytes + page) / page * page);
     if (data == NULL) {
         fprintf(stderr, "bench worker: cannot have %zu bytes\n", bytes);
         exit(1);
     }
     return data;
+}
+
+void *worker_memory(size_t bytes)
+{
+    return got(aligned_alloc(PAGE, (bytes + PAGE) / PAGE * PAGE), bytes);
+}
+
+void *worker_large_memory(size_t bytes)
+{
+    return got(tn_system_allocator.alloc(NULL, bytes + PAGE, PAGE), bytes);
 }
 
 void worker_write(const char *path, const void *data, size_t bytes)

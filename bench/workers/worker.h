@@ -43,8 +43,12 @@ void worker_times(const request *r, void (*job)(void *argument), void *argument)
 
 int64_t worker_now(void);
 
-/* Memory aligned to a page, or the end of the process. */
+/* Memory as callers have it, aligned to a page; or the end of the process. For free(). */
 void *worker_memory(size_t bytes);
+
+/* The same as a library at its best keeps what is its own, weights and workspaces: in large pages where the system has
+ * them. Every contender's weights lie in such. */
+void *worker_large_memory(size_t bytes);
 
 /* Writes raw bytes as a file and answers. */
 void worker_write(const char *path, const void *data, size_t bytes);
