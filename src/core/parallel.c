@@ -81,12 +81,21 @@ void tn_environment_leave(const tn_environment *environment)
     fesetenv(&environment->callers);
 }
 
-/* One parallel loop: workers take the next index until there is none. */
+/* Indices that are taken one after another; on a cache line of its own. */
+typedef struct queue {
+    _Alignas(64) _Atomic(int64_t) next;
+    int64_t end;
+} queue;
+
+/* One parallel loop. Each worker has a queue of neighbours, so that from call to call, and from op to op, it meets what
+ * is in its own caches already; when that is done it helps with the others. */
+enum { most_queues = 64 };
+
 typedef struct loop {
     tn_task task;
     void *argument;
-    int64_t count;
-    _Atomic(int64_t) next;
+    int num_queues;
+    queue queues[most_queues];
 } loop;
 
 static void work(void *argument, int worker)
@@ -94,10 +103,13 @@ static void work(void *argument, int worker)
     loop *l = argument;
     tn_environment environment;
     tn_environment_enter(&environment);
-    for (;;) {
-        const int64_t index = atomic_fetch_add_explicit(&l->next, 1, memory_order_relaxed);
-        if (index >= l->count) break;
-        l->task(l->argument, index, worker);
+    for (int i = 0; i < l->num_queues; i++) {
+        queue *q = &l->queues[(worker + i) % l->num_queues];
+        for (;;) {
+            const int64_t index = atomic_fetch_add_explicit(&q->next, 1, memory_order_relaxed);
+            if (index >= q->end) break;
+            l->task(l->argument, index, worker);
+        }
     }
     tn_environment_leave(&environment);
 }
@@ -116,9 +128,16 @@ static void run_openmp(loop *l, int workers)
 void tn_parallel_for(const tn_parallel *parallel, int64_t count, tn_task task, void *argument)
 {
     if (count <= 0) return;
-    loop l = {.task = task, .argument = argument, .count = count};
-    atomic_init(&l.next, 0);
     const int workers = (int)tn_min_i64(parallel->workers, count);
+    loop l;
+    l.task = task;
+    l.argument = argument;
+    l.num_queues = (int)tn_min_i64(workers, most_queues);
+    for (int i = 0; i < l.num_queues; i++) {
+        const int64_t each = count / l.num_queues, more = count % l.num_queues;
+        atomic_init(&l.queues[i].next, i * each + tn_min_i64(i, more));
+        l.queues[i].end = (i + 1) * each + tn_min_i64(i + 1, more);
+    }
     if (workers == 1) {
         work(&l, 0);
     } else if (parallel->executor != NULL) {

@@ -15,9 +15,10 @@ typedef struct tn_parallel {
  * OpenMP, or a forked child (libgomp does not survive a fork). */
 tenon_status tn_parallel_init(tn_parallel *parallel, int threads, const tenon_executor *executor, tenon_error *error);
 
-/* Calls task(argument, i, worker) once for each i in [0, count), taken in ascending order from one queue, with worker
- * in [0, parallel->workers); returns when all are done. Tasks run with round-to-nearest and denormals on; the caller's
- * floating-point state is given back. Tasks never wait for each other. */
+/* Calls task(argument, i, worker) once for each i in [0, count), with worker in [0, parallel->workers); returns when
+ * all are done. Each worker begins with neighbours, the same ones in every call with as many tasks, and then helps the
+ * others with theirs. Tasks run with round-to-nearest and denormals on; the caller's floating-point state is given
+ * back. Tasks never wait for each other. */
 typedef void (*tn_task)(void *argument, int64_t index, int worker);
 void tn_parallel_for(const tn_parallel *parallel, int64_t count, tn_task task, void *argument);
 

@@ -4,18 +4,28 @@
  * blocks are added in order. One chain over k = 4096 would lose a factor of four in accuracy. Nothing else decides the
  * bits: not the tile's height, the task, nor where x and y lie.
  *
- * x is gathered once per call as f32, [row block][k block][tile][k][row], so that a tile reads it from front to back; w
- * was packed before. A task is a row block times a chunk of panels; per k block it adds tiles of tile_rows x
+ * x is gathered as f32, [row block][k block][tile][k][row], so that a tile reads it from front to back; w was packed
+ * before. A task is a row block times a chunk of panels; per k block it adds tiles of tile_rows x
  * panel_columns into a compact buffer of its worker, [panel][row][panel_columns]. After the last block each tile gets
  * its bias and activation while it is in L1, and y is written, once. A k block of a row block (288 KB) stays in L2,
- * with the sums (144 KB). With several groups a row block of x is used by few tasks, so they gather it themselves, a k
- * block at a time.
+ * with the sums (144 KB).
+ *
+ * Up to own_workers workers gather each row block that they meet for themselves: to read what another core wrote takes
+ * longer than to make it anew, five times as long where the two share no cache. More workers, or rows of more than
+ * own_columns, of which L2 does not hold a block, share all of x, gathered first. With several groups a row block is
+ * used by few tasks, and those gather a k block at a time.
  */
 #ifndef TN_OPS_CPU_LINEAR_H
 #define TN_OPS_CPU_LINEAR_H
 
 enum { block_depth = 256, most_rows = 288, most_tiles = most_rows / tile_rows, most_panels = 8 };
+enum { own_workers = 8, own_columns = 5 * block_depth };
 enum { few_rows = 4, most_sums = tile_rows * tile_panels * panel_vectors };
+
+/* What a worker has gathered: the first k blocks of a row block. */
+typedef struct own_x {
+    int64_t block, depths;
+} own_x;
 
 typedef struct linear_call {
     tn_rows y, x;
@@ -26,8 +36,11 @@ typedef struct linear_call {
     int64_t rows, tiles, row_blocks, depths; /* depths: k blocks */
     int64_t panels, chunk, chunks;           /* panels of a group, panels and number of its chunks */
     int workers;
-    float *x_wide; /* all of x, or one k block per worker */
-    float *sums;   /* [worker][worker_floats]: a task's sums and wide weights */
+    bool shares;     /* whether all workers read the same x, */
+    float *x_wide;   /* all of it; else each has a row block, or with several groups a k block of one */
+    int64_t x_block; /* floats of those */
+    own_x own[own_workers];
+    float *sums; /* [worker][worker_floats]: a task's sums and wide weights */
 } linear_call;
 
 enum { worker_floats = most_panels * most_rows * panel_columns + tile_panels * block_depth * panel_columns };
@@ -230,27 +243,34 @@ static void gather_tile(float *tile, const tn_rows *x, int64_t from, int64_t to,
     }
 }
 
+/* Tiles of a row block from its row `first` on, column `column` of x and the `depth` next. */
+static void gather_tiles(float *to, const linear_call *c, int64_t first_tile, int64_t tiles, int64_t column,
+                         int64_t depth)
+{
+    const int64_t first_row = tile_start(c, first_tile);
+    for (int64_t i = first_tile; i < first_tile + tiles; i++) {
+        const int64_t from = tile_start(c, i);
+        gather_tile(to + (from - first_row) * block_depth, &c->x, from, tile_start(c, i + 1), column, depth);
+    }
+}
+
+/* Of x that all workers share, k block d of the rows [first, first + rows) of a row block. */
+static float *shared_x(const linear_call *c, int64_t first, int64_t rows, int64_t d)
+{
+    return c->x_wide + (first * c->depths + rows * d) * block_depth;
+}
+
 static void gather_x_task(void *argument, int64_t index, int worker)
 {
     (void)worker;
     const linear_call *c = argument;
     const int64_t b = block_of_tile(c, index);
-    const int64_t block_from = tile_start(c, block_start(c, b)), block_to = tile_start(c, block_start(c, b + 1));
-    const int64_t from = tile_start(c, index), to = tile_start(c, index + 1);
+    const int64_t first = tile_start(c, block_start(c, b)), end = tile_start(c, block_start(c, b + 1));
     for (int64_t d = 0; d < c->depths; d++) {
-        const int64_t row = block_from * c->depths + (block_to - block_from) * d + (from - block_from);
         const int64_t depth = tn_min_i64(block_depth, c->map->k - d * block_depth);
-        gather_tile(c->x_wide + row * block_depth, &c->x, from, to, d * block_depth, depth);
+        float *x = shared_x(c, first, end - first, d) + (tile_start(c, index) - first) * block_depth;
+        gather_tiles(x, c, index, 1, d * block_depth, depth);
     }
-}
-
-/* A small x is gathered by the caller: waking the other threads twice would take longer. */
-static void gather_x(const tn_context *context, linear_call *c)
-{
-    enum { small = 1 << 16 };
-    const tn_parallel caller = {1, NULL};
-    const bool alone = c->map->k <= small / c->rows;
-    tn_parallel_for(alone ? &caller : context->parallel, c->tiles, gather_x_task, c);
 }
 
 /* --- one task --- */
@@ -260,8 +280,10 @@ typedef struct linear_task {
     float *sums;   /* [panels][rows][panel_columns] */
     float *w_wide; /* [tile_panels][block_depth][panel_columns], for weights that are not f32 */
     int64_t group, first_panel, panels;
-    int64_t first_tile, tiles, first_row, rows;
+    int64_t block, first_tile, tiles, first_row, rows;
     int64_t index;
+    float *x; /* where the worker gathers for itself */
+    own_x *own;
 } linear_task;
 
 /* Columns [from, to) of y that a panel of this task makes. */
@@ -331,15 +353,33 @@ static const char *weights_at(const linear_call *c, int64_t group, int64_t panel
     return c->w + index * panel_columns * element_size(c->map->dtype);
 }
 
+typedef struct place {
+    int64_t block, group, chunk;
+} place;
+
+/* Neighbours, which one worker gets, are chunks of one row block where it gathers for itself. Where x is shared they
+ * are the worker's part of the chunks, of one row block after another: so all of them read the same rows at a time. */
+static place place_of_task(const linear_call *c, int64_t index)
+{
+    if (!c->shares) {
+        const int64_t row = index / c->chunks;
+        return (place){row / c->map->groups, row % c->map->groups, index % c->chunks};
+    }
+    const int64_t part = tn_min_i64(((index / c->row_blocks + 1) * c->workers - 1) / c->chunks, c->workers - 1);
+    const int64_t first = part * c->chunks / c->workers, end = (part + 1) * c->chunks / c->workers;
+    const int64_t i = index - first * c->row_blocks;
+    return (place){i / (end - first), 0, first + i % (end - first)};
+}
+
 /* What is read after the panels before `panel` of k block d: it, the first one of the next block, or the first one of
- * the task that this worker will get if all take turns. */
+ * the task that this worker will most likely get. */
 static const char *weights_next(const linear_task *t, int64_t panel, int64_t d)
 {
     const linear_call *c = t->call;
     if (panel < t->panels) return weights_at(c, t->group, t->first_panel + panel, d);
     if (d + 1 < c->depths) return weights_at(c, t->group, t->first_panel, d + 1);
-    const int64_t index = t->index + c->workers, chunk = index % c->chunks;
-    return weights_at(c, index / c->chunks % c->map->groups, chunk * c->chunk, 0);
+    const place after = place_of_task(c, t->index + 1);
+    return weights_at(c, after.group, after.chunk * c->chunk, 0);
 }
 
 /* Weights of the panels for k block d as f32, panels *stride apart: as they are, or widened into `space`. */
@@ -393,16 +433,38 @@ static bool is_few(const tn_map *map, int64_t rows)
     return rows <= few_rows && map->groups == 1;
 }
 
-/* Tasks of few rows have all of them, and x is widened whole. */
+/* k block d of the task's rows, gathered unless it was. */
+static const float *gathered(const linear_task *t, int64_t d)
+{
+    const linear_call *c = t->call;
+    const int64_t depth = tn_min_i64(block_depth, c->map->k - d * block_depth);
+    if (c->shares) return shared_x(c, t->first_row, t->rows, d);
+    if (c->map->groups > 1) {
+        gather_tiles(t->x, c, t->first_tile, t->tiles, t->group * c->map->k + d * block_depth, depth);
+        return t->x;
+    }
+    float *x = t->x + t->rows * d * block_depth;
+    if (t->own->block != t->block) *t->own = (own_x){t->block, 0};
+    if (t->own->depths <= d) {
+        gather_tiles(x, c, t->first_tile, t->tiles, d * block_depth, depth);
+        t->own->depths = d + 1;
+    }
+    return x;
+}
+
+/* Tasks of few rows have all of them. */
 static void run_few(const linear_task *t)
 {
     const linear_call *c = t->call;
     const int64_t rows = c->rows, wide = panels_of_few((int)rows);
+    const float *x = c->shares ? c->x_wide : t->x;
     float bias[panel_columns];
+    for (int64_t d = 0; d < c->depths; d++)
+        (void)gathered(t, d);
     for (int64_t p = 0; p < t->panels;) {
         const int64_t panels = t->panels - p >= wide ? wide : 1;
         const char *w = weights_at(c, t->group, t->first_panel + p, 0);
-        few_kernels[c->map->dtype][rows - 1][panels > 1](t->sums, c->x_wide, w, c->map->k);
+        few_kernels[c->map->dtype][rows - 1][panels > 1](t->sums, x, w, c->map->k);
         for (int64_t i = 0; i < panels; i++) {
             load_bias(bias, t, p + i);
             finish_tile(t, t->sums + i * rows * panel_columns, p + i, 0, rows, bias);
@@ -411,21 +473,11 @@ static void run_few(const linear_task *t)
     }
 }
 
-static void run_many(const linear_task *t, float *x_own)
+static void run_many(const linear_task *t)
 {
     const linear_call *c = t->call;
     for (int64_t d = 0; d < tn_max_i64(c->depths, 1); d++) {
-        const float *x = c->x_wide + (t->first_row * c->depths + t->rows * d) * block_depth;
-        if (c->map->groups > 1) {
-            const int64_t depth = tn_min_i64(block_depth, c->map->k - d * block_depth);
-            const int64_t column = t->group * c->map->k + d * block_depth;
-            for (int64_t i = t->first_tile; i < t->first_tile + t->tiles; i++) {
-                const int64_t from = tile_start(c, i);
-                float *tile = x_own + (from - t->first_row) * block_depth;
-                gather_tile(tile, &c->x, from, tile_start(c, i + 1), column, depth);
-            }
-            x = x_own;
-        }
+        const float *x = gathered(t, d);
         for (int64_t p = 0; p < t->panels;) {
             const int64_t panels = t->panels - p >= tile_panels ? tile_panels : 1;
             run_panels(t, x, p, panels, d);
@@ -436,21 +488,23 @@ static void run_many(const linear_task *t, float *x_own)
 
 static void linear_task_run(void *argument, int64_t index, int worker)
 {
-    const linear_call *c = argument;
-    const int64_t chunk = index % c->chunks, group = index / c->chunks % c->map->groups;
-    const int64_t b = index / c->chunks / c->map->groups;
-    linear_task t = {
-        .call = c, .index = index, .group = group, .first_panel = chunk * c->chunk, .first_tile = block_start(c, b)};
+    linear_call *c = argument;
+    const place at = place_of_task(c, index);
+    linear_task t = {.call = c, .index = index, .block = at.block, .group = at.group};
+    t.first_panel = at.chunk * c->chunk;
     t.panels = tn_min_i64(c->chunk, c->panels - t.first_panel);
-    t.tiles = block_start(c, b + 1) - t.first_tile;
+    t.first_tile = block_start(c, t.block);
+    t.tiles = block_start(c, t.block + 1) - t.first_tile;
     t.first_row = tile_start(c, t.first_tile);
     t.rows = tile_start(c, t.first_tile + t.tiles) - t.first_row;
     t.sums = c->sums + worker * worker_floats;
     t.w_wide = t.sums + most_panels * most_rows * panel_columns;
+    if (!c->shares) t.x = c->x_wide + worker * c->x_block;
+    if (worker < own_workers) t.own = &c->own[worker];
     if (is_few(c->map, c->rows)) {
         run_few(&t);
     } else {
-        run_many(&t, c->x_wide + worker * (most_rows * block_depth));
+        run_many(&t);
     }
 }
 
@@ -463,14 +517,19 @@ static bool add_product(size_t *bytes, int64_t a, int64_t b, size_t element)
            tn_add_size(*bytes, tn_align_up(more, TN_ALIGN), bytes);
 }
 
-static int64_t wide_rows(const tn_map *map, int64_t rows, int workers)
-{
-    return map->groups > 1 ? (int64_t)workers * most_rows : rows;
-}
-
 static int64_t wide_columns(const tn_map *map)
 {
     return map->groups > 1 ? block_depth : tn_ceil_div(map->k, block_depth) * block_depth;
+}
+
+static bool shares_x(const tn_map *map, int workers)
+{
+    return map->groups == 1 && workers > 1 && (workers > own_workers || wide_columns(map) > own_columns);
+}
+
+static int64_t wide_rows(const tn_map *map, int64_t rows, int workers)
+{
+    return shares_x(map, workers) ? rows : workers * tn_min_i64(rows, most_rows);
 }
 
 /* SIZE_MAX, which nobody can allocate, when the size does not fit. */
@@ -523,9 +582,13 @@ static void linear(const tn_context *context, tn_rows y, tn_rows x, const void *
     c.panels = tn_ceil_div(map->n, panel_columns);
     c.workers = workers;
     choose_chunks(&c);
+    c.shares = shares_x(map, workers);
     c.x_wide = context->scratch;
+    c.x_block = tn_min_i64(rows, most_rows) * wide_columns(map);
     c.sums = c.x_wide + wide_rows(map, rows, workers) * wide_columns(map);
-    if (map->groups == 1) gather_x(context, &c);
+    for (int i = 0; i < own_workers; i++)
+        c.own[i].block = -1;
+    if (c.shares) tn_parallel_for(context->parallel, c.tiles, gather_x_task, &c);
     tn_parallel_for(context->parallel, c.row_blocks * map->groups * c.chunks, linear_task_run, &c);
 }
 
