@@ -133,7 +133,7 @@ static void adapter_dealloc(PyObject *object)
     tenon_adapter_free(self->handle);
     if (self->owners != NULL) tnpy_adapter_drop_owners(self);
     free(self->owners);
-    free(self->spare.data);
+    tnpy_workspace_drop(self->spare);
     if (self->lock != NULL) PyThread_free_lock(self->lock);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);

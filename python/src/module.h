@@ -178,6 +178,7 @@ bool tnpy_read_threads(PyObject *object, int *threads);
 /* Under the GIL. */
 tnpy_workspace tnpy_workspace_take(tnpy_adapter *self);
 void tnpy_workspace_keep(tnpy_adapter *self, tnpy_workspace workspace);
+void tnpy_workspace_drop(tnpy_workspace workspace);
 
 /* Without it. */
 tenon_status tnpy_workspace_grow(tnpy_workspace *workspace, size_t size, tenon_error *error);

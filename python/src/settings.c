@@ -1,8 +1,6 @@
 /* The settings of a call, and the memory that calls work in. */
 #include "module.h"
 
-#include <stdlib.h>
-
 void tnpy_settings_give_back(tnpy_settings *s)
 {
     tnpy_give_back(&s->patch_mask);
@@ -78,21 +76,28 @@ tnpy_workspace tnpy_workspace_take(tnpy_adapter *self)
     return taken;
 }
 
+void tnpy_workspace_drop(tnpy_workspace workspace)
+{
+    tenon_allocator system;
+    tenon_allocator_init(&system);
+    if (workspace.data != NULL) system.free(system.context, workspace.data, workspace.size);
+}
+
 void tnpy_workspace_keep(tnpy_adapter *self, tnpy_workspace workspace)
 {
-    if (self->spare.size >= workspace.size) {
-        free(workspace.data);
-    } else {
-        free(self->spare.data);
-        self->spare = workspace;
-    }
+    const bool larger = workspace.size > self->spare.size;
+    tnpy_workspace_drop(larger ? self->spare : workspace);
+    if (larger) self->spare = workspace;
 }
 
 tenon_status tnpy_workspace_grow(tnpy_workspace *workspace, size_t size, tenon_error *error)
 {
+    enum { line = 64 };
+    tenon_allocator system;
     if (workspace->size >= size) return TENON_OK;
-    free(workspace->data);
-    workspace->data = malloc(size);
+    tnpy_workspace_drop(*workspace);
+    tenon_allocator_init(&system);
+    workspace->data = system.alloc(system.context, size, line);
     workspace->size = workspace->data != NULL ? size : 0;
     if (workspace->data != NULL) return TENON_OK;
     snprintf(error->message, sizeof error->message, "out of memory: %zu bytes to work in", size);
