@@ -113,22 +113,22 @@ def _after_load(module: Connector, incompatible_keys: Any) -> None:
     module._know_again(module.__dict__.pop("_known_before_load", frozenset()))
 
 
-class _Route(NamedTuple):
-    """Where a call without gradients went. Another one goes there if nothing that decided it has changed."""
+def _is_ordinary() -> bool:
+    """No mode of PyTorch's own changes where a call goes or what it gives."""
+    return not torch._C._is_any_autocast_enabled() and not torch._C._len_torch_dispatch_stack()
 
-    watch: _C.Watch  # of all that decided it, beside x, the masks and PyTorch's own modes
+
+class _Route(NamedTuple):
+    """Where an ordinary call without gradients went. Another one goes there if nothing that decided it has changed."""
+
+    watch: _C.Watch  # of all that decided it, beside x and the masks
     adapter: _C.Adapter
     in_dim: int
-    dtype: torch.dtype  # of tokens, without autocast
+    dtype: torch.dtype  # of tokens
 
     def fits(self, module: Connector, x: Tensor) -> bool:
         """The next call would go there too."""
-        return (
-            x.shape[2] == self.in_dim
-            and not torch._C._is_any_autocast_enabled()
-            and not torch._C._len_torch_dispatch_stack()
-            and self.watch.holds(module)
-        )
+        return x.shape[2] == self.in_dim and self.watch.holds(module)
 
 
 class Connector(VisionAdapter):
@@ -242,7 +242,7 @@ class Connector(VisionAdapter):
         """x (B, N, in_dim) -> (B, M, out_dim)"""
         eager, watch = not is_compiling(), None
         computed = _has_kernel(x) and x.numel() > 0 and not (eager and _is_transformed(x)) and _on_cpu(masks)
-        if computed and eager and not torch.is_grad_enabled():
+        if computed and eager and not torch.is_grad_enabled() and _is_ordinary():
             route = self._last
             if route is not None and route.fits(self, x):
                 settings = _ops.settings(window, *(grid or (0, 0)))
