@@ -1,4 +1,4 @@
-/* All threading of the library: a task queue over OpenMP, a caller's executor, or one thread; a lock; counters. */
+/* All threading of the library: queues of tasks over OpenMP, a caller's executor, or one thread; a lock; counters. */
 #ifndef TN_CORE_PARALLEL_H
 #define TN_CORE_PARALLEL_H
 

@@ -5,14 +5,14 @@
  * bits: not the tile's height, the task, nor where x and y lie.
  *
  * x is gathered as f32, [row block][k block][tile][k][row], so that a tile reads it from front to back; w was packed
- * before. A task is a row block times a chunk of panels; per k block it adds tiles of tile_rows x
- * panel_columns into a compact buffer of its worker, [panel][row][panel_columns]. After the last block each tile gets
- * its bias and activation while it is in L1, and y is written, once. A k block of a row block (288 KB) stays in L2,
- * with the sums (144 KB).
+ * before. A task is a row block times a chunk of panels; per k block it adds tiles of tile_rows x panel_columns into a
+ * compact buffer of its worker, [panel][row][panel_columns]. After the last block each tile gets its bias and
+ * activation while it is in L1, and y is written, once. A k block of a row block (288 KB) stays in L2, with the sums
+ * (144 KB).
  *
  * Up to own_workers workers gather each row block that they meet for themselves: to read what another core wrote takes
  * longer than to make it anew, five times as long where the two share no cache. More workers, or rows of more than
- * own_columns, of which L2 does not hold a block, share all of x, gathered first. With several groups a row block is
+ * own_columns, whose blocks are far larger than L2, share all of x, gathered first. With several groups a row block is
  * used by few tasks, and those gather a k block at a time.
  */
 #ifndef TN_OPS_CPU_LINEAR_H
@@ -243,7 +243,7 @@ static void gather_tile(float *tile, const tn_rows *x, int64_t from, int64_t to,
     }
 }
 
-/* Tiles of a row block from its row `first` on, column `column` of x and the `depth` next. */
+/* Neighbouring tiles, one after another: `depth` columns of x from `column` on. */
 static void gather_tiles(float *to, const linear_call *c, int64_t first_tile, int64_t tiles, int64_t column,
                          int64_t depth)
 {
@@ -457,9 +457,9 @@ static void run_few(const linear_task *t)
 {
     const linear_call *c = t->call;
     const int64_t rows = c->rows, wide = panels_of_few((int)rows);
-    const float *x = c->shares ? c->x_wide : t->x;
+    const float *x = gathered(t, 0); /* the other k blocks follow it */
     float bias[panel_columns];
-    for (int64_t d = 0; d < c->depths; d++)
+    for (int64_t d = 1; d < c->depths; d++)
         (void)gathered(t, d);
     for (int64_t p = 0; p < t->panels;) {
         const int64_t panels = t->panels - p >= wide ? wide : 1;
