@@ -6,9 +6,10 @@
  *
  * x is gathered as f32, [row block][k block][tile][k][row], so that a tile reads it from front to back; w was packed
  * before. A task is a row block times a chunk of panels; per k block it adds tiles of tile_rows x panel_columns into a
- * compact buffer of its worker, [panel][row][panel_columns]. After the last block each tile gets its bias and
- * activation while it is in L1, and y is written, once. A k block of a row block (288 KB) stays in L2, with the sums
- * (144 KB).
+ * compact buffer of its worker, [panel][row][panel_columns]. A tile of the last block adds the bias and writes y from
+ * its registers where y is f32 and there is no activation; else the tile's sums get theirs while they are in L1.
+ * Weights that are not f32 are widened by the first tile of a block, for itself and the others. A k block of a row
+ * block (288 KB) stays in L2, with the sums (144 KB).
  *
  * Up to own_workers workers gather each row block that they meet for themselves: to read what another core wrote takes
  * longer than to make it anew, five times as long where the two share no cache. More workers, or rows of more than
@@ -20,12 +21,17 @@
 
 enum { block_depth = 256, most_rows = 288, most_tiles = most_rows / tile_rows, most_panels = 8 };
 enum { own_workers = 8, own_columns = 5 * block_depth };
+enum { wide_panel = block_depth * panel_columns };
 enum { few_rows = 4, most_sums = tile_rows * tile_panels * panel_vectors };
 
-/* What a worker has gathered: the first k blocks of a row block. */
-typedef struct own_x {
-    int64_t block, depths;
-} own_x;
+/* The memory of a worker. What it has gathered of x: of a row block and group the k blocks before `depths`, or with
+ * several groups the last one of these. */
+typedef struct linear_worker {
+    _Alignas(TN_ALIGN) int64_t block;
+    int64_t group, depths;
+    _Alignas(TN_ALIGN) float sums[most_panels * most_rows * panel_columns];
+    float w_wide[tile_panels * wide_panel];
+} linear_worker;
 
 typedef struct linear_call {
     tn_rows y, x;
@@ -36,36 +42,40 @@ typedef struct linear_call {
     int64_t rows, tiles, row_blocks, depths; /* depths: k blocks */
     int64_t panels, chunk, chunks;           /* panels of a group, panels and number of its chunks */
     int workers;
-    bool shares;     /* whether all workers read the same x, */
-    float *x_wide;   /* all of it; else each has a row block, or with several groups a k block of one */
-    int64_t x_block; /* floats of those */
-    own_x own[own_workers];
-    float *sums; /* [worker][worker_floats]: a task's sums and wide weights */
+    linear_worker *memory; /* [workers] */
+    bool shares;           /* whether all workers read the same x, */
+    float *x_wide;         /* all of it; else each has a row block, or with several groups a k block of one */
+    int64_t x_block;       /* floats of those */
 } linear_call;
-
-enum { worker_floats = most_panels * most_rows * panel_columns + tile_panels * block_depth * panel_columns };
 
 /* --- one tile --- */
 
 /* sums[height, panel_columns] = or += x[depth, height]^T w[depth, panel_columns] for one panel or several: their sums
- * lie sums_stride apart, their weights w_stride. Each step of k also fetches a line of the panels to be read next,
- * which begin next_stride bytes after each other. */
+ * lie sums_stride apart, their weights w_stride. Weights that are not f32 are also written to w_wide as f32, for the
+ * tiles that follow: [panels][block_depth][panel_columns]. With y, the sums and bias[panels * panel_columns] are
+ * written there instead, to y[row][panels * panel_columns]. Each step of k also fetches a line of the panels to be read
+ * next, which begin next_stride bytes after each other. */
 typedef struct tile_call {
     float *sums;
-    const float *x, *w;
-    const char *next;
+    float *w_wide;
+    const float *x, *bias;
+    const char *w, *next;
     int64_t depth, sums_stride, w_stride, next_step, next_stride;
+    char *const *y; /* [height] rows of f32, or NULL */
     bool first;
 } tile_call;
 
 /* One loop over all sums: of nested ones clang forgets to unroll the outer where the inner is a single step. */
-static ALWAYS_INLINE void tile(const tile_call *t, int height, int panels)
+static ALWAYS_INLINE void tile(const tile_call *t, int height, int panels, tn_dtype dtype)
 {
     const int width = panels * panel_vectors, count = height * width;
     vf sum[tile_rows * tile_panels * panel_vectors];
-    const float *x = t->x, *w = t->w;
-    const char *next = t->next;
+    const float *x = t->x;
+    float *w_wide = t->w_wide;
+    const char *w = t->w, *next = t->next;
     const int64_t depth = t->depth, w_stride = t->w_stride, next_step = t->next_step;
+    char *const *y = t->y;
+    const bool first = t->first;
     UNROLL
     for (int i = 0; i < count; i++)
         sum[i] = vf_set(0.0f);
@@ -75,8 +85,9 @@ static ALWAYS_INLINE void tile(const tile_call *t, int height, int panels)
         UNROLL
         for (int v = 0; v < width; v++) {
             if (v % panel_vectors == 0) __builtin_prefetch(next + v / panel_vectors * t->next_stride, 0, 2);
-            const float *from = w + v / panel_vectors * w_stride + v % panel_vectors * lanes;
-            b[v] = vf_keep(vf_load(from + k * panel_columns));
+            const int64_t at = k * panel_columns + v % panel_vectors * lanes;
+            b[v] = vf_keep(load_as(dtype, w + v / panel_vectors * w_stride, at));
+            if (dtype != TN_F32) vf_store(w_wide + v / panel_vectors * wide_panel + at, b[v]);
         }
         UNROLL
         for (int i = 0; i < count; i++)
@@ -87,26 +98,40 @@ static ALWAYS_INLINE void tile(const tile_call *t, int height, int panels)
     for (int i = 0; i < count; i++) {
         float *to = t->sums + i % width / panel_vectors * t->sums_stride + i / width * panel_columns;
         to += i % panel_vectors * lanes;
-        vf_store(to, t->first ? sum[i] : vf_load(to) + sum[i]);
+        if (!first) sum[i] = vf_load(to) + sum[i];
+        if (y == NULL) vf_store(to, sum[i]);
+    }
+    if (y == NULL) return;
+    vf bias[tile_panels * panel_vectors];
+    UNROLL
+    for (int v = 0; v < width; v++)
+        bias[v] = vf_load(t->bias + v * lanes);
+    UNROLL
+    for (int i = 0; i < count; i++) {
+        store_as(TN_F32, y[i / width], i % width * lanes, plain_nan(sum[i] + bias[i % width]));
     }
 }
 
 typedef void tile_kernel(const tile_call *t);
 
-#define TILES_OF_HEIGHT(height)                                                                                        \
-    static void tile_##height(const tile_call *t)                                                                      \
+#define TILE(height, dtype)                                                                                            \
+    static void tile_##height##_##dtype(const tile_call *t)                                                            \
     {                                                                                                                  \
-        tile(t, height, 1);                                                                                            \
+        tile(t, height, 1, dtype);                                                                                     \
     }                                                                                                                  \
-    static void wide_tile_##height(const tile_call *t)                                                                 \
+    static void wide_tile_##height##_##dtype(const tile_call *t)                                                       \
     {                                                                                                                  \
-        tile(t, height, tile_panels);                                                                                  \
+        tile(t, height, tile_panels, dtype);                                                                           \
     }
+#define TILES_OF_HEIGHT(height) TILE(height, TN_F32) TILE(height, TN_BF16) TILE(height, TN_F16)
 TILE_HEIGHTS(TILES_OF_HEIGHT)
-#define NAMES_OF_HEIGHT(height) {tile_##height, wide_tile_##height},
-/* [rows - 1][whether there are tile_panels panels, not one] */
-static tile_kernel *const tile_kernels[tile_rows][2] = {TILE_HEIGHTS(NAMES_OF_HEIGHT)};
+#define TILE_NAMES(height, dtype) [dtype] = {tile_##height##_##dtype, wide_tile_##height##_##dtype}
+#define NAMES_OF_HEIGHT(height) {TILE_NAMES(height, TN_F32), TILE_NAMES(height, TN_BF16), TILE_NAMES(height, TN_F16)},
+/* [rows - 1][dtype of the weights][whether there are tile_panels panels, not one] */
+static tile_kernel *const tile_kernels[tile_rows][TN_F16 + 1][2] = {TILE_HEIGHTS(NAMES_OF_HEIGHT)};
+#undef TILE
 #undef TILES_OF_HEIGHT
+#undef TILE_NAMES
 #undef NAMES_OF_HEIGHT
 
 /* --- few rows --- */
@@ -277,13 +302,12 @@ static void gather_x_task(void *argument, int64_t index, int worker)
 
 typedef struct linear_task {
     const linear_call *call;
-    float *sums;   /* [panels][rows][panel_columns] */
-    float *w_wide; /* [tile_panels][block_depth][panel_columns], for weights that are not f32 */
+    linear_worker *memory; /* its sums: [panels][rows][panel_columns] */
     int64_t group, first_panel, panels;
     int64_t block, first_tile, tiles, first_row, rows;
+    int64_t tile_row[most_tiles + 1]; /* where its tiles start, counted from first_row; where the last one ends */
     int64_t index;
     float *x; /* where the worker gathers for itself */
-    own_x *own;
 } linear_task;
 
 /* Columns [from, to) of y that a panel of this task makes. */
@@ -292,59 +316,86 @@ static int64_t panel_column(const linear_task *t, int64_t panel)
     return t->group * t->call->map->n + (t->first_panel + panel) * panel_columns;
 }
 
-/* y[row : row + height, panel] = act(sums + bias) */
-static ALWAYS_INLINE void finish_rows(const linear_task *t, const float *sums, int64_t panel, int64_t row,
-                                      int64_t height, const float *bias, tn_act act)
+/* Columns of y that the panel has. */
+static int64_t panel_width(const linear_task *t, int64_t panel)
 {
-    const linear_call *c = t->call;
-    const int64_t columns = tn_min_i64(panel_columns, c->map->n - (t->first_panel + panel) * panel_columns);
-    vf add[panel_vectors];
-    UNROLL
-    for (int v = 0; v < panel_vectors; v++)
-        add[v] = vf_load(bias + v * lanes);
-    for (int64_t r = 0; r < height; r++, sums += panel_columns) {
-        char *y = element_at(&c->y, row + r, panel_column(t, panel));
+    return tn_min_i64(panel_columns, t->call->map->n - (t->first_panel + panel) * panel_columns);
+}
+
+/* sums = act(sums + bias) for rows of a panel. */
+static ALWAYS_INLINE void activate_rows(float *sums, int64_t rows, const float *bias, tn_act act)
+{
+    for (int64_t r = 0; r < rows; r++, sums += panel_columns) {
         UNROLL
-        for (int v = 0; v < panel_vectors; v++) {
-            const vf out = plain_nan(activated(vf_load(sums + v * lanes) + add[v], act));
-            if (columns > v * lanes) store_columns(c->y.dtype, y, v * lanes, out, columns - v * lanes);
+        for (int v = 0; v < panel_columns; v += lanes)
+            vf_store(sums + v, plain_nan(activated(vf_load(sums + v) + vf_load(bias + v), act)));
+    }
+}
+
+/* y[row][at : at + columns] = sums */
+static ALWAYS_INLINE void write_rows(char *const *y, int64_t at, const float *sums, int64_t rows, int64_t columns,
+                                     tn_dtype dtype)
+{
+    for (int64_t r = 0; r < rows; r++, sums += panel_columns) {
+        UNROLL
+        for (int v = 0; v < panel_columns; v += lanes) {
+            if (v < columns) store_columns(dtype, y[r], at + v, vf_load(sums + v), columns - v);
         }
     }
 }
 
-static void finish_tile(const linear_task *t, const float *sums, int64_t panel, int64_t row, int64_t height,
+/* y[row][at : at + panel_columns] = act(sums + bias), as many columns as the panel has. */
+static void finish_tile(const linear_task *t, char *const *y, int64_t at, float *sums, int64_t rows, int64_t panel,
                         const float *bias)
 {
-#define FINISH(act)                                                                                                    \
+    const tn_dtype dtype = t->call->y.dtype;
+    const int64_t columns = panel_width(t, panel);
+#define ACTIVATE(act)                                                                                                  \
     case act:                                                                                                          \
-        finish_rows(t, sums, panel, row, height, bias, act);                                                           \
+        activate_rows(sums, rows, bias, act);                                                                          \
         break
     switch (t->call->act) {
-        FINISH(TN_ACT_GELU);
-        FINISH(TN_ACT_GELU_TANH);
-        FINISH(TN_ACT_QUICK_GELU);
-        FINISH(TN_ACT_SILU);
-        FINISH(TN_ACT_RELU);
-        FINISH(TN_ACT_NONE);
+        ACTIVATE(TN_ACT_GELU);
+        ACTIVATE(TN_ACT_GELU_TANH);
+        ACTIVATE(TN_ACT_QUICK_GELU);
+        ACTIVATE(TN_ACT_SILU);
+        ACTIVATE(TN_ACT_RELU);
+        ACTIVATE(TN_ACT_NONE);
     case TN_ACT_COUNT:
         break;
     }
-#undef FINISH
+#undef ACTIVATE
+    if (dtype == TN_F32) {
+        write_rows(y, at, sums, rows, columns, TN_F32);
+    } else if (dtype == TN_BF16) {
+        write_rows(y, at, sums, rows, columns, TN_BF16);
+    } else {
+        write_rows(y, at, sums, rows, columns, TN_F16);
+    }
 }
 
-static void fetch_y(const linear_task *t, int64_t panel, int64_t row, int64_t height)
+/* Where the panel's columns of some rows of y are. */
+static void find_rows(char **y, const linear_task *t, int64_t panel, int64_t row, int64_t rows)
 {
-    for (int64_t r = 0; r < height; r++)
-        prefetch_for_write(element_at(&t->call->y, row + r, panel_column(t, panel)));
+    for (int64_t r = 0; r < rows; r++)
+        y[r] = element_at(&t->call->y, row + r, panel_column(t, panel));
+}
+
+/* Lines of y that will be written. */
+static void fetch_rows(char *const *y, int64_t rows, int64_t size)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t at = 0; at < size; at += 64)
+            prefetch_for_write(y[r] + at);
+    }
 }
 
 /* Zeros where there is no bias. */
 static void load_bias(float *bias, const linear_task *t, int64_t panel)
 {
     const linear_call *c = t->call;
-    const int64_t columns = tn_min_i64(panel_columns, c->map->n - (t->first_panel + panel) * panel_columns);
     memset(bias, 0, panel_columns * sizeof *bias);
-    if (c->bias != NULL) memcpy(bias, c->bias + panel_column(t, panel), (size_t)columns * sizeof *bias);
+    if (c->bias != NULL) memcpy(bias, c->bias + panel_column(t, panel), (size_t)panel_width(t, panel) * sizeof *bias);
 }
 
 static const char *weights_at(const linear_call *c, int64_t group, int64_t panel, int64_t d)
@@ -382,20 +433,6 @@ static const char *weights_next(const linear_task *t, int64_t panel, int64_t d)
     return weights_at(c, after.group, after.chunk * c->chunk, 0);
 }
 
-/* Weights of the panels for k block d as f32, panels *stride apart: as they are, or widened into `space`. */
-static const float *widen_panels(const linear_task *t, float *space, int64_t panel, int64_t panels, int64_t d,
-                                 int64_t depth, int64_t *stride)
-{
-    const linear_call *c = t->call;
-    const int64_t first = t->first_panel + panel;
-    *stride = c->map->k * panel_columns;
-    if (c->map->dtype == TN_F32) return (const float *)(const void *)weights_at(c, t->group, first, d);
-    *stride = block_depth * panel_columns;
-    for (int64_t p = 0; p < panels; p++)
-        widen(space + p * *stride, c->map->dtype, weights_at(c, t->group, first + p, d), 1, depth * panel_columns);
-    return space;
-}
-
 /* One or tile_panels panels times all tiles of the task, for k block d. Meanwhile the next ones come from memory, a
  * part in each of the first tiles: all in one would fill the queue of misses. */
 static void run_panels(const linear_task *t, const float *x, int64_t panel, int64_t panels, int64_t d)
@@ -407,24 +444,36 @@ static void run_panels(const linear_task *t, const float *x, int64_t panel, int6
     const bool last = d + 1 >= c->depths;
     const int64_t parts = tn_min_i64(t->tiles, most_parts);
     const char *next = weights_next(t, panel + panels, d);
+    char *y[tile_rows];
     float bias[tile_panels][panel_columns];
-    tile_call call = {.depth = depth, .sums_stride = t->rows * panel_columns, .first = d == 0};
-    call.w = widen_panels(t, t->w_wide, panel, panels, d, depth, &call.w_stride);
+    tile_call call = {.depth = depth, .sums_stride = t->rows * panel_columns, .first = d == 0, .bias = bias[0]};
+    if (last && c->act == TN_ACT_NONE && c->y.dtype == TN_F32 && panel_width(t, panel + panels - 1) == panel_columns)
+        call.y = y;
+    call.w = weights_at(c, t->group, t->first_panel + panel, d);
+    call.w_stride = next_stride;
+    call.w_wide = t->memory->w_wide;
+    tn_dtype dtype = c->map->dtype;
     for (int64_t p = 0; p < panels && last; p++)
         load_bias(bias[p], t, panel + p);
     for (int64_t i = 0; i < t->tiles; i++) {
-        const int64_t row = tile_start(c, t->first_tile + i), height = tile_start(c, t->first_tile + i + 1) - row;
+        const int64_t row = t->tile_row[i], height = t->tile_row[i + 1] - row;
         const bool fetches = i < parts;
-        for (int64_t p = 0; p < panels && last; p++)
-            fetch_y(t, panel + p, row, height);
-        call.next = fetches ? next + i * depth * row_size / parts : (const char *)call.w;
+        if (last) {
+            find_rows(y, t, panel, t->first_row + row, height);
+            fetch_rows(y, height, panels * panel_columns * element_size(c->y.dtype));
+        }
+        call.next = fetches ? next + i * depth * row_size / parts : call.w;
         call.next_step = fetches ? tn_ceil_div(row_size, parts) : 0;
         call.next_stride = fetches ? next_stride : 0;
-        call.sums = t->sums + (panel * t->rows + row - t->first_row) * panel_columns;
-        call.x = x + (row - t->first_row) * block_depth;
-        tile_kernels[height - 1][panels > 1](&call);
-        for (int64_t p = 0; p < panels && last; p++)
-            finish_tile(t, call.sums + p * call.sums_stride, panel + p, row, height, bias[p]);
+        call.sums = t->memory->sums + (panel * t->rows + row) * panel_columns;
+        call.x = x + row * block_depth;
+        tile_kernels[height - 1][dtype][panels > 1](&call);
+        for (int64_t p = 0; p < panels && last && call.y == NULL; p++)
+            finish_tile(t, y, p * panel_columns, call.sums + p * call.sums_stride, height, panel + p, bias[p]);
+        if (dtype == TN_F32) continue;
+        dtype = TN_F32;
+        call.w = (const char *)call.w_wide;
+        call.w_stride = wide_panel * (int64_t)sizeof(float);
     }
 }
 
@@ -439,15 +488,17 @@ static const float *gathered(const linear_task *t, int64_t d)
     const linear_call *c = t->call;
     const int64_t depth = tn_min_i64(block_depth, c->map->k - d * block_depth);
     if (c->shares) return shared_x(c, t->first_row, t->rows, d);
-    if (c->map->groups > 1) {
-        gather_tiles(t->x, c, t->first_tile, t->tiles, t->group * c->map->k + d * block_depth, depth);
-        return t->x;
+    const bool keeps_all = c->map->groups == 1;
+    float *x = keeps_all ? t->x + t->rows * d * block_depth : t->x;
+    linear_worker *has = t->memory;
+    if (has->block != t->block || has->group != t->group) {
+        has->block = t->block;
+        has->group = t->group;
+        has->depths = 0;
     }
-    float *x = t->x + t->rows * d * block_depth;
-    if (t->own->block != t->block) *t->own = (own_x){t->block, 0};
-    if (t->own->depths <= d) {
-        gather_tiles(x, c, t->first_tile, t->tiles, d * block_depth, depth);
-        t->own->depths = d + 1;
+    if (keeps_all ? has->depths <= d : has->depths != d + 1) {
+        gather_tiles(x, c, t->first_tile, t->tiles, t->group * c->map->k + d * block_depth, depth);
+        has->depths = d + 1;
     }
     return x;
 }
@@ -458,16 +509,19 @@ static void run_few(const linear_task *t)
     const linear_call *c = t->call;
     const int64_t rows = c->rows, wide = panels_of_few((int)rows);
     const float *x = gathered(t, 0); /* the other k blocks follow it */
+    float *sums = t->memory->sums;
     float bias[panel_columns];
+    char *y[few_rows];
     for (int64_t d = 1; d < c->depths; d++)
         (void)gathered(t, d);
     for (int64_t p = 0; p < t->panels;) {
         const int64_t panels = t->panels - p >= wide ? wide : 1;
         const char *w = weights_at(c, t->group, t->first_panel + p, 0);
-        few_kernels[c->map->dtype][rows - 1][panels > 1](t->sums, x, w, c->map->k);
+        few_kernels[c->map->dtype][rows - 1][panels > 1](sums, x, w, c->map->k);
         for (int64_t i = 0; i < panels; i++) {
             load_bias(bias, t, p + i);
-            finish_tile(t, t->sums + i * rows * panel_columns, p + i, 0, rows, bias);
+            find_rows(y, t, p + i, 0, rows);
+            finish_tile(t, y, 0, sums + i * rows * panel_columns, rows, p + i, bias);
         }
         p += panels;
     }
@@ -496,11 +550,11 @@ static void linear_task_run(void *argument, int64_t index, int worker)
     t.first_tile = block_start(c, t.block);
     t.tiles = block_start(c, t.block + 1) - t.first_tile;
     t.first_row = tile_start(c, t.first_tile);
-    t.rows = tile_start(c, t.first_tile + t.tiles) - t.first_row;
-    t.sums = c->sums + worker * worker_floats;
-    t.w_wide = t.sums + most_panels * most_rows * panel_columns;
+    for (int64_t i = 0; i <= t.tiles; i++)
+        t.tile_row[i] = tile_start(c, t.first_tile + i) - t.first_row;
+    t.rows = t.tile_row[t.tiles];
+    t.memory = &c->memory[worker];
     if (!c->shares) t.x = c->x_wide + worker * c->x_block;
-    if (worker < own_workers) t.own = &c->own[worker];
     if (is_few(c->map, c->rows)) {
         run_few(&t);
     } else {
@@ -537,7 +591,7 @@ static size_t linear_scratch(const tn_map *map, int64_t rows, int workers)
 {
     size_t bytes = 0;
     if (!add_product(&bytes, wide_rows(map, rows, workers), wide_columns(map), sizeof(float)) ||
-        !add_product(&bytes, workers, worker_floats, sizeof(float)))
+        !add_product(&bytes, workers, 1, sizeof(linear_worker)))
         return SIZE_MAX;
     return bytes;
 }
@@ -585,9 +639,9 @@ static void linear(const tn_context *context, tn_rows y, tn_rows x, const void *
     c.shares = shares_x(map, workers);
     c.x_wide = context->scratch;
     c.x_block = tn_min_i64(rows, most_rows) * wide_columns(map);
-    c.sums = c.x_wide + wide_rows(map, rows, workers) * wide_columns(map);
-    for (int i = 0; i < own_workers; i++)
-        c.own[i].block = -1;
+    c.memory = (linear_worker *)(void *)(c.x_wide + wide_rows(map, rows, workers) * wide_columns(map));
+    for (int i = 0; i < workers; i++)
+        c.memory[i].block = -1;
     if (c.shares) tn_parallel_for(context->parallel, c.tiles, gather_x_task, &c);
     tn_parallel_for(context->parallel, c.row_blocks * map->groups * c.chunks, linear_task_run, &c);
 }
