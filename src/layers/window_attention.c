@@ -179,8 +179,10 @@ typedef struct walk {
     const char *packed;
     maps m;
     cut c;
-    tn_rows query;              /* [rows, C] */
-    int64_t rows, heads, parts; /* of a piece; pieces beside each other */
+    tn_rows query;        /* [rows, C] */
+    int64_t rows, heads;  /* of a piece */
+    int64_t down, beside; /* pieces one below the other and beside each other */
+    bool by_heads;        /* neighbours have the same heads, not the same rows */
 } walk;
 
 /* Rows of the piece, from the columns of its heads on, which have `width` each. */
@@ -194,8 +196,9 @@ static void forward_piece(const walk *w, int64_t index, const tn_parallel *paral
     const tn_block *block = w->block;
     const tn_ops *ops = w->context->ops;
     const int64_t width = w->layer->in_dim, head_dim = width / w->layer->heads, slots = block->slots;
-    const int64_t row = index / w->parts * w->rows, rows = tn_min_i64(w->rows, block->rows - row);
-    const int64_t head = index % w->parts * w->heads, heads = tn_min_i64(w->heads, w->layer->heads - head);
+    const int64_t row = (w->by_heads ? index % w->down : index / w->beside) * w->rows;
+    const int64_t head = (w->by_heads ? index / w->down : index % w->beside) * w->heads;
+    const int64_t rows = tn_min_i64(w->rows, block->rows - row), heads = tn_min_i64(w->heads, w->layer->heads - head);
     const tn_context context = {.ops = ops, .parallel = parallel, .scratch = memory + w->c.mapped};
     const tn_rows mapped = tn_dense_rows(memory, ops->compute, heads * width), mixed = mapped;
     tn_dense_forward_groups(mapped, part_of(w->query, row, head, head_dim), &w->m.key, &context,
@@ -220,20 +223,24 @@ static int64_t even_size(int64_t count, int64_t most)
     return tn_ceil_div(count, tn_ceil_div(count, most));
 }
 
-/* Where tasks are so few that threads would go without, they have less heads. */
+/* Where tasks are so few that threads would go without, they have less heads. A core takes neighbours: the same patches
+ * for all heads or, where patches are so few that they stay in a cache anyway, the same heads' weights for all rows. */
 static void run_pieces(walk *w)
 {
+    enum { few_patches = 1 << 20 }; /* bytes */
     const tn_parallel *parallel = w->context->parallel;
+    const tn_block *block = w->block;
     const int64_t all = w->layer->heads;
-    w->rows = even_size(w->block->rows, w->c.rows);
+    w->rows = even_size(block->rows, w->c.rows);
     w->heads = even_size(all, w->c.heads);
-    const int64_t pieces = tn_ceil_div(w->block->rows, w->rows);
-    while (!w->c.shared && w->heads > 1 && pieces * tn_ceil_div(all, w->heads) < 2 * (int64_t)parallel->workers)
+    w->down = tn_ceil_div(block->rows, w->rows);
+    while (!w->c.shared && w->heads > 1 && w->down * tn_ceil_div(all, w->heads) < 2 * (int64_t)parallel->workers)
         w->heads = (w->heads + 1) / 2;
-    w->parts = tn_ceil_div(all, w->heads);
-    for (int64_t i = 0; i < pieces && w->c.shared; i++)
+    w->beside = tn_ceil_div(all, w->heads);
+    w->by_heads = rows_size(w->context->ops, block->rows * block->slots, w->layer->in_dim) <= few_patches;
+    for (int64_t i = 0; i < w->down && w->c.shared; i++)
         forward_piece(w, i, parallel, w->context->scratch);
-    if (!w->c.shared) tn_parallel_for(parallel, pieces * w->parts, piece_task, w);
+    if (!w->c.shared) tn_parallel_for(parallel, w->down * w->beside, piece_task, w);
 }
 
 static void forward(const tn_block *block, const tn_layer *layer, const tn_context *context, const void *packed,
