@@ -1,5 +1,5 @@
 /* The type tenon._C.Adapter: a handle, a lock for its parameters, and what it borrows. */
-#include "module.h"
+#include "memory.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -134,6 +134,7 @@ static void adapter_dealloc(PyObject *object)
     if (self->owners != NULL) tnpy_adapter_drop_owners(self);
     free(self->owners);
     tnpy_workspace_drop(self->spare);
+    tnpy_home_close(self->gradients);
     if (self->lock != NULL) PyThread_free_lock(self->lock);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);

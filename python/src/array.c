@@ -1,30 +1,11 @@
-/* tenon._C.Array: dense memory that other libraries take through __dlpack__. It is counted on its own, without Python,
- * so that they may drop it on any thread and after the interpreter is gone. */
+/* tenon._C.Array: dense memory that other libraries take through __dlpack__. */
 #include "dlpack.h"
-#include "module.h"
+#include "memory.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { alignment = 64 };
-
-struct tnpy_memory {
-    atomic_int references;
-    int64_t shape[TNPY_MAX_DIMS];
-    /* from the next multiple of 64 on: the elements */
-};
-
 PyTypeObject *tnpy_array_type;
-
-static void memory_drop(tnpy_memory *memory)
-{
-    if (memory != NULL && atomic_fetch_sub(&memory->references, 1) == 1) free(memory);
-}
-
-static size_t header_bytes(void)
-{
-    return (sizeof(tnpy_memory) + alignment - 1) / alignment * alignment;
-}
 
 /* False when it does not fit. */
 static bool count_bytes(DLDataType dtype, int ndim, const int64_t *shape, size_t *bytes)
@@ -34,29 +15,24 @@ static bool count_bytes(DLDataType dtype, int ndim, const int64_t *shape, size_t
         if (shape[i] < 0 || __builtin_mul_overflow(total, (size_t)shape[i], &total)) return false;
     }
     *bytes = total;
-    return total < PTRDIFF_MAX - header_bytes() - alignment;
+    return true;
 }
 
-PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape)
+PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape, tnpy_home *home)
 {
     size_t bytes;
     if (ndim > TNPY_MAX_DIMS || !count_bytes(dtype, ndim, shape, &bytes)) return PyErr_NoMemory();
-    const size_t rounded = (header_bytes() + bytes + alignment - 1) / alignment * alignment;
-    tnpy_memory *memory = aligned_alloc(alignment, rounded);
+    tnpy_memory *memory = tnpy_memory_new(home, bytes);
     allocfunc allocate = (allocfunc)PyType_GetSlot(tnpy_array_type, Py_tp_alloc);
     tnpy_array *array = memory != NULL ? (tnpy_array *)allocate(tnpy_array_type, 0) : NULL;
     if (array == NULL) {
-        free(memory);
+        tnpy_memory_drop(memory);
         return PyErr_Occurred() ? NULL : PyErr_NoMemory();
     }
-    atomic_init(&memory->references, 1);
     if (ndim > 0) memcpy(memory->shape, shape, (size_t)ndim * sizeof shape[0]);
     array->memory = memory;
-    array->tensor = (DLTensor){.data = (char *)memory + header_bytes(),
-                               .device = {kDLCPU, 0},
-                               .ndim = ndim,
-                               .dtype = dtype,
-                               .shape = memory->shape};
+    array->tensor = (DLTensor){
+        .data = tnpy_memory_data(memory), .device = {kDLCPU, 0}, .ndim = ndim, .dtype = dtype, .shape = memory->shape};
     return (PyObject *)array;
 }
 
@@ -89,7 +65,7 @@ static PyObject *copy_tensor(const DLTensor *source)
                      (int)source->device.device_type);
         return NULL;
     }
-    PyObject *made = tnpy_array_new(source->dtype, source->ndim, source->shape);
+    PyObject *made = tnpy_array_new(source->dtype, source->ndim, source->shape, NULL);
     if (made == NULL) return NULL;
     char *to = ((tnpy_array *)made)->tensor.data;
     const char *from = (const char *)source->data + source->byte_offset;
@@ -118,7 +94,7 @@ PyObject *tnpy_array_copy(PyObject *module, PyObject *object)
 static void array_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    memory_drop(((tnpy_array *)self)->memory);
+    tnpy_memory_drop(((tnpy_array *)self)->memory);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
 }
@@ -127,13 +103,13 @@ static void array_dealloc(PyObject *self)
 
 static void delete_legacy(DLManagedTensor *managed)
 {
-    memory_drop(managed->manager_ctx);
+    tnpy_memory_drop(managed->manager_ctx);
     free(managed);
 }
 
 static void delete_versioned(tnpy_versioned *managed)
 {
-    memory_drop(managed->manager_ctx);
+    tnpy_memory_drop(managed->manager_ctx);
     free(managed);
 }
 
@@ -155,7 +131,7 @@ static PyObject *export_legacy(tnpy_array *array)
     DLManagedTensor *managed = malloc(sizeof *managed);
     if (managed == NULL) return PyErr_NoMemory();
     *managed = (DLManagedTensor){array->tensor, array->memory, delete_legacy};
-    atomic_fetch_add(&array->memory->references, 1);
+    tnpy_memory_keep(array->memory);
     PyObject *capsule = PyCapsule_New(managed, TNPY_LEGACY_NAME, drop_legacy);
     if (capsule == NULL) delete_legacy(managed);
     return capsule;
@@ -169,7 +145,7 @@ static PyObject *export_versioned(tnpy_array *array)
                                 .manager_ctx = array->memory,
                                 .deleter = delete_versioned,
                                 .dl_tensor = array->tensor};
-    atomic_fetch_add(&array->memory->references, 1);
+    tnpy_memory_keep(array->memory);
     PyObject *capsule = PyCapsule_New(managed, TNPY_VERSIONED_NAME, drop_versioned);
     if (capsule == NULL) delete_versioned(managed);
     return capsule;

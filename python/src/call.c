@@ -215,7 +215,7 @@ static PyObject *run_attention(tnpy_adapter *self, PyObject *x, const tnpy_borro
     int64_t shape[4];
     PyObject *result, *tokens;
     if (!find_shape(self, &features->tensor, &s->call, shape)) return NULL;
-    tokens = tnpy_array_new(tenon_dtype_to_dlpack(TENON_BF16), 3, shape);
+    tokens = tnpy_array_new(tenon_dtype_to_dlpack(TENON_BF16), 3, shape, NULL);
     if (tokens == NULL) return NULL;
     shape[2] = heads;
     shape[3] = slots;

@@ -57,9 +57,10 @@ void tnpy_give_back(tnpy_borrowed *borrowed);
 /* The same for what may be None or NULL: then false is no error and *tensor is NULL. */
 bool tnpy_borrow_optional(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write, DLTensor **tensor);
 
-/* array.c: memory of ours, which others take through __dlpack__. */
+/* array.c: memory of ours, which others take through __dlpack__; memory.h. */
 
 typedef struct tnpy_memory tnpy_memory;
+typedef struct tnpy_home tnpy_home;
 
 typedef struct tnpy_array {
     PyObject_HEAD tnpy_memory *memory;
@@ -68,8 +69,8 @@ typedef struct tnpy_array {
 
 extern PyTypeObject *tnpy_array_type;
 
-/* A new array of undefined values. */
-PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape);
+/* A new array of undefined values, which returns to `home`, if there is one. */
+PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape, tnpy_home *home);
 
 /* A dense copy of any array. */
 PyObject *tnpy_array_copy(PyObject *module, PyObject *object);
@@ -125,6 +126,7 @@ typedef struct tnpy_adapter {
     int64_t num_parameters;
     tenon_dtype dtype; /* of tokens when nobody asks for one; 0: no parameter has one */
     tnpy_workspace spare;
+    tnpy_home *gradients; /* where lent gradients return; NULL before the first */
 } tnpy_adapter;
 
 /* Takes the adapter's lock, giving the GIL back while it waits. */

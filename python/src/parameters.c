@@ -62,7 +62,7 @@ static PyObject *copy_parameter(PyObject *object, PyObject *which)
             PyErr_Format(PyExc_ValueError, "parameter '%s' has no storage; reset, load or set the parameters first",
                          parameter.name);
         } else {
-            made = tnpy_array_new(tenon_dtype_to_dlpack(parameter.dtype), parameter.ndim, parameter.shape);
+            made = tnpy_array_new(tenon_dtype_to_dlpack(parameter.dtype), parameter.ndim, parameter.shape, NULL);
         }
     }
     if (made != NULL) {

@@ -80,7 +80,7 @@ bool tnpy_result_new(PyObject **result, tnpy_borrowed *tokens, PyObject *x, cons
                      tenon_dtype dtype, bool asked, int ndim, const int64_t *shape)
 {
     PyObject *function = (PyObject *)Py_TYPE(x) != numpy.ndarray ? find_from_dlpack(x) : NULL;
-    PyObject *made = function != NULL ? tnpy_array_new(tenon_dtype_to_dlpack(dtype), ndim, shape)
+    PyObject *made = function != NULL ? tnpy_array_new(tenon_dtype_to_dlpack(dtype), ndim, shape, NULL)
                                       : numpy_tokens(features->tensor.dtype, dtype, asked, ndim, shape);
     Py_XDECREF(function);
     if (made == NULL || !tnpy_borrow(tokens, made, "the tokens", true)) {

@@ -1,5 +1,5 @@
 /* Gradients. */
-#include "module.h"
+#include "memory.h"
 
 /* What a backward writes, with what it borrows. */
 typedef struct targets {
@@ -134,7 +134,43 @@ static PyObject *saved_size(PyObject *object, PyObject *const *args, Py_ssize_t 
     return status == TENON_OK ? PyLong_FromSize_t(bytes) : tnpy_raise(status, &error);
 }
 
+/* What the gradients of all parameters take; false when they do not fit. */
+static bool count_gradients(const tnpy_adapter *self, size_t *bytes)
+{
+    *bytes = 0;
+    for (int64_t i = 0; i < self->num_parameters; i++) {
+        tenon_parameter parameter;
+        size_t size = sizeof(float);
+        tenon_parameter_init(&parameter);
+        if (tenon_adapter_parameter(self->handle, i, &parameter, NULL) != TENON_OK) return false;
+        for (int axis = 0; axis < parameter.ndim; axis++) {
+            if (__builtin_mul_overflow(size, (size_t)parameter.shape[axis], &size)) return false;
+        }
+        if (__builtin_add_overflow(*bytes, tnpy_memory_size(size), bytes)) return false;
+    }
+    return true;
+}
+
+static PyObject *lend_gradient(PyObject *object, PyObject *which)
+{
+    tnpy_adapter *self = (tnpy_adapter *)object;
+    int64_t index;
+    size_t most;
+    tenon_parameter parameter;
+    tenon_error error;
+    if (!tnpy_read_int(which, "a parameter's index", &index)) return NULL;
+    tenon_parameter_init(&parameter);
+    const tenon_status status = tenon_adapter_parameter(self->handle, index, &parameter, &error);
+    if (status != TENON_OK) return tnpy_raise(status, &error);
+    if (self->gradients == NULL && count_gradients(self, &most)) self->gradients = tnpy_home_new(most);
+    return tnpy_array_new(tenon_dtype_to_dlpack(TENON_F32), parameter.ndim, parameter.shape, self->gradients);
+}
+
 PyMethodDef tnpy_train_methods[] = {
+    {"lend_gradient", lend_gradient, METH_O,
+     "lend_gradient(index): an f32 array like that parameter. Its memory returns to the adapter when nobody has it "
+     "any\n"
+     "more, and is lent again; the adapter keeps no more than one gradient of each parameter takes."},
     {"backward", TNPY_FAST(backward), METH_FASTCALL,
      "backward(dy, x, dx, gradients, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0,\n"
      "saved=None, overwrite=False)\n\n"

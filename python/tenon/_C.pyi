@@ -106,6 +106,7 @@ class Adapter:
         saved: tuple[int, int] | None = None,
         /,
     ) -> None: ...
+    def lend_gradient(self, index: int, /) -> Array: ...
     def backward(
         self,
         dy: Any,
