@@ -19,7 +19,7 @@ from .session import Session
 from .workers import WorkerError
 
 BAR = 0.90
-SHARDS = (2, 14)  # the difference of both runs has no start in it
+FEW = 4  # shards that touch all memory a run has: the difference to a longer run has no start in it
 
 
 def _command(session: Session) -> pathlib.Path | None:
@@ -44,32 +44,39 @@ def _seconds(command: pathlib.Path, model: pathlib.Path, features: pathlib.Path,
     return seconds
 
 
+def _more_shards(seconds: float) -> int:
+    """About a second's worth."""
+    return max(6, min(24, int(1 / seconds)))
+
+
 def measure(session: Session, case: Connector, command: pathlib.Path) -> dict:
     say(f"folder: {case.title}")
     worker = session.prepared("tenon", **case.fields())
+    many_shards = FEW + _more_shards(worker.seconds())
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = pathlib.Path(name)
         model = folder / "adapter.safetensors"
         worker.ask("save", path=model)
-        for shards in SHARDS:
+        for shards in (FEW, many_shards):
             _features(folder / f"in-{shards}", case, shards)
         runners = {
             f"{shards} shards": lambda n=shards: _seconds(command, model, folder / f"in-{n}", folder / "out")
-            for shards in SHARDS
+            for shards in (FEW, many_shards)
         }
-        series = in_turns(runners | {"forward": worker.seconds}, max(3, session.rounds // 2))
+        series = in_turns(runners | {"forward": worker.seconds}, session.rounds)
     worker.close()
-    few, many = (series[f"{shards} shards"] for shards in SHARDS)
-    images = case.batch * (SHARDS[1] - SHARDS[0])
+    few, many = (series[f"{shards} shards"] for shards in (FEW, many_shards))
+    images = case.batch * (many_shards - FEW)
     rate = Series(tuple(images / (m - f) for f, m in zip(few.values, many.values, strict=True)))
     alone = Series(tuple(case.batch / s for s in series["forward"].values))
     share = rate.over(alone)
     return {
         "title": case.title,
+        "shards": many_shards,
         "images_per_second": rate.as_json(),
         "forward_images_per_second": alone.as_json(),
-        "whole_run_images_per_second": case.batch * SHARDS[1] / many.median,
+        "whole_run_images_per_second": case.batch * many_shards / many.median,
         "share": share.as_json(),
         "passed": share.median >= BAR,
     }
@@ -91,13 +98,13 @@ def _spread(share: dict) -> str:
 
 def tables(results: dict) -> str:
     rows = [
-        [row["title"], f"{row['images_per_second']['median']:.1f}", f"{row['forward_images_per_second']['median']:.1f}"]
+        [row["title"], str(row["shards"]), f"{row['images_per_second']['median']:.1f}", f"{row['forward_images_per_second']['median']:.1f}"]
         + [f"{_spread(row['share'])} {mark(row['passed'])}", f"{row['whole_run_images_per_second']:.1f}"]
         for row in results["rows"]
     ]
-    head = ["a shard", "images/s", "forward alone, images/s", "share", "start included, images/s"]
+    head = ["a shard", "shards", "images/s", "forward alone, images/s", "share", "start included, images/s"]
     note = (
-        f"`tenon run` over {SHARDS[1]} npy shards less the same over {SHARDS[0]}, on the disk of the cache folder, "
+        f"`tenon run` over so many npy shards less the same over {FEW}, on the disk of the cache folder, "
         f"against the forward alone in memory, round by round, the quartiles in parentheses. Bar {BAR}."
     )
     return markdown("A folder of shards", head, rows, note) if rows else ""
