@@ -98,7 +98,8 @@ def _spread(share: dict) -> str:
 
 def tables(results: dict) -> str:
     rows = [
-        [row["title"], str(row["shards"]), f"{row['images_per_second']['median']:.1f}", f"{row['forward_images_per_second']['median']:.1f}"]
+        [row["title"], str(row["shards"])]
+        + [f"{row[rate]['median']:.1f}" for rate in ("images_per_second", "forward_images_per_second")]
         + [f"{_spread(row['share'])} {mark(row['passed'])}", f"{row['whole_run_images_per_second']:.1f}"]
         for row in results["rows"]
     ]

@@ -65,6 +65,7 @@ def tables(results: dict) -> str:
     note = (
         "Medians in ms, the quartiles of the rounds in parentheses. Inference: in inference mode, with new "
         "memory for the tokens in every call, which the C library does not get. Training: forward and backward with all gradients, weights "
-        "packed in the call; gradients are set to None before, so that each step has new memory for them."
+        "packed in the call; gradients are set to None before, so that plain modules have new memory for them in each step, "
+        "and ours take that of the last."
     )
     return markdown("PyTorch modules", head, rows, note)

@@ -7,7 +7,6 @@
 #include "memory.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 enum { alignment = 64 };
 
@@ -30,10 +29,7 @@ static tnpy_memory *new_block(size_t bytes)
     tenon_allocator_init(&system);
     const size_t size = tnpy_memory_size(bytes);
     tnpy_memory *memory = system.alloc(system.context, size, alignment);
-    if (memory == NULL) return NULL;
-    atomic_init(&memory->references, 1);
-    memory->home = NULL;
-    memory->size = size;
+    if (memory != NULL) memory->size = size;
     return memory;
 }
 
@@ -71,12 +67,12 @@ tnpy_home *tnpy_home_new(size_t most)
 
 static bool enter(tnpy_home *home)
 {
-    return !atomic_flag_test_and_set_explicit(&home->busy, memory_order_acquire);
+    return !atomic_flag_test_and_set(&home->busy);
 }
 
 static void leave(tnpy_home *home)
 {
-    atomic_flag_clear_explicit(&home->busy, memory_order_release);
+    atomic_flag_clear(&home->busy);
 }
 
 static void empty(tnpy_home *home)
@@ -96,14 +92,19 @@ static void drop_home(tnpy_home *home)
     free(home);
 }
 
+/* Once it is closed. */
+static void clear_out(tnpy_home *home)
+{
+    if (!enter(home)) return; /* who is in does it */
+    empty(home);
+    leave(home);
+}
+
 void tnpy_home_close(tnpy_home *home)
 {
     if (home == NULL) return;
     atomic_store(&home->closed, true);
-    if (enter(home)) {
-        empty(home);
-        leave(home);
-    }
+    clear_out(home);
     drop_home(home);
 }
 
@@ -112,14 +113,13 @@ static tnpy_memory *take(tnpy_home *home, size_t size)
 {
     tnpy_memory *found = NULL;
     if (!enter(home)) return NULL;
-    for (tnpy_memory **at = &home->first; *at != NULL && found == NULL;) {
-        if ((*at)->size == size) {
-            found = *at;
-            *at = found->next;
-            home->kept -= size;
-        } else {
-            at = &(*at)->next;
-        }
+    tnpy_memory **at = &home->first;
+    while (*at != NULL && (*at)->size != size)
+        at = &(*at)->next;
+    if (*at != NULL) {
+        found = *at;
+        *at = found->next;
+        home->kept -= size;
     }
     leave(home);
     return found;
@@ -136,6 +136,7 @@ static bool put(tnpy_home *home, tnpy_memory *memory)
         home->kept += memory->size;
     }
     leave(home);
+    if (atomic_load(&home->closed)) clear_out(home);
     return fits;
 }
 
@@ -146,10 +147,10 @@ tnpy_memory *tnpy_memory_new(tnpy_home *home, size_t bytes)
     if (bytes > PTRDIFF_MAX - header_bytes()) return NULL;
     tnpy_memory *memory = home != NULL ? take(home, tnpy_memory_size(bytes)) : NULL;
     if (memory == NULL) memory = new_block(bytes);
-    if (memory == NULL || home == NULL) return memory;
-    atomic_store(&memory->references, 1);
-    atomic_fetch_add(&home->references, 1);
+    if (memory == NULL) return NULL;
+    atomic_init(&memory->references, 1);
     memory->home = home;
+    if (home != NULL) atomic_fetch_add(&home->references, 1);
     return memory;
 }
 

@@ -160,17 +160,18 @@ static PyObject *lend_gradient(PyObject *object, PyObject *which)
     tenon_error error;
     if (!tnpy_read_int(which, "a parameter's index", &index)) return NULL;
     tenon_parameter_init(&parameter);
+    tnpy_adapter_lock(self);
     const tenon_status status = tenon_adapter_parameter(self->handle, index, &parameter, &error);
-    if (status != TENON_OK) return tnpy_raise(status, &error);
     if (self->gradients == NULL && count_gradients(self, &most)) self->gradients = tnpy_home_new(most);
+    tnpy_adapter_unlock(self);
+    if (status != TENON_OK) return tnpy_raise(status, &error);
     return tnpy_array_new(tenon_dtype_to_dlpack(TENON_F32), parameter.ndim, parameter.shape, self->gradients);
 }
 
 PyMethodDef tnpy_train_methods[] = {
     {"lend_gradient", lend_gradient, METH_O,
-     "lend_gradient(index): an f32 array like that parameter. Its memory returns to the adapter when nobody has it "
-     "any\n"
-     "more, and is lent again; the adapter keeps no more than one gradient of each parameter takes."},
+     "lend_gradient(index): an f32 array like that parameter. When nobody has it any more its memory returns to the\n"
+     "adapter, which keeps as much as one gradient of each parameter takes, and lends it again."},
     {"backward", TNPY_FAST(backward), METH_FASTCALL,
      "backward(dy, x, dx, gradients, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0,\n"
      "saved=None, overwrite=False)\n\n"

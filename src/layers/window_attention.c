@@ -227,7 +227,7 @@ static int64_t even_size(int64_t count, int64_t most)
  * for all heads or, where patches are so few that they stay in a cache anyway, the same heads' weights for all rows. */
 static void run_pieces(walk *w)
 {
-    enum { few_patches = 1 << 20 }; /* bytes */
+    enum { few_patches = 1 << 20 }; /* bytes, as f32 */
     const tn_parallel *parallel = w->context->parallel;
     const tn_block *block = w->block;
     const int64_t all = w->layer->heads;

@@ -67,11 +67,11 @@ def _new(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def _new_gradient(adapter: _C.Adapter, index: int, parameter: Tensor) -> Tensor:
-    """A large one in memory of the last step's, where that was dropped: new memory is filled with zeros first, which is
-    2 to 4 % of a step."""
-    if parameter.numel() * 4 < LARGE:
-        return torch.empty(parameter.shape, dtype=torch.float32)
-    return torch.from_dlpack(adapter.lend_gradient(index))
+    """In float32. A large one that is handed on as it is lies in memory of the last step's, where that was dropped: the
+    system fills new memory with zeros first, which is 4 % of a step with 84 MB of gradients."""
+    if parameter.dtype == torch.float32 and parameter.numel() * 4 >= LARGE:
+        return torch.from_dlpack(adapter.lend_gradient(index))
+    return _new(parameter.shape, torch.float32)
 
 
 def _array(tensor: Tensor) -> tuple:

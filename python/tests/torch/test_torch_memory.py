@@ -89,6 +89,9 @@ assert resident() - empty < 10 * mib
 torch.set_num_threads(1)
 adapter, x = module(), torch.randn(1, 5, WIDE)
 grad = step(adapter, x)
+other = step(adapter, 3 * x)
+del other
+adapter.zero_grad()  # one is at home when the child inherits it
 child = os.fork()
 if child == 0:
     step(adapter, 2 * x)
@@ -108,6 +111,13 @@ def test_in_a_process_of_its_own(name):
     program = f"{path}from {__name__} import *\nfrom tenon import _C\n{PROGRAMS[name]}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_gradients_in_16_bits(x):
+    x = x.bfloat16()
+    grad = step(module().bfloat16(), x)
+    assert grad.dtype == torch.bfloat16
+    torch.testing.assert_close(grad.float(), expected(x.float()), atol=0.05, rtol=0.01)
 
 
 def test_threads_drop_and_take():

@@ -61,9 +61,18 @@ typedef struct tile_call {
     const float *x, *bias;
     const char *w, *next;
     int64_t depth, sums_stride, w_stride, next_step, next_stride;
+    tn_dtype dtype; /* of w */
     char *const *y; /* [height] rows of f32, or NULL */
     bool first;
 } tile_call;
+
+/* Where sum i of a tile of `width` vectors is kept. */
+static ALWAYS_INLINE float *sum_at(const tile_call *t, int i, int width)
+{
+    const int vector = i % width;
+    return t->sums + vector / panel_vectors * t->sums_stride + i / width * panel_columns +
+           vector % panel_vectors * lanes;
+}
 
 /* One loop over all sums: of nested ones clang forgets to unroll the outer where the inner is a single step. */
 static ALWAYS_INLINE void tile(const tile_call *t, int height, int panels, tn_dtype dtype)
@@ -75,7 +84,6 @@ static ALWAYS_INLINE void tile(const tile_call *t, int height, int panels, tn_dt
     const char *w = t->w, *next = t->next;
     const int64_t depth = t->depth, w_stride = t->w_stride, next_step = t->next_step;
     char *const *y = t->y;
-    const bool first = t->first;
     UNROLL
     for (int i = 0; i < count; i++)
         sum[i] = vf_set(0.0f);
@@ -94,14 +102,17 @@ static ALWAYS_INLINE void tile(const tile_call *t, int height, int panels, tn_dt
             sum[i] = vf_fma(vf_set(x[k * height + i / width]), b[i % width], sum[i]);
         next += next_step;
     }
-    UNROLL
-    for (int i = 0; i < count; i++) {
-        float *to = t->sums + i % width / panel_vectors * t->sums_stride + i / width * panel_columns;
-        to += i % panel_vectors * lanes;
-        if (!first) sum[i] = vf_load(to) + sum[i];
-        if (y == NULL) vf_store(to, sum[i]);
+    if (!t->first) {
+        UNROLL
+        for (int i = 0; i < count; i++)
+            sum[i] = vf_load(sum_at(t, i, width)) + sum[i];
     }
-    if (y == NULL) return;
+    if (y == NULL) {
+        UNROLL
+        for (int i = 0; i < count; i++)
+            vf_store(sum_at(t, i, width), sum[i]);
+        return;
+    }
     vf bias[tile_panels * panel_vectors];
     UNROLL
     for (int v = 0; v < width; v++)
@@ -433,47 +444,61 @@ static const char *weights_next(const linear_task *t, int64_t panel, int64_t d)
     return weights_at(c, after.group, after.chunk * c->chunk, 0);
 }
 
+/* What all tiles of some panels have in common. */
+static tile_call panel_tiles(const linear_task *t, int64_t panel, int64_t d)
+{
+    const linear_call *c = t->call;
+    return (tile_call){.w = weights_at(c, t->group, t->first_panel + panel, d),
+                       .w_stride = c->map->k * panel_columns * element_size(c->map->dtype),
+                       .w_wide = t->memory->w_wide,
+                       .dtype = c->map->dtype,
+                       .depth = tn_min_i64(block_depth, c->map->k - d * block_depth),
+                       .sums_stride = t->rows * panel_columns,
+                       .first = d == 0};
+}
+
+/* The tiles after the first read the weights that it has widened. */
+static void read_widened(tile_call *t)
+{
+    t->dtype = TN_F32;
+    t->w = (const char *)t->w_wide;
+    t->w_stride = wide_panel * (int64_t)sizeof(float);
+}
+
 /* One or tile_panels panels times all tiles of the task, for k block d. Meanwhile the next ones come from memory, a
  * part in each of the first tiles: all in one would fill the queue of misses. */
 static void run_panels(const linear_task *t, const float *x, int64_t panel, int64_t panels, int64_t d)
 {
     enum { most_parts = 8 };
     const linear_call *c = t->call;
-    const int64_t depth = tn_min_i64(block_depth, c->map->k - d * block_depth);
-    const int64_t row_size = panel_columns * element_size(c->map->dtype), next_stride = c->map->k * row_size;
-    const bool last = d + 1 >= c->depths;
+    const int64_t row_size = panel_columns * element_size(c->map->dtype), width = panels * panel_columns;
     const int64_t parts = tn_min_i64(t->tiles, most_parts);
+    const bool last = d + 1 >= c->depths, whole = panel_width(t, panel + panels - 1) == panel_columns;
     const char *next = weights_next(t, panel + panels, d);
     char *y[tile_rows];
-    float bias[tile_panels][panel_columns];
-    tile_call call = {.depth = depth, .sums_stride = t->rows * panel_columns, .first = d == 0, .bias = bias[0]};
-    if (last && c->act == TN_ACT_NONE && c->y.dtype == TN_F32 && panel_width(t, panel + panels - 1) == panel_columns)
-        call.y = y;
-    call.w = weights_at(c, t->group, t->first_panel + panel, d);
-    call.w_stride = next_stride;
-    call.w_wide = t->memory->w_wide;
-    tn_dtype dtype = c->map->dtype;
+    float bias[tile_panels * panel_columns];
+    tile_call call = panel_tiles(t, panel, d);
+    const int64_t next_stride = call.w_stride;
+    call.bias = bias;
+    if (last && whole && c->act == TN_ACT_NONE && c->y.dtype == TN_F32) call.y = y;
     for (int64_t p = 0; p < panels && last; p++)
-        load_bias(bias[p], t, panel + p);
+        load_bias(bias + p * panel_columns, t, panel + p);
     for (int64_t i = 0; i < t->tiles; i++) {
         const int64_t row = t->tile_row[i], height = t->tile_row[i + 1] - row;
         const bool fetches = i < parts;
         if (last) {
             find_rows(y, t, panel, t->first_row + row, height);
-            fetch_rows(y, height, panels * panel_columns * element_size(c->y.dtype));
+            fetch_rows(y, height, width * element_size(c->y.dtype));
         }
-        call.next = fetches ? next + i * depth * row_size / parts : call.w;
+        call.next = fetches ? next + i * call.depth * row_size / parts : call.w;
         call.next_step = fetches ? tn_ceil_div(row_size, parts) : 0;
         call.next_stride = fetches ? next_stride : 0;
         call.sums = t->memory->sums + (panel * t->rows + row) * panel_columns;
         call.x = x + row * block_depth;
-        tile_kernels[height - 1][dtype][panels > 1](&call);
-        for (int64_t p = 0; p < panels && last && call.y == NULL; p++)
-            finish_tile(t, y, p * panel_columns, call.sums + p * call.sums_stride, height, panel + p, bias[p]);
-        if (dtype == TN_F32) continue;
-        dtype = TN_F32;
-        call.w = (const char *)call.w_wide;
-        call.w_stride = wide_panel * (int64_t)sizeof(float);
+        tile_kernels[height - 1][call.dtype][panels > 1](&call);
+        if (call.dtype != TN_F32) read_widened(&call);
+        for (int64_t at = 0; at < width && last && call.y == NULL; at += panel_columns)
+            finish_tile(t, y, at, call.sums + at * t->rows, height, panel + at / panel_columns, bias + at);
     }
 }
 
