@@ -333,13 +333,15 @@ static int64_t panel_width(const linear_task *t, int64_t panel)
     return tn_min_i64(panel_columns, t->call->map->n - (t->first_panel + panel) * panel_columns);
 }
 
-/* sums = act(sums + bias) for rows of a panel. */
-static ALWAYS_INLINE void activate_rows(float *sums, int64_t rows, const float *bias, tn_act act)
+/* y[row][at : at + panel_columns], or sums where y is NULL, = act(sums + bias) for rows of a panel. */
+static ALWAYS_INLINE void activate_rows(char *const *y, int64_t at, float *sums, int64_t rows, const float *bias,
+                                        tn_act act)
 {
     for (int64_t r = 0; r < rows; r++, sums += panel_columns) {
+        float *to = y != NULL ? (float *)(void *)y[r] + at : sums;
         UNROLL
         for (int v = 0; v < panel_columns; v += lanes)
-            vf_store(sums + v, plain_nan(activated(vf_load(sums + v) + vf_load(bias + v), act)));
+            vf_store(to + v, plain_nan(activated(vf_load(sums + v) + vf_load(bias + v), act)));
     }
 }
 
@@ -361,9 +363,10 @@ static void finish_tile(const linear_task *t, char *const *y, int64_t at, float 
 {
     const tn_dtype dtype = t->call->y.dtype;
     const int64_t columns = panel_width(t, panel);
+    char *const *to = dtype == TN_F32 && columns == panel_columns ? y : NULL; /* in one pass */
 #define ACTIVATE(act)                                                                                                  \
     case act:                                                                                                          \
-        activate_rows(sums, rows, bias, act);                                                                          \
+        activate_rows(to, at, sums, rows, bias, act);                                                                  \
         break
     switch (t->call->act) {
         ACTIVATE(TN_ACT_GELU);
@@ -376,6 +379,7 @@ static void finish_tile(const linear_task *t, char *const *y, int64_t at, float 
         break;
     }
 #undef ACTIVATE
+    if (to != NULL) return;
     if (dtype == TN_F32) {
         write_rows(y, at, sums, rows, columns, TN_F32);
     } else if (dtype == TN_BF16) {
