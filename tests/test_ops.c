@@ -314,7 +314,6 @@ static void packing_and_rounding_are_exact(void **state)
     }
 }
 
-/* A NaN or an infinity reaches its own row, all of it, and leaves the other rows' bits alone. */
 /* There is one NaN. */
 static bool is_infinite_or_plain_nan(float value)
 {
@@ -323,6 +322,7 @@ static bool is_infinite_or_plain_nan(float value)
     return isinf(value) || bits == 0x7fc00000u;
 }
 
+/* A NaN or an infinity reaches its own row, all of it, and leaves the other rows' bits alone. */
 static void nan_and_infinity_stay_in_their_row(void **state)
 {
     (void)state;

@@ -52,31 +52,31 @@ def _more_shards(seconds: float) -> int:
 def measure(session: Session, case: Connector, command: pathlib.Path) -> dict:
     say(f"folder: {case.title}")
     worker = session.prepared("tenon", **case.fields())
-    many_shards = FEW + _more_shards(worker.seconds())
+    counts = (FEW, FEW + _more_shards(worker.seconds()))
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = pathlib.Path(name)
         model = folder / "adapter.safetensors"
         worker.ask("save", path=model)
-        for shards in (FEW, many_shards):
+        for shards in counts:
             _features(folder / f"in-{shards}", case, shards)
         runners = {
             f"{shards} shards": lambda n=shards: _seconds(command, model, folder / f"in-{n}", folder / "out")
-            for shards in (FEW, many_shards)
+            for shards in counts
         }
         series = in_turns(runners | {"forward": worker.seconds}, session.rounds)
     worker.close()
-    few, many = (series[f"{shards} shards"] for shards in (FEW, many_shards))
-    images = case.batch * (many_shards - FEW)
+    few, many = (series[f"{shards} shards"] for shards in counts)
+    images = case.batch * (counts[1] - counts[0])
     rate = Series(tuple(images / (m - f) for f, m in zip(few.values, many.values, strict=True)))
     alone = Series(tuple(case.batch / s for s in series["forward"].values))
     share = rate.over(alone)
     return {
         "title": case.title,
-        "shards": many_shards,
+        "shards": counts[1],
         "images_per_second": rate.as_json(),
         "forward_images_per_second": alone.as_json(),
-        "whole_run_images_per_second": case.batch * many_shards / many.median,
+        "whole_run_images_per_second": case.batch * counts[1] / many.median,
         "share": share.as_json(),
         "passed": share.median >= BAR,
     }

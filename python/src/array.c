@@ -7,8 +7,7 @@
 
 PyTypeObject *tnpy_array_type;
 
-/* False when it does not fit. */
-static bool count_bytes(DLDataType dtype, int ndim, const int64_t *shape, size_t *bytes)
+bool tnpy_array_bytes(DLDataType dtype, int ndim, const int64_t *shape, size_t *bytes)
 {
     size_t total = dtype.bits / 8;
     for (int i = 0; i < ndim; i++) {
@@ -21,7 +20,7 @@ static bool count_bytes(DLDataType dtype, int ndim, const int64_t *shape, size_t
 PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape, tnpy_home *home)
 {
     size_t bytes;
-    if (ndim > TNPY_MAX_DIMS || !count_bytes(dtype, ndim, shape, &bytes)) return PyErr_NoMemory();
+    if (ndim > TNPY_MAX_DIMS || !tnpy_array_bytes(dtype, ndim, shape, &bytes)) return PyErr_NoMemory();
     tnpy_memory *memory = tnpy_memory_new(home, bytes);
     allocfunc allocate = (allocfunc)PyType_GetSlot(tnpy_array_type, Py_tp_alloc);
     tnpy_array *array = memory != NULL ? (tnpy_array *)allocate(tnpy_array_type, 0) : NULL;
@@ -70,7 +69,7 @@ static PyObject *copy_tensor(const DLTensor *source)
     char *to = ((tnpy_array *)made)->tensor.data;
     const char *from = (const char *)source->data + source->byte_offset;
     size_t bytes = 0;
-    count_bytes(source->dtype, source->ndim, source->shape, &bytes);
+    tnpy_array_bytes(source->dtype, source->ndim, source->shape, &bytes);
     Py_BEGIN_ALLOW_THREADS;
     if (bytes > 0 && is_dense(source)) {
         memcpy(to, from, bytes);

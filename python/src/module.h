@@ -57,7 +57,7 @@ void tnpy_give_back(tnpy_borrowed *borrowed);
 /* The same for what may be None or NULL: then false is no error and *tensor is NULL. */
 bool tnpy_borrow_optional(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write, DLTensor **tensor);
 
-/* array.c: memory of ours, which others take through __dlpack__; memory.h. */
+/* array.c: memory of ours (memory.h), which others take through __dlpack__. */
 
 typedef struct tnpy_memory tnpy_memory;
 typedef struct tnpy_home tnpy_home;
@@ -71,6 +71,9 @@ extern PyTypeObject *tnpy_array_type;
 
 /* A new array of undefined values, which returns to `home`, if there is one. */
 PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape, tnpy_home *home);
+
+/* Bytes of a dense array; false when they do not fit. */
+bool tnpy_array_bytes(DLDataType dtype, int ndim, const int64_t *shape, size_t *bytes);
 
 /* A dense copy of any array. */
 PyObject *tnpy_array_copy(PyObject *module, PyObject *object);

@@ -134,35 +134,34 @@ static PyObject *saved_size(PyObject *object, PyObject *const *args, Py_ssize_t 
     return status == TENON_OK ? PyLong_FromSize_t(bytes) : tnpy_raise(status, &error);
 }
 
-/* What the gradients of all parameters take; false when they do not fit. */
-static bool count_gradients(const tnpy_adapter *self, size_t *bytes)
+/* A home for one gradient of each parameter; NULL when it cannot be had. */
+static tnpy_home *new_home(const tnpy_adapter *self)
 {
-    *bytes = 0;
+    size_t most = 0;
     for (int64_t i = 0; i < self->num_parameters; i++) {
-        tenon_parameter parameter;
-        size_t size = sizeof(float);
-        tenon_parameter_init(&parameter);
-        if (tenon_adapter_parameter(self->handle, i, &parameter, NULL) != TENON_OK) return false;
-        for (int axis = 0; axis < parameter.ndim; axis++) {
-            if (__builtin_mul_overflow(size, (size_t)parameter.shape[axis], &size)) return false;
+        tenon_parameter p;
+        size_t size;
+        tenon_parameter_init(&p);
+        if (tenon_adapter_parameter(self->handle, i, &p, NULL) != TENON_OK ||
+            !tnpy_array_bytes(tenon_dtype_to_dlpack(TENON_F32), p.ndim, p.shape, &size) ||
+            __builtin_add_overflow(most, tnpy_memory_size(size), &most)) {
+            return NULL;
         }
-        if (__builtin_add_overflow(*bytes, tnpy_memory_size(size), bytes)) return false;
     }
-    return true;
+    return tnpy_home_new(most);
 }
 
 static PyObject *lend_gradient(PyObject *object, PyObject *which)
 {
     tnpy_adapter *self = (tnpy_adapter *)object;
     int64_t index;
-    size_t most;
     tenon_parameter parameter;
     tenon_error error;
     if (!tnpy_read_int(which, "a parameter's index", &index)) return NULL;
     tenon_parameter_init(&parameter);
     tnpy_adapter_lock(self);
     const tenon_status status = tenon_adapter_parameter(self->handle, index, &parameter, &error);
-    if (self->gradients == NULL && count_gradients(self, &most)) self->gradients = tnpy_home_new(most);
+    if (self->gradients == NULL) self->gradients = new_home(self);
     tnpy_adapter_unlock(self);
     if (status != TENON_OK) return tnpy_raise(status, &error);
     return tnpy_array_new(tenon_dtype_to_dlpack(TENON_F32), parameter.ndim, parameter.shape, self->gradients);

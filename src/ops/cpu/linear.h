@@ -118,9 +118,8 @@ static ALWAYS_INLINE void tile(const tile_call *t, int height, int panels, tn_dt
     for (int v = 0; v < width; v++)
         bias[v] = vf_load(t->bias + v * lanes);
     UNROLL
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++)
         store_as(TN_F32, y[i / width], i % width * lanes, plain_nan(sum[i] + bias[i % width]));
-    }
 }
 
 typedef void tile_kernel(const tile_call *t);
@@ -321,13 +320,13 @@ typedef struct linear_task {
     float *x; /* where the worker gathers for itself */
 } linear_task;
 
-/* Columns [from, to) of y that a panel of this task makes. */
+/* The first column of y that the panel makes. */
 static int64_t panel_column(const linear_task *t, int64_t panel)
 {
     return t->group * t->call->map->n + (t->first_panel + panel) * panel_columns;
 }
 
-/* Columns of y that the panel has. */
+/* How many it makes. */
 static int64_t panel_width(const linear_task *t, int64_t panel)
 {
     return tn_min_i64(panel_columns, t->call->map->n - (t->first_panel + panel) * panel_columns);
