@@ -63,7 +63,7 @@ def tables(results: dict) -> str:
             + [f"{plain:.3f}" if plain else "-", f"{error:.1e}" if error is not None else "-"]
         )
     note = (
-        "Medians in ms, the quartiles of the rounds in parentheses. Inference: in inference mode, with new "
+        "Medians in ms, the quartiles of the rounds in parentheses. Inference: in inference mode, entered once, with new "
         "memory for the tokens in every call, which the C library does not get. Training: forward and backward with all gradients, weights "
         "packed in the call; gradients are set to None before, so that plain modules have new memory for them in each step, "
         "and ours take that of the last."

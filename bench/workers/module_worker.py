@@ -3,7 +3,9 @@ them (`train` in the request)."""
 
 from __future__ import annotations
 
-from serve import Connector, Fields, serve
+from contextlib import AbstractContextManager
+
+from serve import Connector, Contender, Fields, serve
 from torch_worker import DTYPES
 
 import numpy as np  # isort: skip
@@ -23,7 +25,7 @@ def _build(case: Connector) -> torch.nn.Module:
     return module
 
 
-class Modules:
+class Modules(Contender):
     def prepare(self, case: Connector, fields: Fields) -> dict[str, object]:
         if "threads" in fields:
             torch.set_num_threads(int(fields["threads"]))
@@ -33,14 +35,17 @@ class Modules:
         if self.train:
             self.x.requires_grad_()
             self.dy = torch.from_numpy(inputs.token_gradients(case))
-        for _ in range(2):
-            self.call()
+        with self.mode():
+            for _ in range(2):
+                self.call()
         return {"version": tenon.__version__, "threads": torch.get_num_threads()}
+
+    def mode(self) -> AbstractContextManager:
+        return torch.inference_mode(not self.train)
 
     def call(self) -> None:
         if not self.train:
-            with torch.inference_mode():
-                self.y = self.module(self.x)
+            self.y = self.module(self.x)
             return
         self.module.zero_grad()
         self.x.grad = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve import Connector, Fields, serve
+from serve import Connector, Contender, Fields, serve
 
 import numpy as np  # isort: skip
 import onnx_model  # isort: skip
@@ -11,7 +11,7 @@ import onnxruntime  # isort: skip
 from harness import inputs  # noqa: E402
 
 
-class Peer:
+class Peer(Contender):
     def prepare(self, case: Connector, fields: Fields) -> dict[str, object]:
         if case.dtype != "f32":
             raise ValueError("this contender runs f32")

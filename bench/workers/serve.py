@@ -6,7 +6,8 @@ import os
 import pathlib
 import sys
 import time
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,21 @@ from harness.cases import Connector  # noqa: E402
 Fields = dict[str, str]
 
 
-class Contender(Protocol):
+class Contender:
     """A peer: `prepare` gets ready to run one case, `call` runs it once, `output` gives what it made."""
 
-    def prepare(self, case: Connector, fields: Fields) -> dict[str, Any]: ...
-    def call(self) -> None: ...
-    def output(self) -> np.ndarray: ...
+    def mode(self) -> AbstractContextManager:
+        """What calls are made in. Entered once for all calls of a turn, as who runs many would."""
+        return nullcontext()
+
+    def prepare(self, case: Connector, fields: Fields) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def call(self) -> None:
+        raise NotImplementedError
+
+    def output(self) -> np.ndarray:
+        raise NotImplementedError
 
 
 def _case(fields: Fields) -> Connector:
@@ -38,13 +48,14 @@ def _case(fields: Fields) -> Connector:
 
 
 def _times(contender: Contender, fields: Fields) -> str:
-    for _ in range(int(fields.get("warm", 1))):
-        contender.call()
     times = []
-    for _ in range(int(fields.get("count", 1))):
-        start = time.perf_counter_ns()
-        contender.call()
-        times.append(time.perf_counter_ns() - start)
+    with contender.mode():
+        for _ in range(int(fields.get("warm", 1))):
+            contender.call()
+        for _ in range(int(fields.get("count", 1))):
+            start = time.perf_counter_ns()
+            contender.call()
+            times.append(time.perf_counter_ns() - start)
     return "ns=" + ",".join(map(str, times))
 
 
@@ -53,7 +64,8 @@ def _memory(contender: Contender) -> str:
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     status = lambda key: int(pathlib.Path("/proc/self/status").read_text().split(key)[1].split()[0]) * 1024
     before = status("VmRSS:")
-    contender.call()
+    with contender.mode():
+        contender.call()
     return f"forward_peak={status('VmHWM:') - before}"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from serve import Connector, Fields, serve
+from serve import Connector, Contender, Fields, serve
 from torch_worker import DTYPES, Module
 
 import numpy as np  # isort: skip
@@ -18,7 +18,7 @@ from harness import inputs  # noqa: E402
 F64 = {"f64": torch.float64}
 
 
-class Trainer:
+class Trainer(Contender):
     def __init__(self, compiled: bool):
         self.compiled = compiled
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import AbstractContextManager
 
-from serve import Connector, Fields, serve
+from serve import Connector, Contender, Fields, serve
 
 import numpy as np  # isort: skip
 import torch  # isort: skip
@@ -60,7 +61,7 @@ class Module(torch.nn.Module):
         return self.out_proj(self.o_proj(pooled.transpose(1, 2).reshape(b, -1, c)))
 
 
-class Peer:
+class Peer(Contender):
     def __init__(self, compiled: bool):
         self.compiled = compiled
         torch.set_grad_enabled(False)
@@ -77,14 +78,17 @@ class Peer:
         module = Module(case, dtype).eval()
         self.x = torch.from_numpy(inputs.features(case)).to(dtype)
         self.module = torch.compile(module, dynamic=False) if self.compiled else module
-        for _ in range(2):
-            self.call()
+        with self.mode():
+            for _ in range(2):
+                self.call()
         return {"version": torch.__version__, "threads": torch.get_num_threads()}
 
-    def call(self) -> None:
+    def mode(self) -> AbstractContextManager:
         # Freezing in torch.compile needs no_grad; eager is a little faster in inference mode.
-        with torch.no_grad() if self.compiled else torch.inference_mode():
-            self.y = self.module(self.x)
+        return torch.no_grad() if self.compiled else torch.inference_mode()
+
+    def call(self) -> None:
+        self.y = self.module(self.x)
 
     def output(self) -> np.ndarray:
         return self.y.float().numpy()
