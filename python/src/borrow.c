@@ -1,21 +1,12 @@
 /* Memory of other people's arrays, without a copy. */
 #include "dlpack.h"
-#include "module.h"
+#include "tensor.h"
 
 #include <string.h>
 
 void tnpy_give_back(tnpy_borrowed *borrowed)
 {
     Py_CLEAR(borrowed->keeper);
-}
-
-bool tnpy_borrow_optional(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write, DLTensor **tensor)
-{
-    *tensor = NULL;
-    if (object == NULL || object == Py_None) return false;
-    if (!tnpy_borrow(borrowed, object, name, write)) return false;
-    *tensor = &borrowed->tensor;
-    return true;
 }
 
 static bool fail_read_only(const char *name)
@@ -42,8 +33,7 @@ static bool read_axes(PyObject *tuple, const char *name, const char *what, int64
     return true;
 }
 
-/* (address, dtype, shape, strides): dtype is a tenon_dtype, or 0 for the bytes of a mask; strides in elements, or None
- * for dense rows. */
+/* (address, dtype, shape, strides): dtype is a tenon_dtype; strides in elements, or None for dense rows. */
 static bool borrow_tuple(tnpy_borrowed *borrowed, PyObject *tuple, const char *name)
 {
     if (PyTuple_Size(tuple) != 4) {
@@ -56,7 +46,7 @@ static bool borrow_tuple(tnpy_borrowed *borrowed, PyObject *tuple, const char *n
     if (tensor->data == NULL && PyErr_Occurred()) return false;
     const long dtype = PyLong_AsLong(PyTuple_GetItem(tuple, 1));
     if (dtype == -1 && PyErr_Occurred()) return false;
-    tensor->dtype = dtype == 0 ? (DLDataType){kDLUInt, 8, 1} : tenon_dtype_to_dlpack((tenon_dtype)dtype);
+    tensor->dtype = tenon_dtype_to_dlpack((tenon_dtype)dtype);
     if (!read_axes(PyTuple_GetItem(tuple, 2), name, "shape", borrowed->shape, &tensor->ndim)) return false;
     PyObject *strides = PyTuple_GetItem(tuple, 3);
     int count = tensor->ndim;
@@ -276,4 +266,48 @@ bool tnpy_borrow(tnpy_borrowed *borrowed, PyObject *object, const char *name, bo
     PyErr_Clear();
     if (borrow_interface(borrowed, object, name, write, &has)) return true;
     return !has && borrow_buffer(borrowed, object, name, write);
+}
+
+/* ---- tensors of PyTorch, as they are ---- */
+
+/* A new reference: the tensor, or a copy of what is negated on paper. */
+static PyObject *resolve(PyObject *tensor, const char *name, bool write)
+{
+    bool negated;
+    if (!tnpy_tensor_is_negated(&negated, tensor)) return NULL;
+    if (!negated) return Py_NewRef(tensor);
+    if (!write) return PyObject_CallMethod(tensor, "resolve_neg", NULL);
+    PyErr_Format(PyExc_ValueError, "%s has the negative bit set; it must be writable", name);
+    return NULL;
+}
+
+bool tnpy_borrow_tensor(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write)
+{
+    if (!tnpy_is_tensor(object)) return tnpy_borrow(borrowed, object, name, write);
+    tnpy_tensor found;
+    borrowed->keeper = resolve(object, name, write);
+    if (borrowed->keeper == NULL) return false;
+    if (!tnpy_tensor_read(&found, borrowed->keeper)) {
+        tnpy_give_back(borrowed);
+        return false;
+    }
+    memcpy(borrowed->shape, found.shape, sizeof found.shape);
+    memcpy(borrowed->strides, found.strides, sizeof found.strides);
+    borrowed->tensor = (DLTensor){.data = found.data,
+                                  .device = found.device,
+                                  .ndim = (int)found.ndim,
+                                  .dtype = found.dtype,
+                                  .shape = borrowed->shape,
+                                  .strides = borrowed->strides};
+    return true;
+}
+
+bool tnpy_borrow_optional(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write, DLTensor **tensor)
+{
+    *tensor = NULL;
+    borrowed->keeper = NULL;
+    if (object == NULL || object == Py_None) return false;
+    if (!tnpy_borrow_tensor(borrowed, object, name, write)) return false;
+    *tensor = &borrowed->tensor;
+    return true;
 }

@@ -196,8 +196,8 @@ static PyObject *forward(PyObject *object, PyObject *const *args, Py_ssize_t nar
         return NULL;
     }
     PyObject *result = NULL;
-    if (tnpy_borrow(&y, args[0], "y", true)) {
-        if (tnpy_borrow(&x, args[1], "x", false)) {
+    if (tnpy_borrow_tensor(&y, args[0], "y", true)) {
+        if (tnpy_borrow_tensor(&x, args[1], "x", false)) {
             status = run_once(self, &y.tensor, &x.tensor, &s.call, &error);
             result = status == TENON_OK ? Py_NewRef(Py_None) : tnpy_raise(status, &error);
             tnpy_give_back(&x);
@@ -273,11 +273,11 @@ PyMethodDef tnpy_call_methods[] = {
     {"forward", TNPY_FAST(forward), METH_FASTCALL,
      "forward(y, x, pool_window=None, grid=None, patch_mask=None, frame_mask=None, attention=None, threads=0,\n"
      "saved=None)\n\n"
-     "Runs a prepared adapter; it prepares nothing itself (ValueError). Each tensor is an array or a raw tuple\n"
-     "(address, dtype, shape, strides): the address of the first element, F32, BF16, F16 or (masks) MASK, and strides\n"
-     "in elements or None. y (batch, out_tokens, out_dim) and attention (batch, out_tokens, heads, window^2; f32) are\n"
-     "written, and so is saved, a pair (address, bytes) of saved_size bytes, for backward. The GIL is given back\n"
-     "meanwhile."},
+     "Runs a prepared adapter; it prepares nothing itself (ValueError). Each tensor is an array, a tensor of PyTorch,\n"
+     "whether gradients are asked of it or not, or a raw tuple (address, dtype, shape, strides): the address of the\n"
+     "first element, F32, BF16 or F16, and strides in elements or None. y (batch, out_tokens, out_dim) and attention\n"
+     "(batch, out_tokens, heads, window^2; f32) are written, and so is saved, saved_size bytes, for backward. The GIL\n"
+     "is given back meanwhile."},
     {"pooling_weights", TNPY_FAST(attention), METH_FASTCALL,
      "pooling_weights(x, heads, slots, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0)"},
     {NULL, NULL, 0, NULL},

@@ -3,7 +3,7 @@
 
 static bool add_constants(PyObject *module)
 {
-    return PyModule_AddIntConstant(module, "MASK", 0) == 0 && PyModule_AddIntConstant(module, "F32", TENON_F32) == 0 &&
+    return PyModule_AddIntConstant(module, "F32", TENON_F32) == 0 &&
            PyModule_AddIntConstant(module, "BF16", TENON_BF16) == 0 &&
            PyModule_AddIntConstant(module, "F16", TENON_F16) == 0 &&
            PyModule_AddStringConstant(module, "version", tenon_version()) == 0 &&

@@ -54,6 +54,10 @@ typedef struct tnpy_borrowed {
 bool tnpy_borrow(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write);
 void tnpy_give_back(tnpy_borrowed *borrowed);
 
+/* The same in calls of tenon.torch, which sees to gradients itself: a tensor of PyTorch is read where it lies even if
+ * gradients are asked of it. */
+bool tnpy_borrow_tensor(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write);
+
 /* The same for what may be None or NULL: then false is no error and *tensor is NULL. */
 bool tnpy_borrow_optional(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write, DLTensor **tensor);
 
@@ -158,7 +162,7 @@ enum {
     TNPY_FRAME_MASK,
     TNPY_ATTENTION,
     TNPY_THREADS,
-    TNPY_SAVED, /* (address, bytes) */
+    TNPY_SAVED, /* an array of bytes */
     TNPY_NUM_SETTINGS
 };
 
@@ -168,6 +172,7 @@ typedef struct tnpy_settings {
     tnpy_borrowed patch_mask;
     tnpy_borrowed frame_mask;
     tnpy_borrowed attention;
+    tnpy_borrowed saved;
 } tnpy_settings;
 
 /* Reads given[TNPY_NUM_SETTINGS], each an object, None or NULL. After a failure nothing is borrowed. */

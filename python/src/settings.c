@@ -6,6 +6,7 @@ void tnpy_settings_give_back(tnpy_settings *s)
     tnpy_give_back(&s->patch_mask);
     tnpy_give_back(&s->frame_mask);
     tnpy_give_back(&s->attention);
+    tnpy_give_back(&s->saved);
 }
 
 bool tnpy_read_threads(PyObject *object, int *threads)
@@ -20,17 +21,19 @@ bool tnpy_read_threads(PyObject *object, int *threads)
     return true;
 }
 
-/* (address, bytes) */
-static bool read_saved(PyObject *object, tenon_call *call)
+static bool read_saved(tnpy_settings *s, PyObject *object)
 {
-    if (object == NULL || object == Py_None) return true;
-    if (!PyTuple_Check(object) || PyTuple_Size(object) != 2) {
-        PyErr_Format(PyExc_TypeError, "saved is %R; expected (address, bytes)", object);
+    DLTensor *bytes;
+    tnpy_borrow_optional(&s->saved, object, "saved", true, &bytes);
+    if (bytes == NULL) return !PyErr_Occurred();
+    if (bytes->ndim != 1 || bytes->dtype.bits != 8) {
+        PyErr_Format(PyExc_ValueError, "saved has %d dimensions of %d bits; expected 1 of bytes", bytes->ndim,
+                     bytes->dtype.bits);
         return false;
     }
-    call->saved = PyLong_AsVoidPtr(PyTuple_GetItem(object, 0));
-    if (!PyErr_Occurred()) call->saved_size = PyLong_AsSize_t(PyTuple_GetItem(object, 1));
-    return !PyErr_Occurred();
+    s->call.saved = bytes->data;
+    s->call.saved_size = (size_t)bytes->shape[0];
+    return true;
 }
 
 static bool read_arrays(tnpy_settings *s, PyObject *const *given)
@@ -49,11 +52,11 @@ static bool read_arrays(tnpy_settings *s, PyObject *const *given)
 bool tnpy_settings_read(tnpy_settings *s, PyObject *const *given)
 {
     tenon_call_init(&s->call);
-    s->patch_mask.keeper = s->frame_mask.keeper = s->attention.keeper = NULL;
+    s->patch_mask.keeper = s->frame_mask.keeper = s->attention.keeper = s->saved.keeper = NULL;
     const bool read =
         tnpy_read_optional_int(given[TNPY_POOL_WINDOW], "pool_window", TENON_UNSET, &s->call.pool_window) &&
         tnpy_read_grid(given[TNPY_GRID], &s->call) && tnpy_read_threads(given[TNPY_THREADS], &s->call.threads) &&
-        read_saved(given[TNPY_SAVED], &s->call) && read_arrays(s, given);
+        read_saved(s, given[TNPY_SAVED]) && read_arrays(s, given);
     if (!read) tnpy_settings_give_back(s);
     return read;
 }

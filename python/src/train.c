@@ -84,8 +84,8 @@ static PyObject *run_on(tnpy_adapter *self, PyObject *dy_object, PyObject *x_obj
     tnpy_borrowed dy, x;
     tenon_error error;
     PyObject *result = NULL;
-    if (!tnpy_borrow(&dy, dy_object, "dy", false)) return NULL;
-    if (tnpy_borrow(&x, x_object, "x", false)) {
+    if (!tnpy_borrow_tensor(&dy, dy_object, "dy", false)) return NULL;
+    if (tnpy_borrow_tensor(&x, x_object, "x", false)) {
         const tenon_status status = run(self, &dy.tensor, &x.tensor, &t->gradients, &s->call, &error);
         result = status == TENON_OK ? Py_NewRef(Py_None) : tnpy_raise(status, &error);
         tnpy_give_back(&x);
@@ -174,11 +174,11 @@ PyMethodDef tnpy_train_methods[] = {
     {"backward", TNPY_FAST(backward), METH_FASTCALL,
      "backward(dy, x, dx, gradients, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0,\n"
      "saved=None, overwrite=False)\n\n"
-     "Gradients of sum(y * dy), of an adapter prepared with `train`. Tensors are arrays or raw tuples, as forward\n"
-     "takes them. dx is overwritten; None: not wanted. gradients is None (all frozen) or has a dense f32 array for\n"
-     "each parameter in declaration order, which is added to (with `overwrite`: overwritten), or None for a frozen\n"
-     "one. saved is what a forward of the same x and settings filled; None: recomputed, with the same bits. The GIL\n"
-     "is given back meanwhile."},
+     "Gradients of sum(y * dy), of an adapter prepared with `train`. Tensors are as forward takes them. dx is\n"
+     "overwritten; None: not wanted. gradients is None (all frozen) or has a dense f32 array for each parameter in\n"
+     "declaration order, which is added to (with `overwrite`: overwritten), or None for a frozen one. saved is what a\n"
+     "forward of the same x and settings filled; None: recomputed, with the same bits. The GIL is given back\n"
+     "meanwhile."},
     {"saved_size", TNPY_FAST(saved_size), METH_FASTCALL,
      "saved_size(batch, num_input_tokens, pool_window=None, grid=None): bytes of `saved`."},
     {NULL, NULL, 0, NULL},

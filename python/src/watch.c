@@ -5,8 +5,9 @@
  * stay in Python, in one place, and a rule that reads something more is followed by itself.
  *
  * A watch lies among the attributes of the object it belongs to, its root, and so must not own that object: reads of
- * the root's attributes are noted without it, and `holds` is given the root anew. */
-#include "module.h"
+ * the root's attributes are noted without it, and `holds` is given the root anew. So is the tensor that the root was
+ * called with, of which only the kind matters. */
+#include "tensor.h"
 
 #include <string.h>
 
@@ -24,67 +25,39 @@ typedef struct watch {
     const PyObject *root; /* compared only, never used: it is not owned */
     note *notes;
     Py_ssize_t count, room;
+    PyTypeObject *input_type;
+    tnpy_tensor input;
     bool blind; /* something was read that cannot be compared later */
 } watch;
 
 /* ---- what can be read ---- */
 
-/* Everything that tells that a tensor's values are still those that were seen. Methods are called. An inference tensor
- * has no version, so nothing can tell it of one. */
-static const struct {
-    const char *name;
-    bool method;
-} fact_names[] = {{"_version", false}, {"data_ptr", true}, {"dtype", false},
-                  {"shape", false},    {"stride", true},   {"is_neg", true}};
-enum { NUM_FACTS = sizeof fact_names / sizeof fact_names[0] };
-static PyObject *facts[NUM_FACTS]; /* interned */
-static PyObject *is_inference;     /* the name of the method */
+/* Everything that tells that a tensor's values are still those that were seen; inference tensors have no such thing.
+ * Two are alike if their bytes are. */
+typedef struct state {
+    int64_t version; /* not negative */
+    int64_t negated;
+    tnpy_tensor tensor;
+} state;
 
-/* A new reference. */
-static PyObject *read_fact(PyObject *tensor, int i)
+/* False, without an exception for an inference tensor. */
+static bool read_state(state *s, PyObject *tensor)
 {
-    return fact_names[i].method ? PyObject_CallMethodObjArgs(tensor, facts[i], NULL)
-                                : PyObject_GetAttr(tensor, facts[i]);
+    bool negated;
+    if (!tnpy_tensor_read(&s->tensor, tensor) || !tnpy_tensor_is_negated(&negated, tensor)) return false;
+    s->negated = negated;
+    return tnpy_tensor_version(&s->version, tensor) && s->version >= 0;
 }
 
-/* Whether it is an inference tensor; -1 with an exception. */
-static int has_no_version(PyObject *tensor)
+static PyObject *tensor_state(PyObject *module, PyObject *tensor)
 {
-    PyObject *found = PyObject_CallMethodObjArgs(tensor, is_inference, NULL);
-    const int yes = found != NULL ? PyObject_IsTrue(found) : -1;
-    Py_XDECREF(found);
-    return yes;
-}
-
-/* A tuple of the facts, or None for an inference tensor. A new reference. */
-static PyObject *tensor_state(PyObject *tensor)
-{
-    const int unknown = has_no_version(tensor);
-    if (unknown != 0) return unknown > 0 ? Py_NewRef(Py_None) : NULL;
-    PyObject *state = PyTuple_New(NUM_FACTS);
-    for (int i = 0; i < NUM_FACTS && state != NULL; i++) {
-        PyObject *value = read_fact(tensor, i);
-        if (value == NULL) {
-            Py_CLEAR(state);
-        } else {
-            PyTuple_SetItem(state, i, value);
-        }
+    (void)module;
+    state s;
+    if (read_state(&s, tensor)) {
+        const Py_ssize_t size = sizeof s - sizeof s.version;
+        return Py_BuildValue("Ly#", (long long)s.version, (const char *)&s.negated, size);
     }
-    return state;
-}
-
-/* Whether the tensor's state is this tuple. An exception counts as "no" and stays set. */
-static bool is_in_state(PyObject *tensor, PyObject *state)
-{
-    if (has_no_version(tensor) != 0) return false;
-    for (int i = 0; i < NUM_FACTS; i++) {
-        PyObject *value = read_fact(tensor, i);
-        if (value == NULL) return false;
-        const int same = PyObject_RichCompareBool(value, PyTuple_GetItem(state, i), Py_EQ);
-        Py_DECREF(value);
-        if (same != 1) return false;
-    }
-    return true;
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
 /* An instance attribute: a borrowed reference, or NULL where there is none. */
@@ -99,6 +72,7 @@ static PyObject *read_attribute(PyObject *owner, PyObject *key)
 static bool is_same(const note *n, PyObject *root)
 {
     PyObject *owner = n->owner != NULL ? n->owner : root;
+    state s;
     switch (n->reading) {
     case ATTRIBUTE:
         return read_attribute(owner, n->key) == n->value;
@@ -109,7 +83,7 @@ static bool is_same(const note *n, PyObject *root)
     case TYPE:
         return (PyObject *)Py_TYPE(owner) == n->value;
     case TENSOR:
-        return is_in_state(owner, n->value);
+        return read_state(&s, owner) && memcmp(&s, PyBytes_AsString(n->value), sizeof s) == 0;
     }
     return false;
 }
@@ -188,21 +162,54 @@ static PyObject *type_of(PyObject *self, PyObject *owner)
 
 static PyObject *tensor(PyObject *self, PyObject *owner)
 {
-    PyObject *state = tensor_state(owner);
-    if (state == NULL || state == Py_None) { /* of no memory of its own, or such that changes cannot be seen */
-        ((watch *)self)->blind = true;
+    watch *w = (watch *)self;
+    state s;
+    if (!read_state(&s, owner)) { /* of no memory of its own, or such that changes cannot be seen */
         PyErr_Clear();
-        Py_XDECREF(state);
-    } else if (!take_note((watch *)self, TENSOR, owner, NULL, state)) {
-        return NULL;
+        w->blind = true;
+        return Py_NewRef(owner);
     }
-    return Py_NewRef(owner);
+    PyObject *seen = PyBytes_FromStringAndSize((const char *)&s, sizeof s);
+    return seen != NULL && take_note(w, TENSOR, owner, NULL, seen) ? Py_NewRef(owner) : NULL;
 }
 
-static PyObject *holds(PyObject *self, PyObject *root)
+/* A tensor with elements. An exception counts as "no" and stays set. */
+static bool read_input(tnpy_tensor *tensor, PyObject *x)
+{
+    if (!tnpy_tensor_read(tensor, x)) return false;
+    for (int64_t i = 0; i < tensor->ndim; i++) {
+        if (tensor->shape[i] == 0) return false;
+    }
+    return true;
+}
+
+/* Another x of the same class, device, dtype and width. */
+static bool is_like_input(const watch *w, PyObject *x)
+{
+    tnpy_tensor tensor;
+    const tnpy_tensor *seen = &w->input;
+    const size_t last = seen->ndim > 0 ? (size_t)seen->ndim - 1 : 0;
+    return Py_TYPE(x) == w->input_type && read_input(&tensor, x) && tensor.ndim == seen->ndim &&
+           tensor.shape[last] == seen->shape[last] && tensor.device.device_type == seen->device.device_type &&
+           memcmp(&tensor.dtype, &seen->dtype, sizeof tensor.dtype) == 0;
+}
+
+/* Nearly all of what is read next comes out of cold caches, and all of it at once takes not much longer than one. */
+static void fetch_notes(const watch *w)
+{
+    for (Py_ssize_t i = 0; i < w->count; i++) {
+        __builtin_prefetch(w->notes[i].owner);
+        __builtin_prefetch(w->notes[i].value);
+    }
+}
+
+static PyObject *holds(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     const watch *w = (const watch *)self;
-    bool same = !w->blind && Py_TYPE(root) == w->root_type && root == w->root;
+    if (!tnpy_check_count(nargs, 2, 2, "holds(root, x)")) return NULL;
+    PyObject *root = args[0];
+    bool same = !w->blind && Py_TYPE(root) == w->root_type && root == w->root && is_like_input(w, args[1]);
+    if (same) fetch_notes(w);
     for (Py_ssize_t i = 0; i < w->count && same; i++)
         same = is_same(&w->notes[i], root);
     if (PyErr_Occurred()) { /* what cannot be read is not the same */
@@ -216,16 +223,19 @@ static PyObject *holds(PyObject *self, PyObject *root)
 
 static PyObject *watch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *root;
+    PyObject *root, *x;
     if (kwargs != NULL && PyDict_Size(kwargs) > 0) {
-        PyErr_SetString(PyExc_TypeError, "_C.Watch takes (root)");
+        PyErr_SetString(PyExc_TypeError, "_C.Watch takes (root, x)");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "O:Watch", &root)) return NULL;
+    if (!PyArg_ParseTuple(args, "OO:Watch", &root, &x)) return NULL;
     watch *w = (watch *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (w == NULL) return NULL;
     w->root = root;
     w->root_type = (PyTypeObject *)Py_NewRef((PyObject *)Py_TYPE(root));
+    w->input_type = (PyTypeObject *)Py_NewRef((PyObject *)Py_TYPE(x));
+    w->blind = !read_input(&w->input, x);
+    PyErr_Clear();
     return (PyObject *)w;
 }
 
@@ -234,6 +244,7 @@ static int watch_traverse(PyObject *self, visitproc visit, void *arg)
     const watch *w = (const watch *)self;
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(w->root_type);
+    Py_VISIT(w->input_type);
     for (Py_ssize_t i = 0; i < w->count; i++) {
         Py_VISIT(w->notes[i].owner);
         Py_VISIT(w->notes[i].value);
@@ -252,6 +263,7 @@ static int watch_clear(PyObject *self)
         Py_XDECREF(last.value);
     }
     Py_CLEAR(w->root_type);
+    Py_CLEAR(w->input_type);
     return 0;
 }
 
@@ -265,17 +277,11 @@ static void watch_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-static PyObject *module_tensor_state(PyObject *module, PyObject *owner)
-{
-    (void)module;
-    return tensor_state(owner);
-}
-
 bool tnpy_watch_setup(PyObject *module)
 {
     static PyMethodDef functions[] = {
-        {"tensor_state", module_tensor_state, METH_O,
-         "tensor_state(tensor) of PyTorch: (version, data_ptr, dtype, shape, stride, is_neg).\n"
+        {"tensor_state", tensor_state, METH_O,
+         "tensor_state(tensor) of PyTorch: (version, is_neg, address, device, dtype, shape and strides as bytes).\n"
          "None for an inference tensor, whose changes cannot be seen."},
         {NULL, NULL, 0, NULL},
     };
@@ -286,11 +292,13 @@ bool tnpy_watch_setup(PyObject *module)
         {"is_empty", is_empty, METH_O, "is_empty(mapping): len(mapping) == 0."},
         {"type_of", type_of, METH_O, "type_of(object): type(object)."},
         {"tensor", tensor, METH_O, "tensor(tensor): itself, for who reads its memory."},
-        {"holds", holds, METH_O, "holds(root): would all reads find the same objects, the tensors unchanged?"},
+        {"holds", TNPY_FAST(holds), METH_FASTCALL,
+         "holds(root, x): would all reads find the same objects, the tensors unchanged, and an x of the same kind?"},
         {NULL, NULL, 0, NULL},
     };
     static PyType_Slot slots[] = {
-        {Py_tp_doc, "Watch(root): notes what is read through its methods. It owns all of that, but not root."},
+        {Py_tp_doc, "Watch(root, x): of a call of root with the tensor x. Notes what is read through its methods.\n"
+                    "It owns all of that, but not root."},
         {Py_tp_new, watch_new},
         {Py_tp_dealloc, watch_dealloc},
         {Py_tp_traverse, watch_traverse},
@@ -299,12 +307,7 @@ bool tnpy_watch_setup(PyObject *module)
         {0, NULL},
     };
     static PyType_Spec spec = {"tenon._C.Watch", sizeof(watch), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
-    for (int i = 0; i < NUM_FACTS; i++) {
-        facts[i] = PyUnicode_InternFromString(fact_names[i].name);
-        if (facts[i] == NULL) return false;
-    }
-    is_inference = PyUnicode_InternFromString("is_inference");
-    PyObject *type = is_inference != NULL ? PyType_FromSpec(&spec) : NULL;
+    PyObject *type = PyType_FromSpec(&spec);
     const bool added = type != NULL && PyModule_AddObjectRef(module, "Watch", type) == 0;
     Py_XDECREF(type);
     return added && PyModule_AddFunctions(module, functions) == 0;

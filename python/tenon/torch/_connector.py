@@ -85,12 +85,6 @@ def _has_kernel(tensor: Tensor) -> bool:
     return type(tensor) in _CLASSES or is_compiling()
 
 
-def _is_transformed(x: Tensor) -> bool:
-    """Not what its memory says: negated on paper, or inside grad, vmap, jvp, ..., where tensors stand for several or
-    carry tangents. What is compiled goes through the dispatcher, which sees to that."""
-    return x.is_neg() or torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-
-
 _said: set[tuple[str, torch.dtype]] = set()
 
 
@@ -113,9 +107,24 @@ def _after_load(module: Connector, incompatible_keys: Any) -> None:
     module._know_again(module.__dict__.pop("_known_before_load", frozenset()))
 
 
+# Looked up once: each step of the interpreter is dear where the caches are cold.
+_is_grad_enabled = torch.is_grad_enabled
+_is_any_autocast_enabled = torch._C._is_any_autocast_enabled
+_len_torch_dispatch_stack = torch._C._len_torch_dispatch_stack
+_peek_interpreter_stack = torch._C._functorch.peek_interpreter_stack
+
+
+def _is_inside_transform() -> bool:
+    """Inside grad, vmap, jvp, ..., where tensors stand for several or carry tangents. What is compiled goes through the
+    dispatcher, which sees to that."""
+    return _peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
 def _is_ordinary() -> bool:
-    """No mode of PyTorch's own changes where a call goes or what it gives."""
-    return not torch._C._is_any_autocast_enabled() and not torch._C._len_torch_dispatch_stack()
+    """Nothing is differentiated, and no mode of PyTorch's own changes where a call goes or what it gives."""
+    return not (
+        _is_grad_enabled() or _is_any_autocast_enabled() or _len_torch_dispatch_stack() or _is_inside_transform()
+    )
 
 
 class _Route(NamedTuple):
@@ -123,12 +132,7 @@ class _Route(NamedTuple):
 
     watch: _C.Watch  # of all that decided it, beside x and the masks
     adapter: _C.Adapter
-    in_dim: int
     dtype: torch.dtype  # of tokens
-
-    def fits(self, module: Connector, x: Tensor) -> bool:
-        """The next call would go there too."""
-        return x.shape[2] == self.in_dim and self.watch.holds(module)
 
 
 class Connector(VisionAdapter):
@@ -241,16 +245,16 @@ class Connector(VisionAdapter):
     def _run(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
         """x (B, N, in_dim) -> (B, M, out_dim)"""
         eager, watch = not is_compiling(), None
-        computed = _has_kernel(x) and x.numel() > 0 and not (eager and _is_transformed(x)) and _on_cpu(masks)
-        if computed and eager and not torch.is_grad_enabled() and _is_ordinary():
+        if eager and _is_ordinary():
             route = self._last
-            if route is not None and route.fits(self, x):
+            if route is not None and route.watch.holds(self, x) and _on_cpu(masks):
                 settings = _ops.settings(window, *(grid or (0, 0)))
                 return _ops.run(route.adapter, x, _as_masks(masks), settings, route.dtype)
-            watch = _C.Watch(self)
+            watch = _C.Watch(self, x)
             watch.item(vars(_packs), "generation")
         if eager and self._last is not None:
             self._last = None  # which keeps alive what it has seen
+        computed = _has_kernel(x) and x.numel() > 0 and _on_cpu(masks) and not (eager and _is_inside_transform())
         read: Reader = watch if watch is not None else Plainly
         parameters = self._native_parameters(read) if computed else None
         if parameters is None or x.shape[2] != parameters[0].shape[1]:
@@ -276,7 +280,7 @@ class Connector(VisionAdapter):
 def _find_route(watch: _C.Watch, x: Tensor, parameters: Sequence[Tensor], place: _ops.Place) -> _Route | None:
     """For the next call; None where nothing is kept packed. What changed since the watch saw it makes it useless."""
     adapter = _packs.kept(_ops.key(x, parameters, place), parameters)
-    return None if adapter is None else _Route(watch, adapter, x.shape[2], parameters[-1].dtype)
+    return None if adapter is None else _Route(watch, adapter, parameters[-1].dtype)
 
 
 def _on_cpu(masks: Masks) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -61,7 +60,7 @@ def _new(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """New memory; a large one in large pages, where the system has them: a training step with new gradients of 84 MB
     takes 8 % longer with their 20,000 page faults."""
     tensor = torch.empty(*shape, dtype=dtype)  # one by one: a third less time than a tuple when the caches are cold
-    if math.prod(shape) * dtype.itemsize >= LARGE:
+    if tensor.nbytes >= LARGE:
         _C.use_large_pages(tensor.data_ptr(), tensor.nbytes)
     return tensor
 
@@ -72,18 +71,6 @@ def _new_gradient(adapter: _C.Adapter, index: int, parameter: Tensor) -> Tensor:
     if parameter.dtype == torch.float32 and parameter.numel() * 4 >= LARGE:
         return torch.from_dlpack(adapter.lend_gradient(index))
     return _new(parameter.shape, torch.float32)
-
-
-def _array(tensor: Tensor) -> tuple:
-    return (tensor.data_ptr(), _packs.DTYPES[tensor.dtype], tuple(tensor.shape), tensor.stride())
-
-
-def _mask(tensor: Tensor | None) -> tuple | None:
-    return None if tensor is None else (tensor.data_ptr(), _C.MASK, tuple(tensor.shape), tensor.stride())
-
-
-def _memory(saved: Tensor | None) -> tuple[int, int] | None:
-    return None if saved is None else (saved.data_ptr(), saved.nbytes)
 
 
 def key(x: Tensor, parameters: Sequence[Tensor], place: Place) -> _packs.Key:
@@ -99,20 +86,9 @@ def run(
 ) -> Tensor:
     """New tokens of a prepared adapter."""
     window, grid = settings
-    shape = tuple(x.shape)
-    tokens = (shape[0], adapter.output_num_tokens(shape[1], window, grid), adapter.out_dim)
-    y = _new(tokens, dtype)
-    adapter.forward(
-        (y.data_ptr(), _packs.DTYPES[dtype], tokens, None),
-        (x.data_ptr(), _packs.DTYPES[x.dtype], shape, x.stride()),
-        window,
-        grid,
-        _mask(masks[0]),
-        _mask(masks[1]),
-        None,
-        torch.get_num_threads(),
-        _memory(saved),
-    )
+    batch, tokens, _ = x.shape
+    y = _new((batch, adapter.output_num_tokens(tokens, window, grid), adapter.out_dim), dtype)
+    adapter.forward(y, x, window, grid, *masks, None, torch.get_num_threads(), saved)
     return y
 
 
@@ -147,22 +123,9 @@ def _backward(
     want_x, *want_parameters = wanted
     dx = _new(x.shape, x.dtype) if want_x else None
     window, grid = place.settings()
-    patch_mask, frame_mask = map(_mask, masks)
     with _packs.training(key(x, parameters, place), parameters, fresh=False) as adapter:
         grads = [_new_gradient(adapter, i, p) if want_parameters[i] else None for i, p in enumerate(parameters)]
-        adapter.backward(
-            _array(dy),
-            _array(x),
-            None if dx is None else _array(dx),
-            [None if grad is None else _array(grad) for grad in grads],
-            window,
-            grid,
-            patch_mask,
-            frame_mask,
-            torch.get_num_threads(),
-            _memory(saved),
-            True,
-        )
+        adapter.backward(dy, x, dx, grads, window, grid, *masks, torch.get_num_threads(), saved, True)
     found = [grad.to(p.dtype) for grad, p in zip(grads, parameters, strict=True) if grad is not None]
     return found if dx is None else [dx, *found]
 

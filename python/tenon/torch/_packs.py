@@ -33,7 +33,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tenon import _C
 
-DTYPES = {torch.float32: _C.F32, torch.bfloat16: _C.BF16, torch.float16: _C.F16}
+DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))  # that there are kernels for
 
 Key = tuple[str, int, int]  # config, in_dim, out_dim
 
@@ -85,7 +85,7 @@ class _Pack:
         """Hands the parameters' memory to the adapter, or a dense copy of it."""
         self.borrows = all(p.is_contiguous() and not p.is_neg() for p in parameters)
         self.dense = [p.detach().resolve_neg().contiguous() for p in parameters]
-        self.adapter.set_parameters([(p.data_ptr(), DTYPES[p.dtype], tuple(p.shape), None) for p in self.dense])
+        self.adapter.set_parameters(self.dense)
         if stamp is not None and _can_follow(parameters):
             self.place = stamp.place
             self.storages = [p.untyped_storage() for p in parameters]

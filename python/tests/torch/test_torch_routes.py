@@ -28,7 +28,7 @@ def travelled(kind, **options):
     """An adapter that knows its way."""
     adapter = build(kind, **options)
     answer(adapter)
-    assert adapter._last is not None and adapter._last.watch.holds(adapter)
+    assert adapter._last is not None and adapter._last.watch.holds(adapter, X)
     return adapter
 
 
@@ -203,7 +203,7 @@ def test_a_step_elsewhere_packs_nothing(monkeypatch):
     optimizer.step()
     build("linear")
     agree(answer(adapter), wanted("linear", adapter))
-    assert adapter._last.watch.holds(adapter)
+    assert adapter._last.watch.holds(adapter, X)
 
 
 def test_the_way_keeps_no_module_alive():
@@ -234,7 +234,7 @@ class Root:
 def noted(**attributes):
     root = Root()
     vars(root).update(attributes)
-    return root, _C.Watch(root)
+    return root, _C.Watch(root, X)
 
 
 def test_a_watch_compares_what_was_read():
@@ -247,7 +247,7 @@ def test_a_watch_compares_what_was_read():
     assert watch.item(table, "a") is table["a"] and watch.item(table, "b") is None
     assert watch.is_empty(root.empty)
     assert watch.type_of(inner) is Root
-    assert watch.holds(root) and not watch.holds(inner)
+    assert watch.holds(root, X) and not watch.holds(inner, X)
 
     def changes():
         yield lambda: setattr(inner, "there", 1001), lambda old=inner.there: setattr(inner, "there", old)
@@ -262,9 +262,9 @@ def test_a_watch_compares_what_was_read():
 
     for change, undo in changes():
         change()
-        assert not watch.holds(root)
+        assert not watch.holds(root, X)
         undo()
-        assert watch.holds(root)
+        assert watch.holds(root, X)
 
 
 class Other(Root):
@@ -274,20 +274,20 @@ class Other(Root):
 def test_a_watch_that_cannot_compare_never_holds():
     root, watch = noted(full=[1])
     assert not watch.is_empty(root.full)
-    assert not watch.holds(root)
+    assert not watch.holds(root, X)
     root, watch = noted(other=Other())
     assert watch.attribute(root.other, "here") == 1  # of its class
-    assert not watch.holds(root)
+    assert not watch.holds(root, X)
     with pytest.raises(AttributeError):
         watch.attribute(root, "absent")
     with pytest.raises(TypeError, match="reads dictionaries"):
         watch.item([], 0)
     with pytest.raises(TypeError):
-        _C.Watch(1, 2)
+        _C.Watch(1)
     root, watch = noted()
     with torch.inference_mode():
         watch.tensor(torch.ones(2))
-    assert not watch.holds(root)
+    assert not watch.holds(root, X)
 
 
 def test_a_watch_sees_a_tensor_change():
@@ -304,9 +304,9 @@ def test_a_watch_sees_a_tensor_change():
         t = torch.ones(3, 3)
         root, watch = noted()
         assert watch.tensor(t) is t
-        assert watch.holds(root)
+        assert watch.holds(root, X)
         change(t)
-        assert not watch.holds(root)
+        assert not watch.holds(root, X)
     assert _C.tensor_state(torch.ones(2)) is not None
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError, match="expected a tensor of PyTorch; got None"):
         _C.tensor_state(None)
