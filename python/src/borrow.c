@@ -220,6 +220,25 @@ static bool borrow_buffer(tnpy_borrowed *borrowed, PyObject *object, const char 
     return read;
 }
 
+/* Instead of the exception that is set: its first line (PyTorch adds where in C++ it came from), and about what. */
+static bool fail_unreadable(const char *name)
+{
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject *text = PyObject_Str(value != NULL ? value : type), *line = NULL;
+    if (text != NULL) {
+        const Py_ssize_t length = PyUnicode_GetLength(text), end = PyUnicode_FindChar(text, '\n', 0, length, 1);
+        line = PyUnicode_Substring(text, 0, end >= 0 ? end : length);
+    }
+    if (line != NULL) PyErr_Format(PyExc_ValueError, "%s cannot be read: %U", name, line);
+    Py_XDECREF(line);
+    Py_XDECREF(text);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(trace);
+    return false;
+}
+
 /* After __dlpack__ refused: what NumPy's own interface says, else the refusal. */
 static bool borrow_refused(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write)
 {
@@ -232,11 +251,8 @@ static bool borrow_refused(tnpy_borrowed *borrowed, PyObject *object, const char
         Py_XDECREF(trace);
         return borrowed->keeper != NULL;
     }
-    PyErr_Format(PyExc_ValueError, "%s cannot be read: %S", name, value != NULL ? value : type);
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(trace);
-    return false;
+    PyErr_Restore(type, value, trace);
+    return fail_unreadable(name);
 }
 
 /* JAX's arrays do not change, but their capsules do not say so. */
@@ -289,13 +305,13 @@ bool tnpy_borrow_tensor(tnpy_borrowed *borrowed, PyObject *object, const char *n
     if (borrowed->keeper == NULL) return false;
     if (!tnpy_tensor_read(&found, borrowed->keeper)) {
         tnpy_give_back(borrowed);
-        return false;
+        return fail_unreadable(name);
     }
     memcpy(borrowed->shape, found.shape, sizeof found.shape);
     memcpy(borrowed->strides, found.strides, sizeof found.strides);
     borrowed->tensor = (DLTensor){.data = found.data,
                                   .device = found.device,
-                                  .ndim = (int)found.ndim,
+                                  .ndim = found.ndim,
                                   .dtype = found.dtype,
                                   .shape = borrowed->shape,
                                   .strides = borrowed->strides};

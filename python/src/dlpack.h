@@ -27,7 +27,7 @@ typedef struct tnpy_exchange {
                                     void (*)(void *, const char *, const char *));
     int (*managed_tensor_from_py_object_no_sync)(void *, tnpy_versioned **);
     int (*managed_tensor_to_py_object_no_sync)(tnpy_versioned *, void **);
-    int (*dltensor_from_py_object_no_sync)(void *, DLTensor *); /* or NULL; -1 with an exception */
+    int (*dltensor_from_py_object_no_sync)(void *, DLTensor *); /* NULL: it has none. Returns -1 with an exception. */
 } tnpy_exchange;
 
 #define TNPY_EXCHANGE_ATTRIBUTE "__dlpack_c_exchange_api__"

@@ -54,11 +54,11 @@ typedef struct tnpy_borrowed {
 bool tnpy_borrow(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write);
 void tnpy_give_back(tnpy_borrowed *borrowed);
 
-/* The same in calls of tenon.torch, which sees to gradients itself: a tensor of PyTorch is read where it lies even if
- * gradients are asked of it. */
+/* The same, but a torch.Tensor or Parameter is taken where it lies even if gradients are asked of it: for calls of
+ * which autograd shall not know, and whose caller lets nobody give it other memory meanwhile. */
 bool tnpy_borrow_tensor(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write);
 
-/* The same for what may be None or NULL: then false is no error and *tensor is NULL. */
+/* The same for what may be None or NULL: then it returns false without an exception, and *tensor is NULL. */
 bool tnpy_borrow_optional(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write, DLTensor **tensor);
 
 /* array.c: memory of ours (memory.h), which others take through __dlpack__. */
@@ -162,7 +162,8 @@ enum {
     TNPY_FRAME_MASK,
     TNPY_ATTENTION,
     TNPY_THREADS,
-    TNPY_SAVED, /* an array of bytes */
+    TNPY_SAVED,        /* an array of bytes, to be written */
+    TNPY_SAVED_BEFORE, /* or read */
     TNPY_NUM_SETTINGS
 };
 

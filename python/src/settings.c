@@ -21,17 +21,17 @@ bool tnpy_read_threads(PyObject *object, int *threads)
     return true;
 }
 
-static bool read_saved(tnpy_settings *s, PyObject *object)
+static bool read_saved(tnpy_settings *s, PyObject *object, bool write)
 {
     DLTensor *bytes;
-    tnpy_borrow_optional(&s->saved, object, "saved", true, &bytes);
+    tnpy_borrow_optional(&s->saved, object, "saved", write, &bytes);
     if (bytes == NULL) return !PyErr_Occurred();
-    if (bytes->ndim != 1 || bytes->dtype.bits != 8) {
-        PyErr_Format(PyExc_ValueError, "saved has %d dimensions of %d bits; expected 1 of bytes", bytes->ndim,
-                     bytes->dtype.bits);
+    const bool dense = bytes->ndim == 1 && (bytes->strides == NULL || bytes->shape[0] <= 1 || bytes->strides[0] == 1);
+    if (!dense || bytes->dtype.bits != 8 || bytes->dtype.lanes != 1 || bytes->device.device_type != kDLCPU) {
+        PyErr_SetString(PyExc_ValueError, "saved must be a dense array of bytes with one axis in the CPU's memory");
         return false;
     }
-    s->call.saved = bytes->data;
+    s->call.saved = (char *)bytes->data + bytes->byte_offset;
     s->call.saved_size = (size_t)bytes->shape[0];
     return true;
 }
@@ -56,7 +56,8 @@ bool tnpy_settings_read(tnpy_settings *s, PyObject *const *given)
     const bool read =
         tnpy_read_optional_int(given[TNPY_POOL_WINDOW], "pool_window", TENON_UNSET, &s->call.pool_window) &&
         tnpy_read_grid(given[TNPY_GRID], &s->call) && tnpy_read_threads(given[TNPY_THREADS], &s->call.threads) &&
-        read_saved(s, given[TNPY_SAVED]) && read_arrays(s, given);
+        read_saved(s, given[TNPY_SAVED], true) && read_saved(s, given[TNPY_SAVED_BEFORE], false) &&
+        read_arrays(s, given);
     if (!read) tnpy_settings_give_back(s);
     return read;
 }

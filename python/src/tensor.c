@@ -14,54 +14,80 @@ static const struct {
               {"uint8", {kDLUInt, 8, 1}},     {"bool", {TNPY_DLPACK_BOOL, 8, 1}}, {"int8", {kDLInt, 8, 1}}};
 enum { NUM_DTYPES = sizeof dtypes / sizeof dtypes[0] };
 
-/* What is asked of PyTorch, looked up when the first tensor comes. */
-static struct {
-    PyTypeObject *type; /* NULL: not yet */
+typedef struct lookup {
+    PyTypeObject *tensor; /* NULL: not yet */
+    PyTypeObject *parameter;
     PyObject *names[NUM_NAMES];
     PyObject *dtypes[NUM_DTYPES];
     const tnpy_exchange *exchange; /* NULL: there is none, which is so before PyTorch 2.10 */
-} torch;
+} lookup;
 
-static bool look_up(PyObject *module)
+/* What is asked of PyTorch, from the first tensor on. */
+static lookup torch;
+
+static void drop(lookup *l)
 {
-    for (int i = 0; i < NUM_NAMES; i++) {
-        torch.names[i] = PyUnicode_InternFromString(names[i]);
-        if (torch.names[i] == NULL) return false;
-    }
-    for (int i = 0; i < NUM_DTYPES; i++) {
-        torch.dtypes[i] = PyObject_GetAttrString(module, dtypes[i].name);
-        if (torch.dtypes[i] == NULL) return false;
-    }
-    PyObject *type = PyObject_GetAttrString(module, "Tensor");
-    if (type == NULL) return false;
-    PyObject *capsule = PyObject_GetAttrString(type, TNPY_EXCHANGE_ATTRIBUTE);
-    if (capsule != NULL && PyCapsule_IsValid(capsule, TNPY_EXCHANGE_NAME)) {
-        const tnpy_exchange *found = PyCapsule_GetPointer(capsule, TNPY_EXCHANGE_NAME);
-        if (found->version.major == TNPY_DLPACK_MAJOR && found->dltensor_from_py_object_no_sync != NULL)
-            torch.exchange = found;
-    }
-    Py_XDECREF(capsule); /* its table is PyTorch's own and stays */
+    for (int i = 0; i < NUM_NAMES; i++)
+        Py_XDECREF(l->names[i]);
+    for (int i = 0; i < NUM_DTYPES; i++)
+        Py_XDECREF(l->dtypes[i]);
+    Py_XDECREF((PyObject *)l->tensor);
+    Py_XDECREF((PyObject *)l->parameter);
+}
+
+static PyTypeObject *find_type(PyObject *module, const char *name)
+{
+    PyObject *found = PyObject_GetAttrString(module, name);
+    if (found != NULL && PyType_Check(found)) return (PyTypeObject *)found;
+    Py_XDECREF(found);
+    return NULL;
+}
+
+/* Its table is PyTorch's own and stays. */
+static const tnpy_exchange *find_exchange(const PyTypeObject *tensor)
+{
+    PyObject *capsule = PyObject_GetAttrString((PyObject *)tensor, TNPY_EXCHANGE_ATTRIBUTE);
+    const bool valid = capsule != NULL && PyCapsule_IsValid(capsule, TNPY_EXCHANGE_NAME);
+    const tnpy_exchange *found = valid ? PyCapsule_GetPointer(capsule, TNPY_EXCHANGE_NAME) : NULL;
+    Py_XDECREF(capsule);
     PyErr_Clear();
-    torch.type = (PyTypeObject *)type;
-    return true;
+    const bool known = found != NULL && found->version.major == TNPY_DLPACK_MAJOR;
+    return known && found->dltensor_from_py_object_no_sync != NULL ? found : NULL;
+}
+
+static bool look_up(lookup *l, PyObject *module)
+{
+    bool found = (l->tensor = find_type(module, "Tensor")) != NULL;
+    PyObject *nn = found ? PyObject_GetAttrString(module, "nn") : NULL;
+    found = nn != NULL && (l->parameter = find_type(nn, "Parameter")) != NULL;
+    Py_XDECREF(nn);
+    for (int i = 0; i < NUM_NAMES && found; i++)
+        found = (l->names[i] = PyUnicode_InternFromString(names[i])) != NULL;
+    for (int i = 0; i < NUM_DTYPES && found; i++)
+        found = (l->dtypes[i] = PyObject_GetAttrString(module, dtypes[i].name)) != NULL;
+    if (found) l->exchange = find_exchange(l->tensor);
+    return found;
 }
 
 bool tnpy_is_tensor(PyObject *object)
 {
-    if (torch.type == NULL) {
+    if (torch.tensor == NULL) {
         PyObject *module = PyDict_GetItemString(PyImport_GetModuleDict(), "torch");
-        if (module == NULL || !look_up(module)) {
-            PyErr_Clear(); /* not there, or half imported */
+        lookup found = {.tensor = NULL};
+        if (module == NULL || !look_up(&found, module)) { /* not there, half imported, or something of that name */
+            PyErr_Clear();
+            drop(&found);
             return false;
         }
+        torch = found;
     }
-    return PyObject_TypeCheck(object, torch.type);
+    return Py_TYPE(object) == torch.tensor || Py_TYPE(object) == torch.parameter;
 }
 
 static bool expect_tensor(PyObject *object)
 {
     if (tnpy_is_tensor(object)) return true;
-    PyErr_Format(PyExc_TypeError, "expected a tensor of PyTorch; got %R", object);
+    PyErr_Format(PyExc_TypeError, "expected a torch.Tensor or Parameter; got %R", (PyObject *)Py_TYPE(object));
     return false;
 }
 
@@ -70,7 +96,11 @@ static bool expect_tensor(PyObject *object)
 static bool read_table(tnpy_tensor *tensor, PyObject *object)
 {
     DLTensor found;
-    if (torch.exchange->dltensor_from_py_object_no_sync(object, &found) != 0) return false;
+    if (torch.exchange->dltensor_from_py_object_no_sync(object, &found) != 0 ||
+        (found.ndim > 0 && found.strides == NULL)) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "PyTorch does not say where a tensor lies");
+        return false;
+    }
     if (found.ndim > TNPY_MAX_DIMS) {
         PyErr_Format(PyExc_ValueError, "a tensor has %d dimensions; expected at most %d", found.ndim, TNPY_MAX_DIMS);
         return false;
@@ -94,7 +124,7 @@ static PyObject *call(PyObject *object, int name)
 }
 
 /* Steals `tuple`, which may be NULL with an exception; so does the next. */
-static bool read_axes(int64_t *axes, int64_t *ndim, PyObject *tuple)
+static bool read_axes(int64_t *axes, int32_t *ndim, PyObject *tuple)
 {
     const Py_ssize_t count = tuple != NULL ? PyTuple_Size(tuple) : -1;
     if (count > TNPY_MAX_DIMS) {
@@ -103,7 +133,7 @@ static bool read_axes(int64_t *axes, int64_t *ndim, PyObject *tuple)
     for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++)
         axes[i] = PyLong_AsLongLong(PyTuple_GetItem(tuple, i));
     Py_XDECREF(tuple);
-    *ndim = count;
+    *ndim = (int32_t)count;
     return !PyErr_Occurred();
 }
 

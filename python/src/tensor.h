@@ -9,17 +9,19 @@ typedef struct tnpy_tensor {
     void *data; /* of the first element */
     DLDevice device;
     DLDataType dtype;
-    int64_t ndim;
+    int32_t ndim;
+    int32_t unused; /* no padding is left */
     int64_t shape[TNPY_MAX_DIMS];
     int64_t strides[TNPY_MAX_DIMS]; /* in elements */
 } tnpy_tensor;
 
-/* A torch.Tensor or of a class of it. Where nobody imported PyTorch nothing is. */
+/* A torch.Tensor or Parameter itself: classes of these may lie about their memory. Nothing is one where nobody imported
+ * PyTorch. */
 bool tnpy_is_tensor(PyObject *object);
 
 /* Reads a tensor, whether gradients are asked of it or not. The functions here return false, with an exception, for
- * objects that are no tensors, and for what a tensor does not have: some have no memory of their own, some lie on a
- * device, some are of a dtype that no kernel reads. */
+ * other objects, and for what a tensor does not have: some have no memory of their own, some lie on a device, some are
+ * of a dtype that no kernel reads. */
 bool tnpy_tensor_read(tnpy_tensor *tensor, PyObject *object);
 
 /* Whether its values are those in memory with the other sign. */

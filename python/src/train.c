@@ -19,7 +19,7 @@ static void drop_targets(targets *t)
     PyMem_Free(t->tensors);
 }
 
-/* `list`: an array, a raw tuple or None for each parameter. */
+/* `list`: an array, a tensor, a raw tuple or None for each parameter. */
 static bool read_parameters(targets *t, const tnpy_adapter *self, PyObject *list)
 {
     PyObject *items = PySequence_Check(list) ? PySequence_Tuple(list) : NULL;
@@ -97,7 +97,7 @@ static PyObject *run_on(tnpy_adapter *self, PyObject *dy_object, PyObject *x_obj
 static PyObject *backward(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
 {
     static const int order[] = {TNPY_POOL_WINDOW, TNPY_GRID,    TNPY_PATCH_MASK,
-                                TNPY_FRAME_MASK,  TNPY_THREADS, TNPY_SAVED};
+                                TNPY_FRAME_MASK,  TNPY_THREADS, TNPY_SAVED_BEFORE};
     tnpy_adapter *self = (tnpy_adapter *)object;
     targets t;
     tnpy_settings s;

@@ -55,7 +55,8 @@ static PyObject *tensor_state(PyObject *module, PyObject *tensor)
     state s;
     if (read_state(&s, tensor)) {
         const Py_ssize_t size = sizeof s - sizeof s.version;
-        return Py_BuildValue("Ly#", (long long)s.version, (const char *)&s.negated, size);
+        PyObject *rest = PyBytes_FromStringAndSize((const char *)&s.negated, size);
+        return rest != NULL ? Py_BuildValue("LN", (long long)s.version, rest) : NULL;
     }
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
@@ -173,14 +174,14 @@ static PyObject *tensor(PyObject *self, PyObject *owner)
     return seen != NULL && take_note(w, TENSOR, owner, NULL, seen) ? Py_NewRef(owner) : NULL;
 }
 
-/* A tensor with elements. An exception counts as "no" and stays set. */
+/* A tensor with elements in memory. An exception counts as "no" and stays set. */
 static bool read_input(tnpy_tensor *tensor, PyObject *x)
 {
     if (!tnpy_tensor_read(tensor, x)) return false;
-    for (int64_t i = 0; i < tensor->ndim; i++) {
+    for (int i = 0; i < tensor->ndim; i++) {
         if (tensor->shape[i] == 0) return false;
     }
-    return true;
+    return tensor->data != NULL;
 }
 
 /* Another x of the same class, device, dtype and width. */
@@ -281,7 +282,7 @@ bool tnpy_watch_setup(PyObject *module)
 {
     static PyMethodDef functions[] = {
         {"tensor_state", tensor_state, METH_O,
-         "tensor_state(tensor) of PyTorch: (version, is_neg, address, device, dtype, shape and strides as bytes).\n"
+         "tensor_state(tensor) of PyTorch: (version, bytes), which hold sign, address, device, dtype, shape, strides.\n"
          "None for an inference tensor, whose changes cannot be seen."},
         {NULL, NULL, 0, NULL},
     };

@@ -52,6 +52,7 @@ def test_against_autograd(scene):
     saved = np.zeros(size, np.uint8)
     y = np.empty(dy.shape, np.float32)
     adapter.forward(y, x, *settings, None, 0, saved)
+    saved.flags.writeable = False
     again = [None, *[np.zeros_like(g) for g in gradients[1:]]]  # the first is frozen
     adapter.backward(dy, x, None, again, *settings, 0, saved)
     assert all(a.tobytes() == g.tobytes() for a, g in zip(again[1:], gradients[1:], strict=True))
@@ -81,7 +82,14 @@ def test_sentences():
         adapter.backward(dy, x, None, [np.zeros((2, 3), np.float16), None])
     with pytest.raises(ValueError, match="dx is read-only"):
         adapter.backward(dy, x, np.broadcast_to(np.float32(0), x.shape), None)
-    with pytest.raises(ValueError, match="saved has 3 dimensions of 32 bits; expected 1 of bytes"):
-        adapter.forward(dy, x, None, None, None, None, None, 0, x)
+    wide = np.zeros(129, np.uint8)
+    for saved in (x, wide[::2], wide[64::-1], wide[None], np.broadcast_to(wide[:1], 64)):
+        with pytest.raises(ValueError, match="saved must be a dense array of bytes|saved is read-only"):
+            adapter.forward(dy, x, None, None, None, None, None, 0, saved)
+    assert not wide.any()
+    saved = wide[:64]
+    saved.flags.writeable = False
+    with pytest.raises(ValueError, match="saved is read-only; it must be writable"):
+        adapter.forward(dy, x, None, None, None, None, None, 0, saved)
     with pytest.raises(TypeError, match=r"expected backward\(dy, x, dx, gradients"):
         adapter.backward(dy, x)

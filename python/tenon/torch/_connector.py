@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from tenon import _C
 
 from . import _ops, _packs
-from ._ops import Masks
+from ._ops import Masks, is_inside_transform
 from ._plain import Layer
 
 Grid = tuple[int, int]
@@ -111,19 +110,12 @@ def _after_load(module: Connector, incompatible_keys: Any) -> None:
 _is_grad_enabled = torch.is_grad_enabled
 _is_any_autocast_enabled = torch._C._is_any_autocast_enabled
 _len_torch_dispatch_stack = torch._C._len_torch_dispatch_stack
-_peek_interpreter_stack = torch._C._functorch.peek_interpreter_stack
-
-
-def _is_inside_transform() -> bool:
-    """Inside grad, vmap, jvp, ..., where tensors stand for several or carry tangents. What is compiled goes through the
-    dispatcher, which sees to that."""
-    return _peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def _is_ordinary() -> bool:
     """Nothing is differentiated, and no mode of PyTorch's own changes where a call goes or what it gives."""
     return not (
-        _is_grad_enabled() or _is_any_autocast_enabled() or _len_torch_dispatch_stack() or _is_inside_transform()
+        _is_grad_enabled() or _is_any_autocast_enabled() or _len_torch_dispatch_stack() or is_inside_transform()
     )
 
 
@@ -244,17 +236,20 @@ class Connector(VisionAdapter):
 
     def _run(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
         """x (B, N, in_dim) -> (B, M, out_dim)"""
-        eager, watch = not is_compiling(), None
-        if eager and _is_ordinary():
+        eager = not is_compiling()
+        ordinary = eager and _is_ordinary()
+        if ordinary:
             route = self._last
             if route is not None and route.watch.holds(self, x) and _on_cpu(masks):
                 settings = _ops.settings(window, *(grid or (0, 0)))
                 return _ops.run(route.adapter, x, _as_masks(masks), settings, route.dtype)
-            watch = _C.Watch(self, x)
-            watch.item(vars(_packs), "generation")
         if eager and self._last is not None:
             self._last = None  # which keeps alive what it has seen
-        computed = _has_kernel(x) and x.numel() > 0 and _on_cpu(masks) and not (eager and _is_inside_transform())
+        computed = _has_kernel(x) and x.numel() > 0 and _on_cpu(masks) and not (eager and is_inside_transform())
+        watch = None
+        if computed and ordinary:
+            watch = _C.Watch(self, x)
+            watch.item(vars(_packs), "generation")
         read: Reader = watch if watch is not None else Plainly
         parameters = self._native_parameters(read) if computed else None
         if parameters is None or x.shape[2] != parameters[0].shape[1]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from tenon import _C
@@ -26,6 +27,7 @@ from ._plain import Layer
 
 
 LARGE = 4 << 20  # bytes
+_CPU = torch.device("cpu")  # whatever the default is
 
 Masks = tuple[Tensor | None, Tensor | None]  # of patches, of frames
 Settings = tuple[int | None, tuple[int, int] | None]  # window and grid as the library takes them
@@ -59,7 +61,7 @@ class Call(NamedTuple):
 def _new(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """New memory; a large one in large pages, where the system has them: a training step with new gradients of 84 MB
     takes 8 % longer with their 20,000 page faults."""
-    tensor = torch.empty(*shape, dtype=dtype)  # one by one: a third less time than a tuple when the caches are cold
+    tensor = torch.empty(*shape, dtype=dtype, device=_CPU)  # one by one: a third less time than a tuple when the caches are cold
     if tensor.nbytes >= LARGE:
         _C.use_large_pages(tensor.data_ptr(), tensor.nbytes)
     return tensor
@@ -215,6 +217,21 @@ forward.register_autograd(_differentiate, setup_context=_save)
 
 # ---- eager calls ----
 
+# Looked up once: each step of the interpreter is dear where the caches are cold.
+_peek_interpreter_stack = torch._C._functorch.peek_interpreter_stack
+_get_tracing_state = torch._C._get_tracing_state
+
+
+def is_inside_transform() -> bool:
+    """Inside grad, vmap, jvp, ..., where tensors stand for several or carry tangents, or torch.jit.trace, which sees
+    PyTorch's own operators alone. What is compiled goes through the dispatcher, which sees to that."""
+    return (
+        _peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or _get_tracing_state() is not None
+    )
+
+
 Plain = Callable[[Sequence[Layer], Tensor], Tensor]
 
 
@@ -231,7 +248,7 @@ class _Connect(torch.autograd.Function):
         saved, x, patch_mask, frame_mask, *parameters = ctx.saved_tensors
         want_x, _, _, _, _, *want_parameters = ctx.needs_input_grad
         wanted = [want_x, *want_parameters]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_inside_transform() or not torch._C._has_storage(dy):
             found = _differentiable(dy, x, parameters, wanted, ctx.plain)
         else:
             found = _backward(dy, x, parameters, (patch_mask, frame_mask), ctx.place, wanted, saved)
@@ -242,14 +259,17 @@ class _Connect(torch.autograd.Function):
 def _differentiable(
     dy: Tensor, x: Tensor, parameters: Sequence[Tensor], wanted: Sequence[bool], plain: Plain
 ) -> Sequence[Tensor]:
-    """The same gradients as plain PyTorch has them, for who differentiates again (create_graph=True)."""
+    """The same gradients as plain PyTorch has them, for who differentiates again (create_graph=True) or several ways at
+    once (is_grads_batched=True)."""
     layers = [
         functools.partial(F.linear, weight=weight, bias=bias)
         for weight, bias in zip(parameters[::2], parameters[1::2], strict=True)
     ]
-    y = plain(layers, x)
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        y = plain(layers, x)
     inputs = [t for t, want in zip((x, *parameters), wanted, strict=True) if want]
-    return torch.autograd.grad(y, inputs, dy.to(y.dtype), create_graph=True, materialize_grads=True)
+    return torch.autograd.grad(y, inputs, dy.to(y.dtype), create_graph=again, materialize_grads=True)
 
 
 def connect(

@@ -51,7 +51,7 @@ class _Known:
 class _Stamp(NamedTuple):
     """What parameters were when they were packed."""
 
-    place: tuple  # of each: which object, pointer, dtype, shape, strides, sign
+    place: tuple  # of each: which object; pointer, dtype, shape, strides and sign
     state: tuple  # of each: epoch, version
 
 
@@ -188,8 +188,8 @@ def _stamp(parameters: Sequence[Tensor]) -> _Stamp | None:
         seen = _C.tensor_state(parameter)
         if seen is None:  # `.data =` can make it an inference tensor
             return None
-        version, *where = seen
-        place.append((found, *where))
+        version, where = seen
+        place.append((found, where))
         state.append((found.epoch, version))
     return _Stamp(tuple(place), tuple(state))
 

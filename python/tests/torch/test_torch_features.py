@@ -223,6 +223,65 @@ def test_fake_tensors(kind):
     assert y.shape[0] == 2 and y.shape[2] == 5
 
 
+@pytest.mark.parametrize("grad", (False, True))
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_trace_holds_the_layers(kind, grad):
+    """And no memory that nobody writes."""
+    adapter, other = build(kind), features(seed=5)
+    with torch.set_grad_enabled(grad):
+        answer = adapter(features())
+        traced = torch.jit.trace(adapter, features(), check_trace=False)
+        agree(traced(features()), answer)
+        agree(traced(other), wanted(kind, adapter, other))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_several_gradients_at_once(kind):
+    adapter = build(kind)
+    x = features().requires_grad_()
+    inputs = (x, *adapter.parameters())
+    y = adapter(x)
+    several = torch.randn(3, *y.shape)
+    for again in (False, True):
+        found = torch.autograd.grad(y, inputs, several, is_grads_batched=True, retain_graph=True, create_graph=again)
+        for i, dy in enumerate(several):
+            one = torch.autograd.grad(y, inputs, dy, retain_graph=True)
+            for ours, want in zip(found, one, strict=True):
+                agree(ours[i], want)
+        assert found[0].requires_grad == again
+
+
+def test_another_default_device():
+    with torch.device("meta"):
+        adapter, x = build("mlp_2layer"), features()
+    adapter = adapter.to_empty(device="cpu")
+    adapter.reset_parameters()
+    x = torch.ones(2, 16, 8, requires_grad=True)
+    torch.set_default_device("meta")
+    try:
+        with torch.no_grad():
+            y = adapter(x)
+            assert y.device.type == "cpu" and torch.equal(adapter(x), y)
+        adapter(x).sum().backward()
+    finally:
+        torch.set_default_device(None)
+    assert x.grad.device.type == "cpu"
+    agree(y, wanted("mlp_2layer", adapter, x))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_features_without_memory_are_not_asked_for_it(kind):
+    """Which PyTorch warns of."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = mode.from_tensor(features())
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build(kind).to("meta")(features().to("meta")).is_meta
+        assert build(kind)(fake).shape == build(kind)(features()).shape
+
+
 def test_a_negative_view_is_resolved():
     adapter = build("linear")
     x = torch.randn(2, 16, 8, dtype=torch.complex64).conj().imag

@@ -83,11 +83,49 @@ def test_tensors_are_read_where_they_lie():
     assert torch.equal(wide, torch.from_numpy(adapter(x.detach().numpy(), pool_window=2)))
     with pytest.raises(ValueError, match="y has the negative bit set; it must be writable"):
         adapter.forward(negated(wide), x, 2)
-    for bad in (x.detach().double(), x.detach().to("meta"), x.detach().to_sparse()):
-        with pytest.raises((ValueError, RuntimeError, BufferError, NotImplementedError)):
-            adapter.forward(wide, bad, 2)
+    for bad in (x.double(), x.to("meta"), x.to_sparse(), x.to(torch.complex64), torch._efficientzerotensor(x.shape)):
+        with pytest.raises(ValueError, match="^x .*") as told:
+            adapter.forward(wide, bad.detach(), 2)
+        assert "\n" not in str(told.value)
     with pytest.raises(ValueError, match="9 dimensions"):
         adapter.forward(wide, torch.ones((1,) * 9))
+    memory = torch.zeros(200, dtype=torch.uint8)
+    for saved in (memory[::2], memory[:1].expand(200), memory.view(2, 100), memory.to("meta"), memory.float()):
+        with pytest.raises(ValueError, match="saved"):
+            adapter.forward(wide, x, 2, None, None, None, None, 0, saved)
+    assert not memory.any()
+
+
+def test_classes_of_tensors_go_their_own_way():
+    """They may lie about their memory."""
+    adapter = _C.Adapter('{"type":"linear"}', 8, 5)
+    adapter.reset_parameters("f32", 1)
+    adapter.prepare()
+    y = torch.zeros(2, 16, 5)
+    adapter.forward(y, X.as_subclass(Named))
+    assert torch.equal(y, torch.from_numpy(adapter(X.numpy())))
+    with pytest.raises(ValueError, match="x cannot be read: .*grad"):
+        adapter.forward(y, X.as_subclass(Named).requires_grad_())
+    with pytest.raises(TypeError, match="expected a torch.Tensor or Parameter; got <class '.*Named'>"):
+        _C.tensor_state(X.as_subclass(Named))
+    version, place = _C.tensor_state(torch.nn.Parameter(X))
+    assert version == 0 and isinstance(place, bytes)
+
+
+def test_something_else_of_that_name():
+    program = (
+        "import sys, types\n"
+        "sys.modules['torch'] = types.SimpleNamespace(Tensor=lambda: 0)\n"
+        "import numpy, tenon\n"
+        "adapter = tenon.build_adapter('linear', 8, 4, seed=1)\n"
+        "x, mask = numpy.zeros((1, 2, 8), numpy.float32), numpy.ones((1, 2), bool)\n"
+        "adapter(x, patch_mask=mask)\n"
+        "del sys.modules['torch']\n"
+        "import torch\n"
+        "assert tenon._C.tensor_state(torch.ones(2))[0] == 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("kind", TYPES)
