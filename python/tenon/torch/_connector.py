@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from tenon import _C
 
@@ -117,6 +118,14 @@ def _is_ordinary() -> bool:
     return not (
         _is_grad_enabled() or _is_any_autocast_enabled() or _len_torch_dispatch_stack() or is_inside_transform()
     )
+
+
+def _is_counted() -> bool:
+    """FlopCounterMode knows PyTorch's own operators alone."""
+    if not _len_torch_dispatch_stack():
+        return False
+    modes = _get_current_dispatch_mode_stack()
+    return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in modes)
 
 
 class _Route(NamedTuple):
@@ -245,7 +254,9 @@ class Connector(VisionAdapter):
                 return _ops.run(route.adapter, x, _as_masks(masks), settings, route.dtype)
         if eager and self._last is not None:
             self._last = None  # which keeps alive what it has seen
-        computed = _has_kernel(x) and x.numel() > 0 and _on_cpu(masks) and not (eager and is_inside_transform())
+        computed = _has_kernel(x) and x.numel() > 0 and _on_cpu(masks)
+        if computed and eager:
+            computed = not is_inside_transform() and not _is_counted()
         watch = None
         if computed and ordinary:
             watch = _C.Watch(self, x)

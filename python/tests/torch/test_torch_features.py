@@ -251,6 +251,24 @@ def test_several_gradients_at_once(kind):
         assert found[0].requires_grad == again
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_operations_are_counted(kind):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    adapter, rows = build(kind), 2 * (4 if kind in POOLS else 16)
+    with FlopCounterMode(display=False) as counter:
+        y = adapter(X)
+    patches = 2 * 16 if kind == "attentional_pool" else 0  # of which keys and values are made
+    maps = [layer.weight.numel() for layer in adapter.modules() if isinstance(layer, nn.Linear)]
+    least = 2 * (sum(maps) * rows if not patches else (maps[0] + sum(maps[3:])) * rows + sum(maps[1:3]) * patches)
+    assert least <= counter.get_total_flops() <= 1.5 * least
+    with FlopCounterMode(display=False) as counter:
+        y.sum().backward()
+        adapter(X).sum().backward()
+    assert counter.get_total_flops() >= 3 * least
+    agree(y, wanted(kind, adapter))
+
+
 def test_another_default_device():
     with torch.device("meta"):
         adapter, x = build("mlp_2layer"), features()
