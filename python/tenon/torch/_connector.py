@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from tenon import _C
 
@@ -63,6 +62,7 @@ class Plainly:
 Reader = _C.Watch | type[Plainly]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS_OF_ALL = tuple(getattr(torch.nn.modules.module, f"_global{name}") for name in _HOOKS)
 
 
 def is_bare(module: nn.Module, read: Reader) -> bool:
@@ -118,14 +118,6 @@ def _is_ordinary() -> bool:
     return not (
         _is_grad_enabled() or _is_any_autocast_enabled() or _len_torch_dispatch_stack() or is_inside_transform()
     )
-
-
-def _is_counted() -> bool:
-    """FlopCounterMode knows PyTorch's own operators alone."""
-    if not _len_torch_dispatch_stack():
-        return False
-    modes = _get_current_dispatch_mode_stack()
-    return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in modes)
 
 
 class _Route(NamedTuple):
@@ -230,6 +222,9 @@ class Connector(VisionAdapter):
     def _native_parameters(self, read: Reader) -> list[Tensor] | None:
         """The parameters in declaration order, if the layers are nothing but products that there are kernels for."""
         parameters: list[Tensor] = []
+        for hooks in _HOOKS_OF_ALL:
+            if not read.is_empty(hooks):
+                return None
         layers = read.attribute(self, "_modules")
         for layer_name in self._linears:
             layer = read.item(layers, layer_name)
@@ -254,9 +249,7 @@ class Connector(VisionAdapter):
                 return _ops.run(route.adapter, x, _as_masks(masks), settings, route.dtype)
         if eager and self._last is not None:
             self._last = None  # which keeps alive what it has seen
-        computed = _has_kernel(x) and x.numel() > 0 and _on_cpu(masks)
-        if computed and eager:
-            computed = not is_inside_transform() and not _is_counted()
+        computed = _has_kernel(x) and x.numel() > 0 and _on_cpu(masks) and not (eager and is_inside_transform())
         watch = None
         if computed and ordinary:
             watch = _C.Watch(self, x)

@@ -74,6 +74,23 @@ def test_a_hook_on_any_layer(kind, hook):
         answer(adapter)
 
 
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("hook", ("forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"))
+def test_a_hook_on_all_modules(kind, hook):
+    adapter, seen = travelled(kind), set()
+    x = X.clone().requires_grad_()
+    handle = getattr(nn.modules.module, f"register_module_{hook}")(lambda module, *_: seen.add(module) or None)
+    try:
+        agree(answer(adapter), wanted(kind, adapter))
+        assert adapter._last is None
+        adapter(x).sum().backward()
+    finally:
+        handle.remove()
+    assert seen.issuperset(getattr(adapter, name) for name in adapter._linears)
+    answer(adapter)
+    assert adapter._last is not None
+
+
 def test_a_hook_on_the_activation():
     adapter, seen = travelled("mlp_2layer"), []
     adapter.act.register_forward_hook(lambda *_: seen.append(1))
