@@ -9,6 +9,7 @@
  * called with, of which only the kind matters. */
 #include "tensor.h"
 
+#include <stddef.h>
 #include <string.h>
 
 typedef enum reading { ATTRIBUTE, ITEM, EMPTY, TYPE, TENSOR } reading;
@@ -32,13 +33,36 @@ typedef struct watch {
 
 /* ---- what can be read ---- */
 
+enum { NUM_SAMPLES = 8 };
+
 /* Everything that tells that a tensor's values are still those that were seen; inference tensors have no such thing.
- * Two are alike if their bytes are. */
+ * Two are alike if their bytes are.
+ *
+ * PyTorch counts no writes through `.data`, NumPy, collectives, ... Some of the values tell of those that change all or
+ * most, as a copy of averaged weights does. */
 typedef struct state {
     int64_t version; /* not negative */
-    int64_t negated;
+    uint32_t samples[NUM_SAMPLES];
+    int64_t negated; /* from here on: where they are and how they are read */
     tnpy_tensor tensor;
 } state;
+
+/* Values along the diagonal, of as many rows and columns as may be. */
+static void take_samples(uint32_t *samples, const tnpy_tensor *tensor)
+{
+    const size_t size = tensor->dtype.bits / 8U * tensor->dtype.lanes;
+    memset(samples, 0, NUM_SAMPLES * sizeof *samples);
+    if (tensor->data == NULL || tensor->device.device_type != kDLCPU || size > sizeof *samples) return;
+    for (int d = 0; d < tensor->ndim; d++) {
+        if (tensor->shape[d] == 0) return;
+    }
+    for (int i = 0; i < NUM_SAMPLES; i++) {
+        int64_t index = 0;
+        for (int d = 0; d < tensor->ndim; d++)
+            index += (tensor->shape[d] - 1) * i / (NUM_SAMPLES - 1) * tensor->strides[d];
+        memcpy(&samples[i], (const char *)tensor->data + index * (int64_t)size, size);
+    }
+}
 
 /* False, without an exception for an inference tensor. */
 static bool read_state(state *s, PyObject *tensor)
@@ -46,6 +70,7 @@ static bool read_state(state *s, PyObject *tensor)
     bool negated;
     if (!tnpy_tensor_read(&s->tensor, tensor) || !tnpy_tensor_is_negated(&negated, tensor)) return false;
     s->negated = negated;
+    take_samples(s->samples, &s->tensor);
     return tnpy_tensor_version(&s->version, tensor) && s->version >= 0;
 }
 
@@ -53,12 +78,14 @@ static PyObject *tensor_state(PyObject *module, PyObject *tensor)
 {
     (void)module;
     state s;
-    if (read_state(&s, tensor)) {
-        const Py_ssize_t size = sizeof s - sizeof s.version;
-        PyObject *rest = PyBytes_FromStringAndSize((const char *)&s.negated, size);
-        return rest != NULL ? Py_BuildValue("LN", (long long)s.version, rest) : NULL;
-    }
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    if (!read_state(&s, tensor)) return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    const size_t values = offsetof(state, negated);
+    PyObject *first = PyBytes_FromStringAndSize((const char *)&s, (Py_ssize_t)values);
+    PyObject *second = PyBytes_FromStringAndSize((const char *)&s + values, (Py_ssize_t)(sizeof s - values));
+    PyObject *pair = first != NULL && second != NULL ? PyTuple_Pack(2, first, second) : NULL;
+    Py_XDECREF(first);
+    Py_XDECREF(second);
+    return pair;
 }
 
 /* An instance attribute: a borrowed reference, or NULL where there is none. */
@@ -282,7 +309,8 @@ bool tnpy_watch_setup(PyObject *module)
 {
     static PyMethodDef functions[] = {
         {"tensor_state", tensor_state, METH_O,
-         "tensor_state(tensor) of PyTorch: (version, bytes), which hold sign, address, device, dtype, shape, strides.\n"
+         "tensor_state(tensor) of PyTorch: bytes that tell its values (version and some of them), and bytes that tell\n"
+         "where they are (sign, address, device, dtype, shape, strides).\n"
          "None for an inference tensor, whose changes cannot be seen."},
         {NULL, NULL, 0, NULL},
     };

@@ -6,8 +6,8 @@ parameters are is the worst thing that could happen here, so a pack is used agai
 - Gradients are off. With gradients on, every call packs.
 - Every parameter is *known*: an ``nn.Parameter`` that a connector of ours made, loaded, moved or unpickled itself.
   The tensors that ``functional_call`` or FSDP put in its place are not, and neither are inference tensors.
-- Of every parameter the object, data pointer, shape, strides, dtype, sign, version counter and epoch are what they
-  were (``_C.tensor_state``). The pack keeps the storages alive, so that a pointer cannot come back with other data behind
+- Of every parameter the object, data pointer, shape, strides, dtype, sign, version counter, eight values and epoch are
+  what they were (``_C.tensor_state``). The pack keeps the storages alive, so that a pointer cannot come back with other data behind
   it. The epoch moves with ``refresh()`` and with every step of an optimizer: fused ones write without moving the
   version counter.
 
@@ -52,7 +52,7 @@ class _Stamp(NamedTuple):
     """What parameters were when they were packed."""
 
     place: tuple  # of each: which object; pointer, dtype, shape, strides and sign
-    state: tuple  # of each: epoch, version
+    state: tuple  # of each: epoch; version and some values
 
 
 class _Pack:
@@ -188,9 +188,9 @@ def _stamp(parameters: Sequence[Tensor]) -> _Stamp | None:
         seen = _C.tensor_state(parameter)
         if seen is None:  # `.data =` can make it an inference tensor
             return None
-        version, where = seen
+        values, where = seen
         place.append((found, where))
-        state.append((found.epoch, version))
+        state.append((found.epoch, values))
     return _Stamp(tuple(place), tuple(state))
 
 

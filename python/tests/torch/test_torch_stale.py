@@ -5,6 +5,7 @@ import gc
 import pickle
 import threading
 
+import numpy as np
 import pytest
 import torch
 from oracle import TYPES, agree, build, expected, features
@@ -113,6 +114,27 @@ def test_a_change_in_place_is_seen(kind, change):
         with torch.no_grad():
             IN_PLACE[change](parameter)
         is_right(kind, adapter)
+        is_right(kind, adapter)
+
+
+WITHOUT_A_TRACE = {
+    "averaged weights": lambda p: p.data.copy_(torch.randn(p.shape)),
+    "scaled": lambda p: p.data.mul_(0.999),
+    "drawn": lambda p: p.data.normal_(),
+    "NumPy": lambda p: np.copyto(p.detach().numpy(), 0.5),
+    "storage": lambda p: p.untyped_storage().copy_(torch.randn(p.shape).untyped_storage()),
+}
+
+
+@pytest.mark.parametrize("change", WITHOUT_A_TRACE)
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_change_of_all_values_is_seen_without_a_trace(kind, change):
+    adapter = build(kind)
+    is_right(kind, adapter)
+    for parameter in adapter.parameters():
+        seen = parameter.data_ptr(), parameter._version
+        WITHOUT_A_TRACE[change](parameter)
+        assert (parameter.data_ptr(), parameter._version) == seen
         is_right(kind, adapter)
 
 

@@ -108,8 +108,8 @@ def test_classes_of_tensors_go_their_own_way():
         adapter.forward(y, X.as_subclass(Named).requires_grad_())
     with pytest.raises(TypeError, match="expected a torch.Tensor or Parameter; got <class '.*Named'>"):
         _C.tensor_state(X.as_subclass(Named))
-    version, place = _C.tensor_state(torch.nn.Parameter(X))
-    assert version == 0 and isinstance(place, bytes)
+    values, place = _C.tensor_state(torch.nn.Parameter(X))
+    assert isinstance(values, bytes) and isinstance(place, bytes)
 
 
 def test_something_else_of_that_name():
@@ -122,7 +122,7 @@ def test_something_else_of_that_name():
         "adapter(x, patch_mask=mask)\n"
         "del sys.modules['torch']\n"
         "import torch\n"
-        "assert tenon._C.tensor_state(torch.ones(2))[0] == 0\n"
+        "assert len(tenon._C.tensor_state(torch.ones(2))) == 2\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
