@@ -218,9 +218,13 @@ def load(
 ) -> Adapter:
     """The adapter that a safetensors file (an index of shards, a folder) describes, loaded.
 
-    For files that do not describe themselves, `config`, `in_dim` and `out_dim` do.
+    For files that do not describe themselves, `config`, `in_dim` and `out_dim` do; a mapping may hold the widths too.
     """
     text = None
+    if isinstance(config, Mapping):
+        config = dict(config)
+        widths = config.pop("in_dim", None), config.pop("out_dim", None)
+        in_dim, out_dim = (given if given is not None else own for given, own in zip((in_dim, out_dim), widths, strict=True))
     if config is not None:
         if in_dim is None or out_dim is None:
             raise TypeError("load: a config needs in_dim and out_dim beside it")

@@ -63,6 +63,9 @@ def load(
     tensors = _reader(path)(path, lambda keys: _find(keys, names, prefix, path))
     widths = _widths(tensors, names, path)
     adapter = build_adapter(config, in_dim or widths[0], out_dim or widths[1])
+    hidden = tensors[names[0]].shape[0]
+    if not config.hidden_dim and adapter.parameters()[0][2][0] != hidden:
+        adapter = build_adapter({**config.to_dict(), "hidden_dim": hidden}, adapter.in_dim, adapter.out_dim)
     try:
         adapter.load_state_dict({name: _readable(tensor, name, path) for name, tensor in tensors.items()})
     except ValueError as error:

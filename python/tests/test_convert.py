@@ -83,6 +83,15 @@ def test_shards(tmp_path):
         assert same(tenon.convert.load(path, CONFIG, 24, 10), adapter)
 
 
+def test_the_hidden_width_is_the_tensors(tmp_path):
+    adapter = tenon.build_adapter(tenon.Config("mlp_2layer", hidden_dim=20), 24, 10, seed=1)
+    torch.save(tensors(adapter, "mm."), tmp_path / "a.pt")
+    found = tenon.convert.load(tmp_path / "a.pt", "mlp_2layer")
+    assert same(found, adapter) and found.config == adapter.config
+    with pytest.raises(ValueError, match="parameter 'proj1.weight' has shape"):
+        tenon.convert.load(tmp_path / "a.pt", tenon.Config("mlp_2layer", hidden_dim=21))
+
+
 def test_several_connectors(tmp_path):
     first, second = make(), tenon.build_adapter(CONFIG, 24, 10, seed=2)
     torch.save(tensors(first, "image.") | tensors(second, "video."), tmp_path / "a.pt")

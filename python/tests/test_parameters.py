@@ -97,6 +97,8 @@ def test_files_of_others(tmp_path, x):
     save_file(state | {"lm.weight": x}, tmp_path / "m.safetensors")
     loaded = tenon.load(tmp_path / "m.safetensors", config="linear", in_dim=8, out_dim=6)
     assert loaded(x).tobytes() == adapter(x).tobytes()
+    described = {"type": "linear", "in_dim": 8, "out_dim": 6}  # as the sentence below advises
+    assert tenon.load(tmp_path / "m.safetensors", described)(x).tobytes() == adapter(x).tobytes()
     report = loaded.load(tmp_path / "m.safetensors", prefix="model.adapter.")
     assert report.prefix == "model.adapter." and (report.num_used, report.num_unused) == (2, 1)
     with pytest.raises(KeyError, match="carries no adapter config"):

@@ -99,7 +99,7 @@ def _say_once(tensors: Sequence[Tensor]) -> None:
         warnings.warn(
             f"tenon has no kernel for {tensor.dtype} on {tensor.device.type}; such connectors run through "
             "PyTorch (said once)",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
@@ -133,7 +133,7 @@ class Connector(VisionAdapter):
 
     Parameters are ordinary ``nn.Parameter`` objects, read where they are. With gradients on, each call packs them;
     under ``torch.no_grad()`` or ``inference_mode()`` a pack is used as long as no parameter changed. Call ``refresh``
-    after a change that leaves no trace (`.data`, NumPy or other processes writing into a parameter's memory,
+    after a change of some values that leaves no trace (`.data`, NumPy or other processes writing into a parameter's memory,
     collectives on a parameter).
     """
 
@@ -211,6 +211,17 @@ class Connector(VisionAdapter):
         """`_run` through these layers, in the order of `_linears`."""
         raise NotImplementedError
 
+    def _check(self, x: Tensor, masks: Masks) -> None:
+        """What the library refuses and plain PyTorch would not, in the library's words."""
+        batch, tokens, _ = x.shape
+        patches = tokens - self.strip
+        if patches < 0:
+            raise ValueError(f"num_tokens={tokens} leaves no patches after strip={self.strip}")
+        for name, mask, shape in zip(("patch_mask", "frame_mask"), masks, ((batch, patches), (batch,)), strict=True):
+            _expect_tensor(name, mask)
+            if mask is not None and tuple(mask.shape) != shape:
+                raise ValueError(f"{name} has shape {tuple(mask.shape)}; expected {shape}")
+
     def _in_their_dtype(self, x: Tensor) -> Tensor:
         """PyTorch's products do not mix dtypes; the library's do."""
         for _, first in self._own():  # torch.compile of PyTorch 2.7 knows no next() with a default
@@ -259,6 +270,7 @@ class Connector(VisionAdapter):
         if parameters is None or x.shape[2] != parameters[0].shape[1]:
             if eager:
                 _say_once((x, *(parameter for _, parameter in self._own())))
+                self._check(x, masks)
             layers = [getattr(self, name) for name in self._linears]
             return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
         fresh = torch.is_grad_enabled()
@@ -284,7 +296,17 @@ def _find_route(watch: _C.Watch, x: Tensor, parameters: Sequence[Tensor], place:
 
 def _on_cpu(masks: Masks) -> bool:
     patches, frames = masks
-    return (patches is None or patches.is_cpu) and (frames is None or frames.is_cpu)
+    return (patches is None and frames is None) or (_is_cpu("patch_mask", patches) and _is_cpu("frame_mask", frames))
+
+
+def _is_cpu(name: str, mask: Tensor | None) -> bool:
+    _expect_tensor(name, mask)
+    return mask is None or mask.is_cpu
+
+
+def _expect_tensor(name: str, mask: Any) -> None:
+    if mask is not None and not isinstance(mask, Tensor):
+        raise TypeError(f"{name} is of type {type(mask).__name__}; expected a torch.Tensor")
 
 
 def _as_masks(masks: Masks) -> Masks:

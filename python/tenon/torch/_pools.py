@@ -61,7 +61,12 @@ class Pool(Connector):
         window = self.pool_window if pool_window is None else pool_window
         if window <= 0:
             raise ValueError(f"pool_window must be positive (got {window})")
-        _, tokens, _ = x.shape
+        try:
+            _, tokens, _ = x.shape
+        except ValueError as error:
+            raise ValueError(
+                f"{error}: x is {tuple(x.shape)}; expected (batch, tokens, in_dim), frames and crops in the batch"
+            ) from None
         try:
             return self._run(x, window, grid, (patch_mask, frame_mask))
         except ValueError:

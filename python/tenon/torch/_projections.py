@@ -59,8 +59,11 @@ class Projection(Connector):
     """Every patch by itself; ``strip`` leading tokens are no patches."""
 
     def output_num_tokens(self, num_input_tokens: int) -> int:
-        """Tokens of an image of ``num_input_tokens`` tokens: as many, less ``strip``."""
-        return num_input_tokens - self.strip
+        """Tokens of an image of ``num_input_tokens`` tokens: as many, less ``strip``. A count that is not positive passes
+        through: it means "not known yet". ValueError: fewer than ``strip``."""
+        if 0 < num_input_tokens < self.strip:
+            raise ValueError(f"num_tokens={num_input_tokens} leaves no patches after strip={self.strip}")
+        return num_input_tokens - self.strip if num_input_tokens > 0 else num_input_tokens
 
     def forward(self, x: Tensor, *, patch_mask: Tensor | None = None, frame_mask: Tensor | None = None) -> Tensor:
         """``(..., N, in_dim)`` to ``(..., N - strip, out_dim)``.

@@ -192,8 +192,9 @@ def test_features_of_another_dtype(kind):
 def test_without_a_kernel_it_says_so_once(kind):
     _connector._said.clear()
     adapter = build(kind).double()
-    with pytest.warns(UserWarning, match="no kernel for torch.float64 on cpu"):
+    with pytest.warns(UserWarning, match="no kernel for torch.float64 on cpu") as told:
         adapter(X.double())
+    assert told[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         agree(adapter(X.double()), wanted(kind, adapter, X.double()), 1e-12)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import TYPES, agree, build, expected, features
+from oracle import POOLS, TYPES, agree, build, expected, features
 from scenes import configs
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -151,6 +151,43 @@ def test_projections_take_any_leading_axes(kind, shape):
     agree(y, want.reshape(y.shape))
     y.sum().backward()
     assert x.grad.shape == shape
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_masks_of_other_shapes_are_refused_everywhere(kind):
+    """Plain PyTorch would spread them."""
+    adapter, x = build(kind, strip=1), features(4, 17)
+    for module, values in ((adapter, x), (copy.deepcopy(adapter).double(), x.double())):
+        assert module(values, patch_mask=torch.ones(4, 16), frame_mask=torch.ones(4)).shape[0] == 4
+        for shape in ((16,), (1, 16), (4, 1), (4, 17), (4, 16, 1)):
+            with pytest.raises(ValueError, match="patch_mask has .*expected"):
+                module(values, patch_mask=torch.ones(shape))
+        for shape in ((1,), (4, 1), (4, 16), ()):
+            with pytest.raises(ValueError, match="frame_mask has .*expected"):
+                module(values, frame_mask=torch.ones(shape))
+        with pytest.raises(TypeError, match="patch_mask is of type ndarray; expected a torch.Tensor"):
+            module(values, patch_mask=np.ones((4, 16)))
+
+
+@pytest.mark.parametrize("kind", ("linear", "mlp_2layer"))
+def test_fewer_tokens_than_are_stripped(kind):
+    adapter = build(kind, strip=5)
+    assert [adapter.output_num_tokens(n) for n in (-1, 0, 5, 7)] == [-1, 0, 0, 2]
+    for refused in (
+        lambda: adapter.output_num_tokens(3),
+        lambda: adapter(features(2, 3)),
+        lambda: adapter(features(2, 0)),
+        lambda: copy.deepcopy(adapter).double()(features(2, 3).double()),
+    ):
+        with pytest.raises(ValueError, match="leaves no patches after strip=5"):
+            refused()
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_pools_want_three_axes(kind):
+    for x in (torch.ones(16, 8), torch.ones(2, 3, 16, 8)):
+        with pytest.raises(ValueError, match=r"unpack .*: x is \(.*16, 8\); expected \(batch, tokens, in_dim\)"):
+            build(kind)(x)
 
 
 @pytest.mark.parametrize("kind", TYPES)
