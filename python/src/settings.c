@@ -21,10 +21,12 @@ bool tnpy_read_threads(PyObject *object, int *threads)
     return true;
 }
 
-static bool read_saved(tnpy_settings *s, PyObject *object, bool write)
+/* Of a call that writes it, or of one that reads it: no call does both. */
+static bool read_saved(tnpy_settings *s, PyObject *const *given)
 {
     DLTensor *bytes;
-    tnpy_borrow_optional(&s->saved, object, "saved", write, &bytes);
+    const bool write = given[TNPY_SAVED] != NULL;
+    tnpy_borrow_optional(&s->saved, given[write ? TNPY_SAVED : TNPY_SAVED_BEFORE], "saved", write, &bytes);
     if (bytes == NULL) return !PyErr_Occurred();
     const bool dense = bytes->ndim == 1 && (bytes->strides == NULL || bytes->shape[0] <= 1 || bytes->strides[0] == 1);
     if (!dense || bytes->dtype.bits != 8 || bytes->dtype.lanes != 1 || bytes->device.device_type != kDLCPU) {
@@ -56,8 +58,7 @@ bool tnpy_settings_read(tnpy_settings *s, PyObject *const *given)
     const bool read =
         tnpy_read_optional_int(given[TNPY_POOL_WINDOW], "pool_window", TENON_UNSET, &s->call.pool_window) &&
         tnpy_read_grid(given[TNPY_GRID], &s->call) && tnpy_read_threads(given[TNPY_THREADS], &s->call.threads) &&
-        read_saved(s, given[TNPY_SAVED], true) && read_saved(s, given[TNPY_SAVED_BEFORE], false) &&
-        read_arrays(s, given);
+        read_saved(s, given) && read_arrays(s, given);
     if (!read) tnpy_settings_give_back(s);
     return read;
 }

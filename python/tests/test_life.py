@@ -66,6 +66,29 @@ def test_calls_do_not_grow():
     assert grown(work, 3_000, 300) < 2 << 20
 
 
+def test_references_of_the_package_s_own_calls_are_given_back():
+    adapter = tenon.build_adapter("mlp_2layer", 8, 16, seed=1)
+    adapter.prepare(train=True)
+    x, y, mask = torch.zeros(2, 4, 8), torch.zeros(2, 4, 16), torch.ones(2, 4, dtype=torch.bool)
+    saved = torch.zeros(adapter.saved_size(2, 4), dtype=torch.uint8)
+    gradients = [torch.zeros(shape) for _, _, shape, _ in adapter.parameters()]
+    dx = torch.zeros_like(x)
+    everything = (x, y, mask, saved, dx, *gradients)
+    counts = [sys.getrefcount(value) for value in everything]
+    for _ in range(10):
+        adapter.forward(y, x, None, None, mask, None, None, 0, saved)
+        adapter.backward(y, x, dx, gradients, None, None, mask, None, 0, saved)
+        for wrong in (saved, y, saved[::2]):
+            with pytest.raises(ValueError):
+                adapter.forward(y, wrong, None, None, mask, None, None, 0, saved)
+            with pytest.raises(ValueError):
+                adapter.backward(y, x, dx, gradients, None, None, wrong, None, 0, saved)
+            with pytest.raises(ValueError):
+                adapter.backward(y, x, dx, gradients, None, None, mask, None, 0, wrong[0])
+    del wrong  # a view of `saved`
+    assert [sys.getrefcount(value) for value in everything] == counts
+
+
 def test_references_are_given_back():
     adapter = tenon.build_adapter("linear", 8, 16, seed=1)
     x, out, mask = np.zeros((1, 4, 8), np.float32), np.zeros((1, 4, 16), np.float32), np.ones((1, 4), bool)

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from oracle import TYPES, agree, build, features
+from test_life import grown
 
 from tenon import _C
 
@@ -140,6 +141,20 @@ def test_a_gradient_that_is_negated_on_paper(kind):
         found.append(torch.autograd.grad(y, (x, *adapter.parameters()), seen(dy)))
     for ours, wanted in zip(*found, strict=True):
         agree(ours, wanted, 1e-6)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_training_does_not_grow(kind):
+    """What a forward saves goes with its backward, or with the tokens."""
+    adapter, x = build(kind, 64, 64), torch.randn(64, 16, 64).requires_grad_()
+
+    def work():
+        adapter(x).sum().backward()
+        adapter(x)
+        with torch.no_grad():
+            adapter(x)
+
+    assert grown(work, 100, 10) < 4 << 20
 
 
 def test_without_the_table():
