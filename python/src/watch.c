@@ -47,15 +47,20 @@ typedef struct state {
     tnpy_tensor tensor;
 } state;
 
+static bool has_elements(const tnpy_tensor *tensor)
+{
+    for (int d = 0; d < tensor->ndim; d++) {
+        if (tensor->shape[d] == 0) return false;
+    }
+    return tensor->data != NULL;
+}
+
 /* Values along the diagonal, of as many rows and columns as may be. */
 static void take_samples(uint32_t *samples, const tnpy_tensor *tensor)
 {
     const size_t size = tensor->dtype.bits / 8U * tensor->dtype.lanes;
     memset(samples, 0, NUM_SAMPLES * sizeof *samples);
-    if (tensor->data == NULL || tensor->device.device_type != kDLCPU || size > sizeof *samples) return;
-    for (int d = 0; d < tensor->ndim; d++) {
-        if (tensor->shape[d] == 0) return;
-    }
+    if (!has_elements(tensor) || tensor->device.device_type != kDLCPU || size > sizeof *samples) return;
     for (int i = 0; i < NUM_SAMPLES; i++) {
         int64_t index = 0;
         for (int d = 0; d < tensor->ndim; d++)
@@ -204,11 +209,7 @@ static PyObject *tensor(PyObject *self, PyObject *owner)
 /* A tensor with elements in memory. An exception counts as "no" and stays set. */
 static bool read_input(tnpy_tensor *tensor, PyObject *x)
 {
-    if (!tnpy_tensor_read(tensor, x)) return false;
-    for (int i = 0; i < tensor->ndim; i++) {
-        if (tensor->shape[i] == 0) return false;
-    }
-    return tensor->data != NULL;
+    return tnpy_tensor_read(tensor, x) && has_elements(tensor);
 }
 
 /* Another x of the same class, device, dtype and width. */

@@ -223,8 +223,9 @@ def load(
     text = None
     if isinstance(config, Mapping):
         config = dict(config)
-        widths = config.pop("in_dim", None), config.pop("out_dim", None)
-        in_dim, out_dim = (given if given is not None else own for given, own in zip((in_dim, out_dim), widths, strict=True))
+        own_in, own_out = config.pop("in_dim", None), config.pop("out_dim", None)
+        in_dim = own_in if in_dim is None else in_dim
+        out_dim = own_out if out_dim is None else out_dim
     if config is not None:
         if in_dim is None or out_dim is None:
             raise TypeError("load: a config needs in_dim and out_dim beside it")

@@ -19,6 +19,13 @@ from ._plain import Layer
 Grid = tuple[int, int]
 
 
+def patches_left(tokens: int, strip: int) -> int:
+    """ValueError, in the library's words: there are fewer."""
+    if tokens < strip:
+        raise ValueError(f"num_tokens={tokens} leaves no patches after strip={strip}")
+    return tokens - strip
+
+
 class VisionAdapter(nn.Module):
     """Base of all connectors: ``forward`` maps ``(B, N, in_dim)`` to ``(B, M, out_dim)`` with
     ``M == output_num_tokens(N)``, known before anything is built or run."""
@@ -133,8 +140,8 @@ class Connector(VisionAdapter):
 
     Parameters are ordinary ``nn.Parameter`` objects, read where they are. With gradients on, each call packs them;
     under ``torch.no_grad()`` or ``inference_mode()`` a pack is used as long as no parameter changed. Call ``refresh``
-    after a change of some values that leaves no trace (`.data`, NumPy or other processes writing into a parameter's memory,
-    collectives on a parameter).
+    after a change of some values that leaves no trace (`.data`, NumPy or other processes writing into a parameter's
+    memory, collectives on a parameter).
     """
 
     _linears: tuple[str, ...]  # in declaration order
@@ -214,9 +221,7 @@ class Connector(VisionAdapter):
     def _check(self, x: Tensor, masks: Masks) -> None:
         """What the library refuses and plain PyTorch would not, in the library's words."""
         batch, tokens, _ = x.shape
-        patches = tokens - self.strip
-        if patches < 0:
-            raise ValueError(f"num_tokens={tokens} leaves no patches after strip={self.strip}")
+        patches = patches_left(tokens, self.strip)
         for name, mask, shape in zip(("patch_mask", "frame_mask"), masks, ((batch, patches), (batch,)), strict=True):
             _expect_tensor(name, mask)
             if mask is not None and tuple(mask.shape) != shape:

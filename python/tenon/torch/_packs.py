@@ -7,9 +7,9 @@ parameters are is the worst thing that could happen here, so a pack is used agai
 - Every parameter is *known*: an ``nn.Parameter`` that a connector of ours made, loaded, moved or unpickled itself.
   The tensors that ``functional_call`` or FSDP put in its place are not, and neither are inference tensors.
 - Of every parameter the object, data pointer, shape, strides, dtype, sign, version counter, eight values and epoch are
-  what they were (``_C.tensor_state``). The pack keeps the storages alive, so that a pointer cannot come back with other data behind
-  it. The epoch moves with ``refresh()`` and with every step of an optimizer: fused ones write without moving the
-  version counter.
+  what they were (``_C.tensor_state``). The pack keeps the storages alive, so that a pointer cannot come back with other
+  data behind it. The epoch moves with ``refresh()`` and with every step of an optimizer: fused ones write without
+  moving the version counter.
 
 The backward pass of a call may use what its forward packed, under the same conditions; else it packs again.
 

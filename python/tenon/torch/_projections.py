@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _plain
-from ._connector import Connector, Grid, Masks, Plainly, Reader, is_bare
+from ._connector import Connector, Grid, Masks, Plainly, Reader, is_bare, patches_left
 from ._plain import Layer
 from ._registry import registry
 
@@ -59,11 +59,11 @@ class Projection(Connector):
     """Every patch by itself; ``strip`` leading tokens are no patches."""
 
     def output_num_tokens(self, num_input_tokens: int) -> int:
-        """Tokens of an image of ``num_input_tokens`` tokens: as many, less ``strip``. A count that is not positive passes
-        through: it means "not known yet". ValueError: fewer than ``strip``."""
-        if 0 < num_input_tokens < self.strip:
-            raise ValueError(f"num_tokens={num_input_tokens} leaves no patches after strip={self.strip}")
-        return num_input_tokens - self.strip if num_input_tokens > 0 else num_input_tokens
+        """Tokens of an image of ``num_input_tokens`` tokens: as many, less ``strip``.
+
+        A count that is not positive passes through: it means "not known yet". ValueError: fewer than ``strip``.
+        """
+        return patches_left(num_input_tokens, self.strip) if num_input_tokens > 0 else num_input_tokens
 
     def forward(self, x: Tensor, *, patch_mask: Tensor | None = None, frame_mask: Tensor | None = None) -> Tensor:
         """``(..., N, in_dim)`` to ``(..., N - strip, out_dim)``.
