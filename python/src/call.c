@@ -273,13 +273,12 @@ PyMethodDef tnpy_call_methods[] = {
     {"forward", TNPY_FAST(forward), METH_FASTCALL,
      "forward(y, x, pool_window=None, grid=None, patch_mask=None, frame_mask=None, attention=None, threads=0,\n"
      "saved=None)\n\n"
-     "Runs a prepared adapter; it prepares nothing itself (ValueError). Each tensor is an array or a tensor of "
-     "PyTorch,\n"
-     "x and y also raw tuples (address, dtype, shape, strides): the address of the first element, F32, BF16 or F16, "
-     "and\n"
-     "strides in elements or None. y (batch, out_tokens, out_dim) and attention (batch, out_tokens, heads, window^2;\n"
-     "f32) are written, and so is saved, saved_size bytes, for backward. Tensors are read and written whether or not\n"
-     "gradients are asked of them, and autograd does not know. The GIL is given back meanwhile."},
+     "Runs a prepared adapter; it prepares nothing itself (ValueError). Each tensor is an array or a tensor of\n"
+     "PyTorch, x and y also raw tuples (address, dtype, shape, strides): the address of the first element, F32, BF16\n"
+     "or F16, and strides in elements or None. y (batch, out_tokens, out_dim) and attention (batch, out_tokens,\n"
+     "heads, window^2; f32) are written, and so is saved, saved_size bytes, for backward. Tensors are read and "
+     "written\n"
+     "whether or not gradients are asked of them, and autograd does not know. The GIL is given back meanwhile."},
     {"pooling_weights", TNPY_FAST(attention), METH_FASTCALL,
      "pooling_weights(x, heads, slots, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0)"},
     {NULL, NULL, 0, NULL},
