@@ -10,7 +10,7 @@ static tenon_status set_options(const tn_config_settings *settings, tenon_config
     } integers[] = {{"hidden_dim", settings->hidden},
                     {"pool_window", settings->window},
                     {"pool_heads", settings->heads},
-                    {"strip", settings->strip}};
+                    {"prefix_tokens", settings->prefix_tokens}};
     const struct {
         const char *name;
         const char *value;

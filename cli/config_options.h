@@ -12,12 +12,12 @@ typedef struct tn_config_settings {
     int64_t hidden;
     int64_t window;
     int64_t heads;
-    int64_t strip;
+    int64_t prefix_tokens;
 } tn_config_settings;
 
 #define TN_CONFIG_SETTINGS_DEFAULTS                                                                                    \
     {                                                                                                                  \
-        .hidden = TENON_UNSET, .window = TENON_UNSET, .heads = TENON_UNSET, .strip = TENON_UNSET                       \
+        .hidden = TENON_UNSET, .window = TENON_UNSET, .heads = TENON_UNSET, .prefix_tokens = TENON_UNSET               \
     }
 
 /* Rows for the table of a subcommand whose settings struct `s` has a tn_config_settings named `config`. */
@@ -31,11 +31,11 @@ typedef struct tn_config_settings {
             "pool W x W patches into one token (without it 2; types that do not pool ignore it)",                      \
             "--window 3: 27x27 patches give 81 tokens"                                                                 \
     }
-#define TN_CONFIG_OPTION_STRIP(s)                                                                                      \
+#define TN_CONFIG_OPTION_PREFIX_TOKENS(s)                                                                              \
     {                                                                                                                  \
-        "strip", 0, TN_INT, "K", NULL, 0, offsetof(s, config.strip),                                                   \
+        "prefix_tokens", 0, TN_INT, "K", NULL, 0, offsetof(s, config.prefix_tokens),                                   \
             "leading tokens that are no patches (CLS, registers), left out before anything else",                      \
-            "--strip 1: 577 tokens are a CLS token and 24x24 patches"                                                  \
+            "--prefix-tokens 1: 577 tokens are a CLS token and 24x24 patches"                                          \
     }
 #define TN_CONFIG_OPTION_RAGGED(s)                                                                                     \
     {                                                                                                                  \

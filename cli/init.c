@@ -32,7 +32,7 @@ static const tn_option options[] = {
     {"heads", 0, TN_INT, "H", NULL, 1, offsetof(settings, config.heads),
      "attention heads, a divisor of the features' width (without it 16)", "--heads 12: 1152 / 12 = 96 a head"},
     TN_CONFIG_OPTION_RAGGED(settings),
-    TN_CONFIG_OPTION_STRIP(settings),
+    TN_CONFIG_OPTION_PREFIX_TOKENS(settings),
     {"seed", 0, TN_UINT, "S", NULL, 0, offsetof(settings, seed),
      "seed of the draw, as torch.manual_seed takes it (without it 0)", "--seed 7"},
     {"dtype", 0, TN_STRING, "D", "f32 bf16 f16", 0, offsetof(settings, dtype),

@@ -108,7 +108,8 @@ static void describe_grid(const tenon_adapter *adapter, const settings *given, g
     call.grid_width = row->grid.width;
     row->refused = true;
     if (__builtin_mul_overflow(row->grid.height, row->grid.width, &row->tokens_in) ||
-        __builtin_add_overflow(row->tokens_in, tn_config_int(tenon_adapter_config(adapter), "strip"), &row->tokens_in))
+        __builtin_add_overflow(row->tokens_in, tn_config_int(tenon_adapter_config(adapter), "prefix_tokens"),
+                               &row->tokens_in))
         return;
     if (tenon_adapter_output_num_tokens(adapter, &call, row->tokens_in, &row->tokens, NULL) != TENON_OK) return;
     if (tenon_adapter_flops(adapter, row->tokens_in, &call, &row->flops, NULL) != TENON_OK) return;

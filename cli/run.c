@@ -141,7 +141,7 @@ static bool prepare(tenon_adapter *adapter, const settings *given, const tn_pool
     setup->npy_bfloat16 = given->npy_bfloat16;
     setup->in_dim = tenon_adapter_in_dim(adapter);
     setup->out_dim = tenon_adapter_out_dim(adapter);
-    setup->strip = tn_config_int(tenon_adapter_config(adapter), "strip");
+    setup->prefix_tokens = tn_config_int(tenon_adapter_config(adapter), "prefix_tokens");
     fill_call(given, pool, &setup->call);
     if (!setup->dtype && first_dtype(adapter, &setup->dtype, error) != TENON_OK) return false;
     if (given->attention && !find_attention(setup, error)) return false;

@@ -65,7 +65,7 @@ struct tn_run_setup {
     tenon_dtype dtype; /* of the tokens */
     int64_t in_dim;
     int64_t out_dim;
-    int64_t strip;
+    int64_t prefix_tokens;
     int64_t heads; /* of the attention weights, and the patches of a window */
     int64_t window_area;
     char weights[TN_HASH_SIZE];

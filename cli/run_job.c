@@ -127,16 +127,16 @@ static bool take_frame_mask(tn_run_job *job, const tenon_file_tensor *mask, teno
         job->paths[TN_FRAME_MASK], tn_shape_text(mask->ndim, mask->shape), job->images, job->paths[TN_FEATURES]);
 }
 
-static bool take_patch_mask(tn_run_job *job, int64_t strip, const tenon_file_tensor *mask, tenon_error *error)
+static bool take_patch_mask(tn_run_job *job, int64_t prefix_tokens, const tenon_file_tensor *mask, tenon_error *error)
 {
-    int64_t patches = job->tokens_in - strip;
+    int64_t patches = job->tokens_in - prefix_tokens;
     bool is_row = mask->ndim == 1 && job->is_one_image && mask->shape[0] == patches;
     if (is_row || (mask->ndim == 2 && mask->shape[0] == job->images && mask->shape[1] == patches)) return true;
     return tn_error(error,
                     "%s: the patch mask has shape %s; expected (%" PRId64 ", %" PRId64
-                    "), a value for each patch of each image of %s after stripping %" PRId64 " tokens",
+                    "), a value for each patch of each image of %s without its %" PRId64 " prefix tokens",
                     job->paths[TN_PATCH_MASK], tn_shape_text(mask->ndim, mask->shape), job->images, patches,
-                    job->paths[TN_FEATURES], strip);
+                    job->paths[TN_FEATURES], prefix_tokens);
 }
 
 static bool take_mask(tn_run_job *job, const tn_run_setup *setup, tn_role role, tenon_error *error)
@@ -148,7 +148,7 @@ static bool take_mask(tn_run_job *job, const tn_run_setup *setup, tn_role role, 
         !check_mask_dtype(job->paths[role], &mask, error))
         return false;
     if (role == TN_FRAME_MASK) return take_frame_mask(job, &mask, error);
-    return take_patch_mask(job, setup->strip, &mask, error);
+    return take_patch_mask(job, setup->prefix_tokens, &mask, error);
 }
 
 /* An output may not take the place of what is being read, nor of the other output. */

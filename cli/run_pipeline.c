@@ -159,7 +159,7 @@ static bool image_bytes(const tn_run_setup *setup, const tn_run_job *job, size_t
     past |= __builtin_mul_overflow(attention, sizeof(float), &attention);
     if (job->paths[TN_ATTENTION]) bytes[TN_ATTENTION] = attention;
     if (job->paths[TN_FRAME_MASK]) bytes[TN_FRAME_MASK] = 1;
-    if (job->paths[TN_PATCH_MASK]) bytes[TN_PATCH_MASK] = (size_t)(job->tokens_in - setup->strip);
+    if (job->paths[TN_PATCH_MASK]) bytes[TN_PATCH_MASK] = (size_t)(job->tokens_in - setup->prefix_tokens);
     if (!past) return true;
     return tn_error(error, "%s: one image of it, or its tokens, is larger than this machine can address",
                     job->paths[TN_FEATURES]);
@@ -332,7 +332,7 @@ static bool compute_chunk(pipeline *p, slot *s, tenon_error *error)
     const DLDataType byte = {kDLUInt, 8, 1}, f32 = {kDLFloat, 32, 1};
     int64_t x_shape[] = {s->count, job->tokens_in, setup->in_dim};
     int64_t y_shape[] = {s->count, job->tokens_out, setup->out_dim};
-    int64_t mask_shape[] = {s->count, job->tokens_in - setup->strip};
+    int64_t mask_shape[] = {s->count, job->tokens_in - setup->prefix_tokens};
     int64_t attention_shape[] = {s->count, job->tokens_out, setup->heads, setup->window_area};
     DLTensor x = tensor_of(s->parts[TN_FEATURES].data, job->dtype, 3, x_shape);
     DLTensor y = tensor_of(s->parts[TN_TOKENS].data, tenon_dtype_to_dlpack(setup->dtype), 3, y_shape);

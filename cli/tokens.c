@@ -21,7 +21,7 @@ typedef struct settings {
 
 static const tn_argument arguments[] = {
     {"N", true, NULL,
-     "tokens per image that the vision encoder gives, before stripping; with --grid it may be left out"},
+     "tokens per image that the vision encoder gives, prefix tokens included; with --grid it may be left out"},
     {.name = NULL}};
 
 static const tn_option options[] = {
@@ -35,7 +35,7 @@ static const tn_option options[] = {
     {"patch", 0, TN_INT, "P", NULL, 1, offsetof(settings, patch),
      "the side of a patch in pixels; what is left at the right and bottom edge is no patch",
      "--image 384x384 --patch 14: the grid is 27x27"},
-    TN_CONFIG_OPTION_STRIP(settings),
+    TN_CONFIG_OPTION_PREFIX_TOKENS(settings),
     TN_CONFIG_OPTION_RAGGED(settings),
     {"frames", 0, TN_INT, "F", NULL, 1, offsetof(settings, frames), "frames of a clip, each an image",
      "--frames 16: 16 times the tokens"},
@@ -57,7 +57,7 @@ static const tn_example examples[] = {
 /* What one count is made of and comes to. */
 typedef struct counts {
     int64_t tokens_in;
-    int64_t strip;
+    int64_t prefix_tokens;
     int64_t per_image;
     int64_t visual;
     int64_t length;
@@ -76,7 +76,7 @@ static int grid_of_image(const tn_command *command, settings *given)
                     given->image.width, given->patch);
 }
 
-/* Tokens in: N as given, or the grid's patches and the stripped tokens. */
+/* Tokens in: N as given, or the grid's patches and the prefix tokens. */
 static int tokens_in(const tn_command *command, const settings *given, const char *text, counts *out)
 {
     if (text) {
@@ -86,7 +86,7 @@ static int tokens_in(const tn_command *command, const settings *given, const cha
     }
     if (!given->grid.height) return tn_usage(command, "tokens needs N, the tokens per image, or --grid");
     if (__builtin_mul_overflow(given->grid.height, given->grid.width, &out->tokens_in) ||
-        __builtin_add_overflow(out->tokens_in, out->strip, &out->tokens_in))
+        __builtin_add_overflow(out->tokens_in, out->prefix_tokens, &out->tokens_in))
         return tn_usage(command, "the grid %" PRId64 "x%" PRId64 " has more patches than can be counted",
                         given->grid.height, given->grid.width);
     return -1;
@@ -110,9 +110,9 @@ static void print_count(const tenon_config *config, const settings *given, const
     printf("%s", type);
     if (tenon_type_pools(type)) printf(", window %" PRId64, tn_config_int(config, "pool_window"));
     printf(": ");
-    if (made->strip) printf("%" PRId64 " tokens, %" PRId64 " stripped, ", made->tokens_in, made->strip);
+    if (made->prefix_tokens) printf("%" PRId64 " tokens, %" PRId64 " prefix, ", made->tokens_in, made->prefix_tokens);
     if (given->grid.height) printf("grid %" PRId64 "x%" PRId64 ", ", given->grid.height, given->grid.width);
-    printf("%" PRId64 " patches -> %" PRId64 "\n", made->tokens_in - made->strip, made->per_image);
+    printf("%" PRId64 " patches -> %" PRId64 "\n", made->tokens_in - made->prefix_tokens, made->per_image);
 }
 
 static void print_budget(const settings *given, const counts *made)
@@ -134,10 +134,11 @@ static void print_budget(const settings *given, const counts *made)
 
 static int print_as_json(const tenon_config *config, const settings *given, const counts *made)
 {
-    json_t *object = json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "config", tn_json_config(config), "tokens_in",
-                               (json_int_t)made->tokens_in, "patches", (json_int_t)(made->tokens_in - made->strip),
-                               "tokens", (json_int_t)made->per_image, "frames", (json_int_t)given->frames, "visual",
-                               (json_int_t)made->visual, "length", (json_int_t)made->length);
+    json_t *object =
+        json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "config", tn_json_config(config), "tokens_in",
+                  (json_int_t)made->tokens_in, "patches", (json_int_t)(made->tokens_in - made->prefix_tokens), "tokens",
+                  (json_int_t)made->per_image, "frames", (json_int_t)given->frames, "visual", (json_int_t)made->visual,
+                  "length", (json_int_t)made->length);
     if (object && given->grid.height)
         json_object_set_new(object, "grid",
                             json_pack("[I, I]", (json_int_t)given->grid.height, (json_int_t)given->grid.width));
@@ -152,7 +153,7 @@ static int count_and_print(const tn_command *command, const tenon_config *config
                            const char *text)
 {
     tenon_error error;
-    counts made = {.strip = tn_config_int(config, "strip")};
+    counts made = {.prefix_tokens = tn_config_int(config, "prefix_tokens")};
     int code = tokens_in(command, given, text, &made);
     if (code >= 0) return code;
     if (count(config, given, &made, &error) != TENON_OK) return tn_failed_error(&error);

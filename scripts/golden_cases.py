@@ -27,7 +27,7 @@ def case(
 def _projections():
     yield case("linear", "linear", (33, 17), 5, 2)
     yield case("linear-one", "linear", (1, 1), 1)
-    yield case("linear-strip", "linear", (20, 24), 10, strip=1)
+    yield case("linear-prefix", "linear", (20, 24), 10, prefix_tokens=1)
     yield case("linear-bf16", "linear", (65, 30), 4, features="bf16", weights="bf16")
     yield case("linear-f16", "linear", (65, 30), 4, features="f16", weights="f16")
     yield case("linear-f16-f32", "linear", (65, 30), 4, features="f16")
@@ -45,7 +45,8 @@ def _projections():
     yield case("mlp-bf16", "mlp_2layer", (48, 32), 9, hidden_dim=72, features="bf16", weights="bf16")
     yield case("mlp-f16", "mlp_2layer", (48, 32), 9, hidden_dim=72, features="f16", weights="f16", activation="silu")
     yield case("mlp-bf16-f32", "mlp_2layer", (48, 32), 9, features="bf16")
-    yield case("mlp-masks-strip", "mlp_2layer", (20, 24), 13, 3, strip=4, masked=0.3, frames="011", activation="relu")
+    masks = {"masked": 0.3, "frames": "011"}
+    yield case("mlp-masks-prefix", "mlp_2layer", (20, 24), 13, 3, prefix_tokens=4, activation="relu", **masks)
 
 
 def _pools(kind, short, heads):
@@ -70,12 +71,12 @@ def _pools(kind, short, heads):
     yield pool("drop-whole", dims, (4, 4), pool_window=2, ragged="drop")
     yield pool("override", dims, (6, 6), pool_window=2, call={"pool_window": 3})
     yield pool("override-ragged", dims, (5, 5), pool_window=5, call={"pool_window": 2}, **partial)
-    yield pool("strip", dims, (4, 4), 2, pool_window=2, strip=1)
-    yield pool("strip-wide", dims, (2, 4), 2, pool_window=2, strip=5)
+    yield pool("prefix", dims, (4, 4), 2, pool_window=2, prefix_tokens=1)
+    yield pool("prefix-wide", dims, (2, 4), 2, pool_window=2, prefix_tokens=5)
     yield pool("mask", dims, (6, 6), 2, pool_window=3, masked=0.5)
     whole = {(1, patch) for patch in (0, 1, 4, 5)}
     yield pool("mask-whole-window", dims, (4, 4), 2, pool_window=2, masked=whole | {(0, 3)})
-    yield pool("mask-ragged-strip", dims, (5, 6), 3, pool_window=4, strip=2, masked=0.6, frames="110", **partial)
+    yield pool("mask-ragged-prefix", dims, (5, 6), 3, pool_window=4, prefix_tokens=2, masked=0.6, frames="110", **partial)
     yield pool("mask-drop", dims, (5, 5), 2, pool_window=2, masked=0.5, ragged="drop")
     yield pool("frames", dims, (4, 4), 5, pool_window=4, frames="01011")
     yield pool("outliers", dims, (6, 6), pool_window=2, inputs="outlier", scale=0.5)
@@ -99,11 +100,11 @@ def small():
 
 # The small cases whose gradients are stored too.
 GRADIENTS = (
-    ("linear", "linear-strip", "linear-bf16", "linear-masks", "mlp-gelu", "mlp-silu", "mlp-relu", "mlp-gelu-tanh")
-    + ("mlp-quick-gelu", "mlp-f16", "mlp-masks-strip", "avgpool-w2", "avgpool-w3-ragged", "avgpool-drop")
-    + ("avgpool-override", "avgpool-mask-ragged-strip", "avgpool-bf16-mask-ragged", "attention-w3", "attention-w2-ragged")
-    + ("attention-w5-larger", "attention-drop", "attention-override-ragged", "attention-strip-wide", "attention-f16")
-    + ("attention-mask-whole-window", "attention-mask-ragged-strip", "attention-h1", "attention-h24", "attention-odd")
+    ("linear", "linear-prefix", "linear-bf16", "linear-masks", "mlp-gelu", "mlp-silu", "mlp-relu", "mlp-gelu-tanh")
+    + ("mlp-quick-gelu", "mlp-f16", "mlp-masks-prefix", "avgpool-w2", "avgpool-w3-ragged", "avgpool-drop")
+    + ("avgpool-override", "avgpool-mask-ragged-prefix", "avgpool-bf16-mask-ragged", "attention-w3", "attention-w2-ragged")
+    + ("attention-w5-larger", "attention-drop", "attention-override-ragged", "attention-prefix-wide", "attention-f16")
+    + ("attention-mask-whole-window", "attention-mask-ragged-prefix", "attention-h1", "attention-h24", "attention-odd")
 )
 
 

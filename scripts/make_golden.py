@@ -14,7 +14,7 @@ little endian, and a case names the byte offset where its array starts.
                   float32: `dx` (float32, tokens without gradient zero), and `parameters` one after another
     manifest.json versions, and the sha256 of each file
 
-Fields of a case: `config` as tenon_config_from_json takes it; in_dim, out_dim, batch, tokens (strip included);
+Fields of a case: `config` as tenon_config_from_json takes it; in_dim, out_dim, batch, tokens (prefix_tokens included);
 `weights` and `features`, their dtypes; `seed` of tenon_adapter_reset_parameters and `weights_crc32` of what it gives;
 the features are counter_rng's `inputs` times `scale` from `input_seed`, rounded to their dtype; `call` holds
 pool_window and grid where they are given, `patch_mask` and `frame_mask` are strings of 0 and 1. `error_f32` and
@@ -80,7 +80,7 @@ def worst(y, ref):
 
 
 def geometry(case):
-    """Tokens without strip, window lists (None for projections), and the call's fields for the json."""
+    """Tokens without prefix_tokens, window lists (None for projections), and the call's fields for the json."""
     import reference
     import torch_connectors
 
@@ -124,13 +124,13 @@ def run(case, number):
 
     config, (in_dim, out_dim), batch = case["config"], case["dims"], case["batch"]
     n, maps, call = geometry(case)
-    strip = config.get("strip", 0)
+    prefix_tokens = config.get("prefix_tokens", 0)
     seed, input_seed = 1000 + number, 2000 + number
     layers = tc.default_init(config, in_dim, out_dim, tc.DTYPES[case["weights"]], seed)
-    x = torch.from_numpy(counter_rng.array(input_seed, (batch, n + strip, in_dim), case["inputs"]) * case["scale"])
+    x = torch.from_numpy(counter_rng.array(input_seed, (batch, n + prefix_tokens, in_dim), case["inputs"]) * case["scale"])
     x = x.float().to(tc.DTYPES[case["features"]])
     patch, frame = masks(case, n, 3000 + number)
-    patches = x[:, strip:]
+    patches = x[:, prefix_tokens:]
 
     doubles = [(layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()) for layer in layers]
     images = [
@@ -149,7 +149,7 @@ def run(case, number):
         "in_dim": in_dim,
         "out_dim": out_dim,
         "batch": batch,
-        "tokens": n + strip,
+        "tokens": n + prefix_tokens,
         "out_tokens": ref.shape[1],
         "features": case["features"],
         "weights": case["weights"],
@@ -186,12 +186,12 @@ def run_gradients(case, number, fields):
     import torch
     import torch_connectors as tc
 
-    (in_dim, out_dim), batch, strip = case["dims"], case["batch"], case["config"].get("strip", 0)
+    (in_dim, out_dim), batch, prefix_tokens = case["dims"], case["batch"], case["config"].get("prefix_tokens", 0)
     n, maps, _ = geometry(case)
     layers = tc.default_init(case["config"], in_dim, out_dim, tc.DTYPES[case["weights"]], fields["seed"])
-    shape = (batch, n + strip, in_dim)
+    shape = (batch, n + prefix_tokens, in_dim)
     x = torch.from_numpy(counter_rng.array(fields["input_seed"], shape, case["inputs"]) * case["scale"])
-    patches = x.float().to(tc.DTYPES[case["features"]])[:, strip:]
+    patches = x.float().to(tc.DTYPES[case["features"]])[:, prefix_tokens:]
     dy = torch.from_numpy(counter_rng.array(fields["dy_seed"], (batch, fields["out_tokens"], out_dim)))
     patch, frame = masks(case, n, 3000 + number)
     arguments = (case, layers, patches, dy, patch, frame, maps)
@@ -203,7 +203,7 @@ def run_gradients(case, number, fields):
         if i != silent and float(b.norm()) > 0
     ]
     dx = torch.zeros(shape, dtype=torch.float64)
-    dx[:, strip:] = ref[0]
+    dx[:, prefix_tokens:] = ref[0]
     return dx, ref[1:], max(errors)
 
 

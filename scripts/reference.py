@@ -80,7 +80,7 @@ def _pool(kind, patches, present, maps, weights, heads):
 
 
 def image(config, weights, patches, present, maps):
-    """(N, in) patches of one image, strip already gone -> (M, out)."""
+    """(N, in) patches of one image, prefix_tokens already gone -> (M, out)."""
     kind = config["type"]
     if kind in ("linear", "mlp_2layer"):
         rows, alive = patches[present], present

@@ -57,7 +57,7 @@ def _attend(gathered, mean, valid, layers, heads):
 
 
 def forward(config, layers, x, patch_mask, frame_mask, maps):
-    """x (B, N, in) without the stripped tokens; masks are bool tensors -> (B, M, out) in x's dtype."""
+    """x (B, N, in) without the prefix tokens; masks are bool tensors -> (B, M, out) in x's dtype."""
     kind = config["type"]
     present = patch_mask & frame_mask[:, None]
     x = torch.where(present[..., None], x, 0)

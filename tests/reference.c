@@ -171,7 +171,8 @@ void ref_forward(double *y, double *attention, const double *x, const ref_module
         if (pooling != NULL) memset(pooling, 0, (size_t)weights * sizeof(double));
         memset(y + i * out, 0, (size_t)out * sizeof(double));
         if (call->frame_mask != NULL && call->frame_mask[image] == 0) continue;
-        collect(&w, x + (image * (patches + module->strip) + module->strip) * in, mask, i % tokens, module, call);
+        collect(&w, x + (image * (patches + module->prefix_tokens) + module->prefix_tokens) * in, mask, i % tokens,
+                module, call);
         if (w.count > 0) token(y + i * out, pooling, &w, module);
     }
     free(w.patch), free(w.slot);

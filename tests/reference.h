@@ -20,12 +20,12 @@ typedef struct ref_module {
     const char *type; /* "linear", "mlp_2layer", "avgpool", "attentional_pool" */
     const char *activation;
     const char *ragged; /* "partial" or "drop"; a grid that "reject" refuses is for the caller to leave out */
-    int64_t window, heads, strip;
+    int64_t window, heads, prefix_tokens;
     ref_linear linear[5]; /* in declaration order */
 } ref_module;
 
 typedef struct ref_call {
-    int64_t batch, height, width;    /* tokens = strip + height * width */
+    int64_t batch, height, width;    /* tokens = prefix_tokens + height * width */
     const unsigned char *patch_mask; /* [batch, height * width] or NULL */
     const unsigned char *frame_mask; /* [batch] or NULL */
 } ref_call;

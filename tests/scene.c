@@ -246,7 +246,7 @@ void scene_finish(scene *s)
     s->module.ragged = config_string(config, "ragged", "partial");
     s->module.window = window;
     s->module.heads = config_int(config, "pool_heads", 16);
-    s->module.strip = config_int(config, "strip", 0);
+    s->module.prefix_tokens = config_int(config, "prefix_tokens", 0);
     s->call.patch_mask = s->patch_mask;
     s->call.frame_mask = s->frame_mask;
     s->out_tokens = ref_out_tokens(&s->module, &s->call);
@@ -281,7 +281,7 @@ bool scene_reads(const scene *s, int64_t token, int64_t patch)
 /* Whether any token reads this row of the features of an image. */
 static bool is_read(const scene *s, int64_t image, int64_t row)
 {
-    const int64_t patch = row - s->module.strip;
+    const int64_t patch = row - s->module.prefix_tokens;
     if (patch < 0) return false;
     if (s->frame_mask != NULL && s->frame_mask[image] == 0) return false;
     if (s->patch_mask != NULL && s->patch_mask[image * s->call.height * s->call.width + patch] == 0) return false;
@@ -320,7 +320,7 @@ run_options run_defaults(const scene *s)
 
 void scene_call(tenon_call *call, DLTensor masks[2], int64_t mask_shapes[3], const scene *s, const run_options *options)
 {
-    const int64_t patches = s->tokens - s->module.strip;
+    const int64_t patches = s->tokens - s->module.prefix_tokens;
     const DLDataType bytes = {kDLUInt, 8, 1};
     tenon_call_init(call);
     call->pool_window = s->call_window;
@@ -572,12 +572,13 @@ void scene_random(scene *s, uint64_t seed)
         snprintf(windows, sizeof windows, "\"ragged\": \"%s\", \"pool_window\": 7, ", ragged);
         s->call_window = window;
     }
-    const int64_t strip = counter_range(seed, 11, 0, 3);
-    snprintf(json, sizeof json,
-             "{\"type\": \"%s\", %s\"strip\": %d, \"activation\": \"%s\", \"hidden_dim\": %d, \"pool_heads\": %d}",
-             type, windows, (int)strip, activations[counter_range(seed, 12, 0, 4)], (int)counter_range(seed, 13, 0, 90),
-             (int)heads);
-    s->tokens = height * width + strip;
+    const int64_t prefix_tokens = counter_range(seed, 11, 0, 3);
+    snprintf(
+        json, sizeof json,
+        "{\"type\": \"%s\", %s\"prefix_tokens\": %d, \"activation\": \"%s\", \"hidden_dim\": %d, \"pool_heads\": %d}",
+        type, windows, (int)prefix_tokens, activations[counter_range(seed, 12, 0, 4)],
+        (int)counter_range(seed, 13, 0, 90), (int)heads);
+    s->tokens = height * width + prefix_tokens;
     s->features = (tenon_dtype)counter_range(seed, 14, 1, 3);
     s->adapter = adapter_from_json(json, s->in, s->out, NULL);
     tenon_error error;

@@ -69,8 +69,8 @@ tenon_adapter *adapter_from_json(const char *json, int64_t in, int64_t out, cons
  * are set. */
 void scene_finish(scene *s);
 
-/* A scene that depends on the seed alone: type, widths, grid, window, ragged, strip, masks, dtypes. What the connector
- * must not read is NaN. */
+/* A scene that depends on the seed alone: type, widths, grid, window, ragged, prefix_tokens, masks, dtypes. What the
+ * connector must not read is NaN. */
 void scene_random(scene *s, uint64_t seed);
 void scene_free(scene *s);
 

@@ -150,12 +150,12 @@ static void small_scene(scene *s, const char *json, int64_t in, int64_t out, int
     *s = (scene){.in = in, .out = out, .features = TENON_F32, .give_grid = true, .call_window = TENON_UNSET};
     s->adapter = adapter_from_json(json, in, out, NULL);
     expect_ok(tenon_adapter_reset_parameters(s->adapter, TENON_F32, seed, &error), &error);
-    int64_t strip = 0;
-    (void)!tenon_config_get_int(tenon_adapter_config(s->adapter), "strip", &strip, NULL);
+    int64_t prefix_tokens = 0;
+    (void)!tenon_config_get_int(tenon_adapter_config(s->adapter), "prefix_tokens", &prefix_tokens, NULL);
     s->call.batch = 2;
     s->call.height = height;
     s->call.width = width;
-    s->tokens = height * width + strip;
+    s->tokens = height * width + prefix_tokens;
     s->patch_mask = grab((size_t)(2 * height * width));
     for (int64_t i = 0; i < 2 * height * width; i++)
         s->patch_mask[i] = counter_range(seed, (uint64_t)i, 0, 4) > 0;
@@ -167,14 +167,14 @@ static void every_number(void **state)
 {
     (void)state;
     static const char *const configs[] = {
-        "{\"type\": \"linear\", \"strip\": 1}",
+        "{\"type\": \"linear\", \"prefix_tokens\": 1}",
         "{\"type\": \"mlp_2layer\", \"hidden_dim\": 7}",
         "{\"type\": \"mlp_2layer\", \"hidden_dim\": 5, \"activation\": \"silu\"}",
         "{\"type\": \"mlp_2layer\", \"hidden_dim\": 5, \"activation\": \"relu\"}",
         "{\"type\": \"mlp_2layer\", \"hidden_dim\": 5, \"activation\": \"gelu_tanh\"}",
         "{\"type\": \"mlp_2layer\", \"hidden_dim\": 5, \"activation\": \"quick_gelu\"}",
         "{\"type\": \"avgpool\", \"pool_window\": 2, \"ragged\": \"partial\"}",
-        "{\"type\": \"avgpool\", \"pool_window\": 3, \"ragged\": \"drop\", \"strip\": 2}",
+        "{\"type\": \"avgpool\", \"pool_window\": 3, \"ragged\": \"drop\", \"prefix_tokens\": 2}",
         "{\"type\": \"attentional_pool\", \"pool_heads\": 2, \"ragged\": \"partial\"}",
         "{\"type\": \"attentional_pool\", \"pool_heads\": 3, \"pool_window\": 3, \"ragged\": \"drop\"}",
     };

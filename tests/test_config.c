@@ -54,8 +54,10 @@ static void bad_counts_are_named(void **state)
     assert_says(tenon_pooled_token_count(577, 2, false, &count, &error), TENON_INVALID, "num_tokens=577");
     assert_says(tenon_pooled_token_count(577, 2, false, &count, &error), TENON_INVALID, "square patch grid");
     assert_says(tenon_pooled_token_count(577, 2, false, &count, &error), TENON_INVALID, "CLS token");
-    assert_says(tenon_pooled_token_count(577, 2, false, &count, &error), TENON_INVALID, "strip=1 would leave 24x24");
-    assert_says(tenon_pooled_token_count(580, 2, false, &count, &error), TENON_INVALID, "strip=4 would leave 24x24");
+    assert_says(tenon_pooled_token_count(577, 2, false, &count, &error), TENON_INVALID,
+                "prefix_tokens=1 would leave 24x24");
+    assert_says(tenon_pooled_token_count(580, 2, false, &count, &error), TENON_INVALID,
+                "prefix_tokens=4 would leave 24x24");
     assert_says(tenon_pooled_token_count(16, 3, true, &count, &error), TENON_INVALID, "(4x4) be divisible");
     assert_says(tenon_pooled_token_count(16, 3, true, &count, &error), TENON_INVALID, "window (3)");
     assert_says(tenon_pooled_token_count(16, 3, true, &count, &error), TENON_INVALID, "num_tokens=16");
@@ -97,12 +99,13 @@ static void config_defaults_and_checks(void **state)
     assert_int_equal(tenon_config_get_string(config, "activation", &text, &error), TENON_OK);
     assert_string_equal(text, "gelu");
     assert_says(tenon_config_get_string(config, "ragged", &text, &error), TENON_NOT_FOUND, "'ragged' is not set");
-    assert_says(tenon_config_get_real(config, "strip", &real, &error), TENON_INVALID, "is an integer");
+    assert_says(tenon_config_get_real(config, "prefix_tokens", &real, &error), TENON_INVALID, "is an integer");
     assert_says(tenon_config_set_int(config, "hidden_dim", -1, &error), TENON_INVALID,
                 "hidden_dim must not be negative");
     assert_says(tenon_config_set_int(config, "pool_window", 0, &error), TENON_INVALID, "pool_window must be positive");
     assert_says(tenon_config_set_int(config, "pool_heads", -3, &error), TENON_INVALID, "(got -3)");
-    assert_says(tenon_config_set_int(config, "strip", -1, &error), TENON_INVALID, "strip must not be negative");
+    assert_says(tenon_config_set_int(config, "prefix_tokens", -1, &error), TENON_INVALID,
+                "prefix_tokens must not be negative");
     assert_says(tenon_config_set_string(config, "activation", "swish", &error), TENON_INVALID, "'swish'");
     assert_says(tenon_config_set_string(config, "activation", "swish", &error), TENON_INVALID,
                 "['gelu', 'silu', 'relu', 'gelu_tanh', 'quick_gelu']");
@@ -170,8 +173,8 @@ static void config_counts(void **state)
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", 0, none, none, none), 0);
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", -1, none, none, none), -1);
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", 729, none, none, 3), 81);
-    assert_int_equal(count_of("{\"type\": \"avgpool\", \"strip\": 1}", 577, none, none, none), 144);
-    assert_int_equal(count_of("{\"type\": \"linear\", \"strip\": 1}", 577, none, none, none), 576);
+    assert_int_equal(count_of("{\"type\": \"avgpool\", \"prefix_tokens\": 1}", 577, none, none, none), 144);
+    assert_int_equal(count_of("{\"type\": \"linear\", \"prefix_tokens\": 1}", 577, none, none, none), 576);
     /* B19: both readings of 27 / 2 are there, chosen explicitly. */
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", 729, none, none, 2), 196);
     assert_int_equal(count_of("{\"type\": \"avgpool\", \"ragged\": \"drop\"}", 729, none, none, 2), 169);
@@ -191,9 +194,9 @@ static void config_counts(void **state)
     assert_non_null(strstr(error.message, "(3x3) be divisible by the pool window (2)"));
     assert_int_equal(count_of("{\"type\": \"attentional_pool\", \"ragged\": \"partial\"}", 9, 3, 3, 2), 4);
     /* B1, B2: both numbers are named. */
-    assert_int_equal(count_of("{\"type\": \"avgpool\", \"strip\": 1}", 729, 27, 27, none), -1);
+    assert_int_equal(count_of("{\"type\": \"avgpool\", \"prefix_tokens\": 1}", 729, 27, 27, none), -1);
     assert_non_null(strstr(error.message, "= 730 tokens, but num_tokens=729"));
-    assert_int_equal(count_of("{\"type\": \"avgpool\", \"strip\": 1}", 730, 27, 27, none), 196);
+    assert_int_equal(count_of("{\"type\": \"avgpool\", \"prefix_tokens\": 1}", 730, 27, 27, none), 196);
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", 577, 24, 24, none), -1);
     assert_non_null(strstr(error.message, "576 tokens, but num_tokens=577"));
     assert_int_equal(count_of("{\"type\": \"linear\"}", 577, 24, 24, none), -1);
@@ -203,8 +206,8 @@ static void config_counts(void **state)
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", 16, 4, none, 2), -1);
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", 16, -4, -4, 2), -1);
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", 16, INT64_MAX, 2, 2), -1);
-    assert_int_equal(count_of("{\"type\": \"avgpool\", \"strip\": 16}", 16, none, none, 2), -1);
-    assert_non_null(strstr(error.message, "leaves no patches after strip=16"));
+    assert_int_equal(count_of("{\"type\": \"avgpool\", \"prefix_tokens\": 16}", 16, none, none, 2), -1);
+    assert_non_null(strstr(error.message, "leaves no patches after prefix_tokens=16"));
 }
 
 /* A struct that was never initialised is refused, one of a later header only if it asks for what is not known. */
@@ -269,10 +272,12 @@ static void grids_count_without_a_config(void **state)
     assert_says(tenon_pooled_grid_count(0, 33, 2, "drop", &count, &error), TENON_INVALID, "positive");
     assert_says(tenon_pooled_grid_count(5, 5, 0, "drop", &count, &error), TENON_INVALID, "positive");
     assert_says(tenon_pooled_grid_count(5, 5, 2, "floor", &count, &error), TENON_INVALID, "reject, partial, drop");
-    /* What was stripped is told, and so is what would fit. */
-    assert_int_equal(count_of("{\"type\": \"avgpool\", \"strip\": 1}", 576, TENON_UNSET, TENON_UNSET, TENON_UNSET), -1);
-    assert_non_null(strstr(error.message, "num_tokens=576 less strip=1, which is 575, is not a perfect square"));
-    assert_non_null(strstr(error.message, "strip=0 would leave 24x24"));
+    /* The prefix tokens are told, and so is what would fit. */
+    assert_int_equal(
+        count_of("{\"type\": \"avgpool\", \"prefix_tokens\": 1}", 576, TENON_UNSET, TENON_UNSET, TENON_UNSET), -1);
+    assert_non_null(
+        strstr(error.message, "num_tokens=576 less prefix_tokens=1, which is 575, is not a perfect square"));
+    assert_non_null(strstr(error.message, "prefix_tokens=0 would leave 24x24"));
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", 16, 4, TENON_UNSET, TENON_UNSET), -1);
     assert_non_null(strstr(error.message, "the width is not set"));
 }
@@ -447,9 +452,9 @@ static void adapters_are_checked_when_made(void **state)
     assert_says(build("{\"type\": \"attentional_pool\"}", 24, 4, &adapter), TENON_INVALID,
                 "in_dim (24) must be divisible by pool_heads (16)");
     assert_says(build("{\"type\": \"linear\", \"ragged\": \"partial\"}", 4, 4, &adapter), TENON_INVALID,
-                "'linear' has no option 'ragged'; it has strip");
+                "'linear' has no option 'ragged'; it has prefix_tokens");
     assert_says(build("{\"type\": \"avgpool\", \"windw\": 3}", 4, 4, &adapter), TENON_INVALID,
-                "no option 'windw'; it has pool_window, ragged, strip");
+                "no option 'windw'; it has pool_window, ragged, prefix_tokens");
     assert_says(build("{\"type\": \"linear\"}", INT64_C(1) << 40, INT64_C(1) << 40, &adapter), TENON_INVALID,
                 "64 bits");
     assert_null(adapter);

@@ -142,14 +142,14 @@ static void set_grid(scene *s, const json_t *c, int64_t patches)
 static void scene_from_case(scene *s, const json_t *c)
 {
     *s = (scene){.in = integer(c, "in_dim"), .out = integer(c, "out_dim"), .tokens = integer(c, "tokens")};
-    const json_t *config = json_object_get(c, "config"), *strip = json_object_get(config, "strip");
+    const json_t *config = json_object_get(c, "config"), *prefix_tokens = json_object_get(config, "prefix_tokens");
     char *text = json_dumps(config, 0);
     assert_non_null(text);
     s->adapter = adapter_from_json(text, s->in, s->out, NULL);
     free(text);
     s->features = dtype(c, "features");
     s->call.batch = integer(c, "batch");
-    const int64_t patches = s->tokens - json_integer_value(strip);
+    const int64_t patches = s->tokens - json_integer_value(prefix_tokens);
     s->patch_mask = mask(c, "patch_mask", s->call.batch * patches);
     s->frame_mask = mask(c, "frame_mask", s->call.batch);
     set_grid(s, c, patches);

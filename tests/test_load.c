@@ -126,7 +126,7 @@ static void saved_adapters_open(void **state)
         tenon_adapter *saved, *opened;
         assert_ok(tenon_config_new("attentional_pool", &config, &error));
         assert_ok(tenon_config_set_int(config, "pool_heads", 3, &error));
-        assert_ok(tenon_config_set_int(config, "strip", 1, &error));
+        assert_ok(tenon_config_set_int(config, "prefix_tokens", 1, &error));
         assert_ok(tenon_config_set_string(config, "ragged", "partial", &error));
         assert_ok(tenon_adapter_new(config, 6, 10, NULL, &saved, &error));
         assert_ok(tenon_adapter_reset_parameters(saved, dtypes[i], 3, &error));
@@ -145,7 +145,7 @@ static void saved_adapters_open(void **state)
         assert_ok(tenon_config_to_json(tenon_adapter_config(saved), a, sizeof a, NULL, &error));
         assert_ok(tenon_config_to_json(tenon_adapter_config(opened), b, sizeof b, NULL, &error));
         assert_string_equal(a, b);
-        assert_non_null(strstr(a, "\"strip\": 1"));
+        assert_non_null(strstr(a, "\"prefix_tokens\": 1"));
         assert_non_null(strstr(a, "\"pool_window\": 2")); /* a default, written out */
         tenon_adapter_free(opened);
         options.describe_only = true;

@@ -284,7 +284,8 @@ static void check_spread(scene *s, uint64_t seed, float bad)
     run_options options = run_defaults(s);
     const int64_t patches = s->call.height * s->call.width, image = s->call.batch - 1;
     const int64_t patch = counter_range(seed, 50, 0, patches - 1);
-    const int64_t at = ((image * s->tokens) + s->module.strip + patch) * s->in + counter_range(seed, 51, 0, s->in - 1);
+    const int64_t at =
+        ((image * s->tokens) + s->module.prefix_tokens + patch) * s->in + counter_range(seed, 51, 0, s->in - 1);
     const bool hidden = (s->patch_mask != NULL && s->patch_mask[image * patches + patch] == 0) ||
                         (s->frame_mask != NULL && s->frame_mask[image] == 0);
     float *good = scene_tokens(s, &options);

@@ -101,7 +101,7 @@ static void b2_rows_that_are_no_grid(void **state)
             tenon_status status = tenon_adapter_output_num_tokens(adapter, &call, 577, &count, &error);
             expect_message(status, &error, "577", "576");
             status = tenon_adapter_output_num_tokens(adapter, NULL, 577, &count, &error);
-            expect_message(status, &error, "577", "strip");
+            expect_message(status, &error, "577", "prefix_tokens");
             assert_int_equal(count, -1);
         }
         tenon_adapter_free(adapter);

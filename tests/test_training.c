@@ -549,7 +549,7 @@ static void user_connectors_train(void **state)
     (void)!tenon_register_adapter("crowded", crowded, NULL, NULL);
     (void)!tenon_register_adapter("bare", bare, NULL, NULL);
     check_user_connector("{\"type\": \"pyramid\"}", 4, 5, 36);
-    check_user_connector("{\"type\": \"crowded\", \"strip\": 2}", 3, 5, 27);
+    check_user_connector("{\"type\": \"crowded\", \"prefix_tokens\": 2}", 3, 5, 27);
     check_user_connector("{\"type\": \"bare\"}", 4, 4, 25);
 }
 

@@ -20,11 +20,11 @@ _tenon_tokens() {
         --grid) ;;
         --image) ;;
         --patch) ;;
-        --strip) ;;
+        --prefix-tokens) ;;
         --frames) ;;
         --text) ;;
         --max-seq) ;;
-        *) _tenon_options "--type --window --grid --image --patch --strip --ragged --frames --text --max-seq --json --help" ;;
+        *) _tenon_options "--type --window --grid --image --patch --prefix-tokens --ragged --frames --text --max-seq --json --help" ;;
     esac
 }
 
@@ -40,9 +40,9 @@ _tenon_init() {
         --hidden) ;;
         --window) ;;
         --heads) ;;
-        --strip) ;;
+        --prefix-tokens) ;;
         --seed) ;;
-        *) _tenon_options "--type --in-dim --out-dim --hidden --activation --window --heads --ragged --strip --seed --dtype --output --json --help" ;;
+        *) _tenon_options "--type --in-dim --out-dim --hidden --activation --window --heads --ragged --prefix-tokens --seed --dtype --output --json --help" ;;
     esac
 }
 

@@ -134,9 +134,9 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_sequence_length(int64_t num_frames
                                                               tenon_error *error);
 
 /* A connector's type and its settings. Fields of every config: `type`, `hidden_dim` (0: the output width),
- * `activation`, `pool_window`, `pool_heads`, as the PyTorch module has them; `strip`, the count of leading tokens (CLS,
- * registers) that are no patches; `ragged` where the type has windows: "reject", "partial" or "drop". Further options
- * are whatever the type's builder reads. */
+ * `activation`, `pool_window`, `pool_heads`, as the PyTorch module has them; `prefix_tokens`, the count of leading
+ * tokens (CLS, registers) that are no patches; `ragged` where the type has windows: "reject", "partial" or "drop".
+ * Further options are whatever the type's builder reads. */
 typedef struct tenon_config tenon_config;
 
 /* Settings of one call that change counts as well as values; all fields are optional. The call borrows what its
@@ -147,7 +147,8 @@ typedef struct tenon_call {
     int64_t pool_window; /* overrides the config's window; TENON_UNSET: do not */
     int64_t grid_height; /* rows and columns of the patch grid; TENON_UNSET: a square */
     int64_t grid_width;
-    const DLTensor *patch_mask; /* (batch, tokens - strip) of bool, int8 or uint8; 0: this patch does not exist */
+    const DLTensor
+        *patch_mask; /* (batch, tokens - prefix_tokens) of bool, int8 or uint8; 0: this patch does not exist */
     const DLTensor *frame_mask; /* (batch) of the same dtypes; 0: skip this image, its tokens are zero */
     DLTensor *attention; /* out, f32: (batch, out_tokens, heads, window^2) pooling weights, 0 for absent patches */
     int threads;         /* 0: as many as OpenMP gives */
@@ -194,7 +195,7 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_config_get_real(const tenon_config
 TENON_API TENON_MUST_CHECK tenon_status tenon_config_get_string(const tenon_config *config, const char *name,
                                                                 const char **value, tenon_error *error);
 
-/* Tokens per image out of num_input_tokens in, before stripping, under this call's window and grid (NULL: none).
+/* Tokens per image out of num_input_tokens in, prefix tokens included, under this call's window and grid (NULL: none).
  * num_input_tokens <= 0 passes through unchanged: it means "not known yet". Equals the built adapter's count. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_config_output_num_tokens(const tenon_config *config,
                                                                        const tenon_call *call, int64_t num_input_tokens,
@@ -533,7 +534,7 @@ TENON_API void tenon_writer_free(tenon_writer *writer);
 typedef struct tenon_gradients {
     size_t size;
     DLTensor *x; /* (batch, tokens, in_dim) of f32, bf16 or f16, its last axis contiguous: overwritten, with zeros for
-                    tokens that are stripped, masked or dropped; NULL: not wanted */
+                    prefix tokens and those that are masked or dropped; NULL: not wanted */
     const DLTensor *const *parameters; /* [num_parameters] in declaration order, f32, dense, of the parameter's shape:
                                           added to. A NULL entry: that parameter is frozen and costs nothing. The array
                                           NULL: all are frozen */

@@ -33,8 +33,8 @@ def _to_json(settings: Mapping[str, Any]) -> str:
 class Config:
     """A connector's type and settings, checked when made.
 
-    Every config has `type`, `hidden_dim` (0: the output width), `activation`, `pool_window`, `pool_heads`, `strip` (the
-    count of leading tokens, CLS and registers, that are no patches) and `ragged` (``"reject"``, ``"partial"``,
+    Every config has `type`, `hidden_dim` (0: the output width), `activation`, `pool_window`, `pool_heads`, `prefix_tokens`
+    (the count of leading tokens, CLS and registers, that are no patches) and `ragged` (``"reject"``, ``"partial"``,
     ``"drop"`` or, unset, what the type does by default). Other options are whatever the type's builder reads. An option
     of None is not set.
     """

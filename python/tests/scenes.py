@@ -32,7 +32,7 @@ class Scene:
 
     @property
     def tokens(self):
-        return self.grid[0] * self.grid[1] + self.config.get("strip", 0)
+        return self.grid[0] * self.grid[1] + self.config.get("prefix_tokens", 0)
 
     def adapter(self):
         return tenon.build_adapter(self.config, self.in_dim, self.out_dim, seed=self.seed, dtype=self.parameter_dtype)
@@ -66,7 +66,7 @@ class Scene:
         patches = self.grid[0] * self.grid[1]
         patch = np.ones((self.batch, patches), bool) if masks["patch_mask"] is None else masks["patch_mask"]
         frame = np.ones(self.batch, bool) if masks["frame_mask"] is None else masks["frame_mask"]
-        features = torch.tensor(x.astype(np.float64)[:, self.config.get("strip", 0) :])
+        features = torch.tensor(x.astype(np.float64)[:, self.config.get("prefix_tokens", 0) :])
         with torch.no_grad():
             y = torch_connectors.forward(
                 self.config, layers, features, torch.tensor(patch), torch.tensor(frame), self.maps()
@@ -91,7 +91,7 @@ def configs(draw):
     kind = draw(st.sampled_from(["linear", "mlp_2layer", "avgpool", "attentional_pool"]))
     config = {"type": kind}
     if draw(st.booleans()):
-        config["strip"] = draw(st.integers(1, 3))
+        config["prefix_tokens"] = draw(st.integers(1, 3))
     if kind == "mlp_2layer":
         config["hidden_dim"] = draw(st.integers(0, 20))
         config["activation"] = draw(st.sampled_from(ACTIVATIONS))

@@ -15,7 +15,7 @@ import tenon
 def test_defaults_and_fields():
     config = tenon.Config()
     assert (config.type, config.hidden_dim, config.activation) == ("mlp_2layer", 0, "gelu")
-    assert (config.pool_window, config.pool_heads, config.strip, config.ragged) == (2, 16, 0, None)
+    assert (config.pool_window, config.pool_heads, config.prefix_tokens, config.ragged) == (2, 16, 0, None)
     other = tenon.Config("avgpool", pool_window=np.int64(3), hidden_dim=None, ragged="drop")
     assert other.to_dict() == {"type": "avgpool", "pool_window": 3, "ragged": "drop"}
     assert other == tenon.Config.from_json(other.to_json()) == pickle.loads(pickle.dumps(other))

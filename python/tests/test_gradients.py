@@ -27,7 +27,12 @@ def autograd(scene, adapter, x, dy):
     frame = np.ones(scene.batch, bool) if masks["frame_mask"] is None else masks["frame_mask"]
     leaf = torch.tensor(x.astype(np.float64), requires_grad=True)
     y = torch_connectors.forward(
-        scene.config, layers, leaf[:, scene.config.get("strip", 0) :], torch.tensor(patch), torch.tensor(frame), scene.maps()
+        scene.config,
+        layers,
+        leaf[:, scene.config.get("prefix_tokens", 0) :],
+        torch.tensor(patch),
+        torch.tensor(frame),
+        scene.maps(),
     )
     parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
     found = torch.autograd.grad((y * torch.tensor(dy)).sum(), [*parameters, leaf], allow_unused=True)

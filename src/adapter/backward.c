@@ -147,7 +147,7 @@ static bool plan_layout(void *planned, const tn_run *run, size_t *bytes)
 /* Is there a token of x that no block writes? */
 static bool leaves_tokens(const tn_run *r)
 {
-    bool whole = r->geometry.strip == 0 && r->masks.patch.data == NULL && r->masks.frame.data == NULL;
+    bool whole = r->geometry.prefix_tokens == 0 && r->masks.patch.data == NULL && r->masks.frame.data == NULL;
     for (int i = 0; i < r->geometry.num_windows; i++) {
         const tn_tiling *t = &r->geometry.tiling[i];
         whole = whole && t->out_height * t->window >= t->in_height && t->out_width * t->window >= t->in_width;
@@ -170,7 +170,7 @@ static void locate_dx(int64_t *offsets, const pass *p, const tn_block_rows *rows
 {
     const tn_run *r = &p->run;
     const tn_step *step = step_of(p, 0);
-    tn_to_offsets(offsets, rows->patches, rows->rows[0], &p->dx, r->geometry.count[0], r->geometry.strip);
+    tn_to_offsets(offsets, rows->patches, rows->rows[0], &p->dx, r->geometry.count[0], r->geometry.prefix_tokens);
     if (step->window < 0) return;
     /* A slot's number is at most its place, so going down they can be spread in place. */
     for (int64_t e = rows->rows[step->level] * tn_step_slots(r, step) - 1; e >= 0; e--) {

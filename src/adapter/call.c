@@ -230,7 +230,8 @@ void tn_run_locate(const tn_run *run, tn_block_rows *rows)
 {
     const tn_plan *plan = run->pack->plan;
     const int top = rows->num_windows;
-    tn_to_offsets(rows->patches, rows->patches, rows->rows[0], &run->x, run->geometry.count[0], run->geometry.strip);
+    tn_to_offsets(rows->patches, rows->patches, rows->rows[0], &run->x, run->geometry.count[0],
+                  run->geometry.prefix_tokens);
     tn_to_offsets(rows->map[top], rows->map[top], rows->rows[top], &run->y, run->geometry.count[top], 0);
     for (int i = 0; i < plan->num_steps; i++) {
         const tn_step *step = &plan->steps[i];

@@ -21,7 +21,7 @@ static const struct field {
     {"activation", TN_OPTION_STRING, ACTIVATION, 0, "gelu", true},
     {"pool_window", TN_OPTION_INT, POSITIVE, 2, NULL, true},
     {"pool_heads", TN_OPTION_INT, POSITIVE, 16, NULL, true},
-    {"strip", TN_OPTION_INT, NOT_NEGATIVE, 0, NULL, true},
+    {"prefix_tokens", TN_OPTION_INT, NOT_NEGATIVE, 0, NULL, true},
     {"ragged", TN_OPTION_STRING, RAGGED, 0, NULL, false},
 };
 enum { num_fields = sizeof fields / sizeof fields[0] };
@@ -194,8 +194,8 @@ static tenon_status check_all_read(const tenon_config *config, const tn_options 
         tn_text text = {names, sizeof names, 0};
         for (size_t j = 0; j < read->count; j++)
             tn_text_add(&text, "%s, ", read->items[j].name);
-        return tn_fail(error, TENON_INVALID, "adapter type '%s' has no option '%s'; it has %sstrip", config->type,
-                       tn_quote(name).text, names);
+        return tn_fail(error, TENON_INVALID, "adapter type '%s' has no option '%s'; it has %sprefix_tokens",
+                       config->type, tn_quote(name).text, names);
     }
     return TENON_OK;
 }

@@ -223,8 +223,8 @@ tenon_status tn_list_build(tn_list *list, tn_options *read, const tn_build *buil
     tenon_builder builder = {.list = list, .build = build, .read = read, .status = TENON_OK};
     list->num_layers = 0;
     list->num_parameters = 0;
-    const tn_option *strip = tn_options_find(build->options, "strip");
-    list->strip = strip != NULL ? strip->integer : 0;
+    const tn_option *prefix_tokens = tn_options_find(build->options, "prefix_tokens");
+    list->prefix_tokens = prefix_tokens != NULL ? prefix_tokens->integer : 0;
     build->function(&builder);
     if (!tn_builder_failed(&builder)) check_list(&builder);
     return tn_builder_failed(&builder) ? tn_fail(error, builder.status, "%s", builder.message) : TENON_OK;

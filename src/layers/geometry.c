@@ -28,43 +28,43 @@ int64_t tn_isqrt(int64_t n)
     return root;
 }
 
-/* How many leading tokens a hint may suggest to strip, beyond those that are. */
+/* How many leading tokens a hint may suggest to prefix_tokens, beyond those that are. */
 enum { most_registers = 17 };
 
-/* Why `patches` = num_input - strip is no square, and what would make it one. */
-static tenon_status no_square(int64_t patches, int64_t strip, tenon_error *error)
+/* Why `patches` = num_input - prefix_tokens is no square, and what would make it one. */
+static tenon_status no_square(int64_t patches, int64_t prefix_tokens, tenon_error *error)
 {
     char taken[96] = "", hint[128] = "";
     tn_text text = {taken, sizeof taken, 0}, advice = {hint, sizeof hint, 0};
-    if (strip > 0) {
-        tn_text_add(&text, " less strip=%lld, which is %lld,", (long long)strip, (long long)patches);
+    if (prefix_tokens > 0) {
+        tn_text_add(&text, " less prefix_tokens=%lld, which is %lld,", (long long)prefix_tokens, (long long)patches);
     }
-    for (int64_t fit = 0; fit < strip + most_registers && fit < patches + strip; fit++) {
-        const int64_t rest = patches + strip - fit, side = tn_isqrt(rest);
+    for (int64_t fit = 0; fit < prefix_tokens + most_registers && fit < patches + prefix_tokens; fit++) {
+        const int64_t rest = patches + prefix_tokens - fit, side = tn_isqrt(rest);
         if (side * side != rest) continue;
-        tn_text_add(&advice, " strip=%lld would leave %lldx%lld patches.", (long long)fit, (long long)side,
+        tn_text_add(&advice, " prefix_tokens=%lld would leave %lldx%lld patches.", (long long)fit, (long long)side,
                     (long long)side);
         break;
     }
     return tn_fail(error, TENON_INVALID,
                    "pooling requires a square patch grid, but num_tokens=%lld%s is not a perfect square. Use a vision "
                    "encoder that strips any CLS token so the patch tokens form a square grid. Or give the grid.%s",
-                   (long long)(patches + strip), taken, hint);
+                   (long long)(patches + prefix_tokens), taken, hint);
 }
 
-static tenon_status square_grid(int64_t patches, int64_t strip, int64_t *side, tenon_error *error)
+static tenon_status square_grid(int64_t patches, int64_t prefix_tokens, int64_t *side, tenon_error *error)
 {
     *side = tn_isqrt(patches);
-    return *side * *side == patches ? TENON_OK : no_square(patches, strip, error);
+    return *side * *side == patches ? TENON_OK : no_square(patches, prefix_tokens, error);
 }
 
-/* The grid of the call, or a square. `strip` tokens have been taken off num_input; `patches` are left. */
-static tenon_status find_grid(const tenon_call *call, int64_t num_input, int64_t strip, int64_t *height, int64_t *width,
-                              tenon_error *error)
+/* The grid of the call, or a square. `prefix_tokens` tokens have been taken off num_input; `patches` are left. */
+static tenon_status find_grid(const tenon_call *call, int64_t num_input, int64_t prefix_tokens, int64_t *height,
+                              int64_t *width, tenon_error *error)
 {
-    const int64_t patches = num_input - strip;
+    const int64_t patches = num_input - prefix_tokens;
     if (call->grid_height == TENON_UNSET && call->grid_width == TENON_UNSET) {
-        TN_TRY(square_grid(patches, strip, height, error));
+        TN_TRY(square_grid(patches, prefix_tokens, height, error));
         *width = *height;
         return TENON_OK;
     }
@@ -75,16 +75,16 @@ static tenon_status find_grid(const tenon_call *call, int64_t num_input, int64_t
         return tn_fail(error, TENON_INVALID, "a grid needs both its height and its width; the %s is not set",
                        *height == TENON_UNSET ? "height" : "width");
     }
-    if (*height <= 0 || *width <= 0 || !tn_mul_i64(*height, *width, &cells) || cells > INT64_MAX - strip) {
+    if (*height <= 0 || *width <= 0 || !tn_mul_i64(*height, *width, &cells) || cells > INT64_MAX - prefix_tokens) {
         return tn_fail(error, TENON_INVALID, "grid %lldx%lld: %s", (long long)*height, (long long)*width,
                        *height <= 0 || *width <= 0 ? "height and width must be positive"
                                                    : "too many patches for 64 bits");
     }
     if (cells == patches) return TENON_OK;
     return tn_fail(error, TENON_MISMATCH,
-                   "grid %lldx%lld with strip=%lld takes %lld + %lld = %lld tokens, but num_tokens=%lld",
-                   (long long)*height, (long long)*width, (long long)strip, (long long)strip, (long long)cells,
-                   (long long)(strip + cells), (long long)num_input);
+                   "grid %lldx%lld with prefix_tokens=%lld takes %lld + %lld = %lld tokens, but num_tokens=%lld",
+                   (long long)*height, (long long)*width, (long long)prefix_tokens, (long long)prefix_tokens,
+                   (long long)cells, (long long)(prefix_tokens + cells), (long long)num_input);
 }
 
 static tenon_status tile(tn_tiling *tiling, const tn_layer *layer, const tenon_call *call, int64_t height,
@@ -149,21 +149,21 @@ tenon_status tn_geometry_make(tn_geometry *geometry, const tn_list *list, const 
 {
     const bool grid_given = call->grid_height != TENON_UNSET || call->grid_width != TENON_UNSET;
     const bool needs_grid = has_windows(list);
-    tn_geometry made = {.strip = list->strip};
+    tn_geometry made = {.prefix_tokens = list->prefix_tokens};
     if (num_input < 0 || (num_input == 0 && (needs_grid || grid_given))) {
         return tn_fail(error, TENON_INVALID, "num_input_tokens must be positive (got %lld)", (long long)num_input);
     }
-    if (num_input < list->strip || (needs_grid && num_input == list->strip)) {
-        return tn_fail(error, TENON_INVALID, "num_tokens=%lld leaves no patches after strip=%lld", (long long)num_input,
-                       (long long)list->strip);
+    if (num_input < list->prefix_tokens || (needs_grid && num_input == list->prefix_tokens)) {
+        return tn_fail(error, TENON_INVALID, "num_tokens=%lld leaves no patches after prefix_tokens=%lld",
+                       (long long)num_input, (long long)list->prefix_tokens);
     }
     if (call->pool_window != TENON_UNSET && call->pool_window <= 0) {
         return tn_fail(error, TENON_INVALID, "pool_window must be positive (got %lld)", (long long)call->pool_window);
     }
-    made.count[0] = num_input - list->strip;
+    made.count[0] = num_input - list->prefix_tokens;
     if (needs_grid || grid_given) {
         int64_t height, width;
-        TN_TRY(find_grid(call, num_input, list->strip, &height, &width, error));
+        TN_TRY(find_grid(call, num_input, list->prefix_tokens, &height, &width, error));
         TN_TRY(tile_levels(&made, list, call, height, width, whole_windows, error));
     }
     *geometry = made;

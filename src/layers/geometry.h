@@ -21,7 +21,7 @@ static inline int64_t tn_tiling_slots(const tn_tiling *tiling)
 
 /* What one call of a connector sees of an image. Level 0 is the patches; each window layer makes the next level. */
 typedef struct tn_geometry {
-    int64_t strip;
+    int64_t prefix_tokens;
     int num_windows;
     tn_tiling tiling[TN_MAX_WINDOWS];
     int64_t count[TN_MAX_WINDOWS + 1]; /* tokens of an image at each level; the last is the result */

@@ -50,7 +50,7 @@ typedef struct tn_parameter_spec {
 typedef struct tn_list {
     int num_layers;
     int64_t num_parameters;
-    int64_t strip; /* leading tokens that are no patches */
+    int64_t prefix_tokens; /* leading tokens that are no patches */
     tn_layer layers[TN_MAX_LAYERS];
     tn_parameter_spec parameters[TN_MAX_LAYERS * TN_MAX_LAYER_PARAMETERS];
 } tn_list;

@@ -17,7 +17,7 @@ typedef struct batch {
     const DLTensor *x;
     tn_tensor target; /* [images, tokens, dim] */
     int64_t shape[3]; /* of the tokens */
-    int64_t patches;  /* per image, before stripping */
+    int64_t patches;  /* per image, prefix tokens included */
     DLTensor tokens;  /* trainer->tokens */
     double *losses;   /* [images], the caller's, or NULL */
     double loss;      /* sum over the images */

@@ -62,7 +62,7 @@ class Adapter:
         self.type = config["type"]
         self.window = config.get("pool_window", 2)
         self.heads = config.get("pool_heads", 16)
-        self.strip = config.get("strip", 0)
+        self.prefix_tokens = config.get("prefix_tokens", 0)
         self.activation = config.get("activation", "gelu")
 
     @classmethod
@@ -77,7 +77,7 @@ class Adapter:
 
     def __call__(self, x, grid=None, window=None, frame_mask=None, patch_mask=None):
         """Tokens and attention weights (None for the others) of x (images, tokens, in_dim)."""
-        x = numpy.asarray(x, numpy.float64)[:, self.strip :]
+        x = numpy.asarray(x, numpy.float64)[:, self.prefix_tokens :]
         images, patches, _ = x.shape
         mask = numpy.ones((images, patches), bool) if patch_mask is None else numpy.asarray(patch_mask) != 0
         frames = numpy.ones(images, bool) if frame_mask is None else numpy.asarray(frame_mask).reshape(-1) != 0

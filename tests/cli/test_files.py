@@ -89,7 +89,7 @@ def test_B140_parameters_and_bytes_before_loading(tenon):
 
 
 def test_inspect_json(make, tenon):
-    make("avgpool", 8, 6, window=2, strip=1)
+    make("avgpool", 8, 6, window=2, prefix_tokens=1)
     got = tenon("inspect", "adapter.safetensors", "--json").json
     assert (got["type"], got["in_dim"], got["out_dim"], got["parameters"]) == ("avgpool", 8, 6, 54)
     assert [t["name"] for t in got["tensors"]] == ["proj.weight", "proj.bias"]

@@ -49,8 +49,8 @@ def test_tokens_equal_float64(tenon, make, rng, kind, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=kind_id)
-def test_masks_strip_grid_and_window(tenon, make, rng, kind):
-    options = {**kind[1], "strip": 2}
+def test_masks_prefix_grid_and_window(tenon, make, rng, kind):
+    options = {**kind[1], "prefix_tokens": 2}
     if kind[0] == "attentional_pool":
         options["ragged"] = "partial"
     adapter = make(kind[0], 24, 10, **options)

@@ -21,11 +21,11 @@ def test_counts_of_the_specification(tenon, n, window, expected):
     assert count(tenon, "--type", "avgpool", "--window", window, n) == expected
 
 
-def test_B1_nothing_is_stripped_unasked(tenon):
+def test_B1_nothing_is_dropped_unasked(tenon):
     assert count(tenon, "--type", "mlp_2layer", "729") == 729
-    assert count(tenon, "--type", "mlp_2layer", "730", "--strip", "1") == 729
-    assert count(tenon, "--type", "avgpool", "--window", "3", "730", "--strip", "1") == 81
-    result = tenon("tokens", "--type", "avgpool", "729", "--strip", "1", "--grid", "27x27", code=1)
+    assert count(tenon, "--type", "mlp_2layer", "730", "--prefix-tokens", "1") == 729
+    assert count(tenon, "--type", "avgpool", "--window", "3", "730", "--prefix-tokens", "1") == 81
+    result = tenon("tokens", "--type", "avgpool", "729", "--prefix-tokens", "1", "--grid", "27x27", code=1)
     assert "729" in result.err and ("730" in result.err or "728" in result.err)
 
 
@@ -34,12 +34,12 @@ def test_B2_rows_and_grid_disagree(tenon):
     for kind in ("avgpool", "attentional_pool"):
         result = tenon("tokens", "--type", kind, "577", "--grid", "24x24", code=1)
         assert "577" in result.err and "576" in result.err
-    assert count(tenon, "--type", "avgpool", "577", "--strip", "1") == 144
+    assert count(tenon, "--type", "avgpool", "577", "--prefix-tokens", "1") == 144
 
 
-def test_a_count_that_is_no_square_hints_at_strip(tenon):
+def test_a_count_that_is_no_square_hints_at_prefix_tokens(tenon):
     result = tenon("tokens", "--type", "avgpool", "577", code=1)
-    assert "577" in result.err and "strip" in result.err.lower() and result.out == ""
+    assert "577" in result.err and "prefix" in result.err.lower() and result.out == ""
 
 
 def test_B19_ceil_and_floor(tenon):
@@ -71,7 +71,7 @@ def test_B82_the_grid_is_given(tenon):
 
 
 def test_B132_json_has_every_number(tenon):
-    got = tenon("tokens", "--type", "avgpool", "--window", "3", "730", "--strip", "1", "--frames", "4", "--text", "10",
+    got = tenon("tokens", "--type", "avgpool", "--window", "3", "730", "--prefix-tokens", "1", "--frames", "4", "--text", "10",
                 "--max-seq", "400", "--json").json
     assert (got["tokens_in"], got["patches"], got["tokens"], got["visual"], got["length"]) == (730, 729, 81, 324, 334)
     assert got["fits"] is True and got["config"]["pool_window"] == 3
@@ -109,7 +109,7 @@ def test_budget(tenon):
         (["--type", "avgpool", "--window", " 3", "729"], "' 3'"),
         (["--type", "avgpool", "--window", "99999999999999999999", "729"], "--window"),
         (["--type", "avgpool", "--frames", "0", "729"], "--frames must be positive (got 0)"),
-        (["--type", "avgpool", "--strip", "-1", "729"], "--strip"),
+        (["--type", "avgpool", "--prefix-tokens", "-1", "729"], "--prefix-tokens"),
         (["--type", "avgpool", "--text", "-1", "729"], "--text"),
         (["--type", "avgpool", "--ragged", "maybe", "729"], "partial"),
         (["--type", "avgpool", "--grid", "27", "729"], "--grid"),

@@ -16,7 +16,7 @@ from ._registry import registry
 class AdapterConfig:
     """Which connector, and its settings; a field that the type does not use is carried and ignored.
 
-    ``hidden_dim`` 0 is the output width. ``strip`` leading tokens (CLS, registers) are no patches. ``ragged`` says what
+    ``hidden_dim`` 0 is the output width. ``prefix_tokens`` leading tokens (CLS, registers) are no patches. ``ragged`` says what
     becomes of windows that the grid does not fill: "reject", "partial" or "drop"; None is the type's own choice.
     ValueError when a field is wrong.
     """
@@ -26,7 +26,7 @@ class AdapterConfig:
     activation: str = "gelu"
     pool_window: int = 2
     pool_heads: int = 16
-    strip: int = 0
+    prefix_tokens: int = 0
     ragged: str | None = None
 
     def __post_init__(self) -> None:
@@ -48,8 +48,8 @@ class AdapterConfig:
     def extra_kwargs(self) -> dict[str, Any]:
         """What the builder gets beside the widths: every field, the two that came later only where they are set."""
         found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "type"}
-        if found["strip"] == 0:
-            del found["strip"]
+        if found["prefix_tokens"] == 0:
+            del found["prefix_tokens"]
         if found["ragged"] is None:
             del found["ragged"]
         return found

@@ -19,11 +19,11 @@ from ._plain import Layer
 Grid = tuple[int, int]
 
 
-def patches_left(tokens: int, strip: int) -> int:
+def patches_left(tokens: int, prefix_tokens: int) -> int:
     """ValueError, in the library's words: there are fewer."""
-    if tokens < strip:
-        raise ValueError(f"num_tokens={tokens} leaves no patches after strip={strip}")
-    return tokens - strip
+    if tokens < prefix_tokens:
+        raise ValueError(f"num_tokens={tokens} leaves no patches after prefix_tokens={prefix_tokens}")
+    return tokens - prefix_tokens
 
 
 class VisionAdapter(nn.Module):
@@ -147,9 +147,9 @@ class Connector(VisionAdapter):
     _linears: tuple[str, ...]  # in declaration order
     _last: _Route | None = None
 
-    def _setup(self, strip: int) -> None:
+    def _setup(self, prefix_tokens: int) -> None:
         """Last in a constructor."""
-        self.strip = strip
+        self.prefix_tokens = prefix_tokens
         _C.check_config(self._config())
         self.register_load_state_dict_post_hook(_after_load)
         _packs.know(parameter for _, parameter in self._own())
@@ -221,7 +221,7 @@ class Connector(VisionAdapter):
     def _check(self, x: Tensor, masks: Masks) -> None:
         """What the library refuses and plain PyTorch would not, in the library's words."""
         batch, tokens, _ = x.shape
-        patches = patches_left(tokens, self.strip)
+        patches = patches_left(tokens, self.prefix_tokens)
         for name, mask, shape in zip(("patch_mask", "frame_mask"), masks, ((batch, patches), (batch,)), strict=True):
             _expect_tensor(name, mask)
             if mask is not None and tuple(mask.shape) != shape:

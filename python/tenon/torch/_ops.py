@@ -159,7 +159,7 @@ def _count(tokens: int, place: Place) -> int:
     """Tokens of an image; of a count that is not known yet only where no grid has to be found in it."""
     options = json.loads(place.config)
     if isinstance(tokens, torch.SymInt) and not _C.type_pools(options["type"]):
-        return tokens - options.get("strip", 0)
+        return tokens - options.get("prefix_tokens", 0)
     return _C.config_output_num_tokens(place.config, int(tokens), *place.settings())
 
 

@@ -38,7 +38,7 @@ class Tiling:
         return (length // side if self.whole else -(-length // side)), side
 
 
-def strip(x: Tensor, count: int) -> Tensor:
+def without_prefix(x: Tensor, count: int) -> Tensor:
     """(B, N, C) without the leading tokens that are no patches."""
     return x[:, count:] if count else x
 

@@ -20,16 +20,17 @@ from ._registry import registry
 
 
 class Pool(Connector):
-    """A connector with a window. ``strip`` leading tokens are no patches; ``ragged`` says what becomes of windows that
-    the grid does not fill: "reject" refuses the grid, "partial" pools the patches there are, "drop" leaves them out.
+    """A connector with a window. ``prefix_tokens`` leading tokens are no patches; ``ragged`` says what becomes of windows
+    that the grid does not fill: "reject" refuses the grid, "partial" pools the patches there are, "drop" leaves them
+    out.
     """
 
-    def _setup_pool(self, in_dim: int, out_dim: int, pool_window: int, strip: int, ragged: str) -> None:
+    def _setup_pool(self, in_dim: int, out_dim: int, pool_window: int, prefix_tokens: int, ragged: str) -> None:
         self.in_dim = in_dim
         self.out_dim = out_dim
         self.pool_window = pool_window
         self.ragged = ragged
-        self._setup(strip)
+        self._setup(prefix_tokens)
 
     def output_num_tokens(
         self, num_input_tokens: int, pool_window: int | None = None, *, grid: Grid | None = None
@@ -55,7 +56,7 @@ class Pool(Connector):
         """``(B, N, in_dim)`` to ``(B, M, out_dim)``, the patches row by row on a grid: ``grid`` (height, width), or a
         square. ``pool_window`` takes the place of the module's for this call.
 
-        A patch that is 0 in ``patch_mask`` (B, N - strip), and every patch of an image that is 0 in ``frame_mask``
+        A patch that is 0 in ``patch_mask`` (B, N - prefix_tokens), and every patch of an image that is 0 in ``frame_mask``
         (B), is never read; a window without a patch gives a zero token.
         """
         window = self.pool_window if pool_window is None else pool_window
@@ -82,12 +83,12 @@ class Pool(Connector):
         """The library's checks, and the numbers that they let through."""
         if not is_compiling():
             self.output_num_tokens(tokens, window, grid=grid)
-        height, width = grid or (math.isqrt(tokens - self.strip),) * 2
+        height, width = grid or (math.isqrt(tokens - self.prefix_tokens),) * 2
         return _plain.Tiling(height, width, window, self.ragged == "drop")
 
     def _plain(self, layers: Sequence[Layer], x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
         tiling = self._tiling(x.shape[1], window, grid)
-        x = _plain.strip(x, self.strip)
+        x = _plain.without_prefix(x, self.prefix_tokens)
         patches, valid = _plain.cut(x, tiling, _plain.present(x, *masks))
         return _plain.drop_empty(self._pool(layers, patches, valid), valid)
 
@@ -103,7 +104,7 @@ class AvgPoolAdapter(Pool):
     _linears = ("proj",)
 
     def __init__(
-        self, in_dim: int, out_dim: int, pool_window: int = 2, *, strip: int = 0, ragged: str = "partial"
+        self, in_dim: int, out_dim: int, pool_window: int = 2, *, prefix_tokens: int = 0, ragged: str = "partial"
     ) -> None:
         super().__init__()
         if in_dim <= 0 or out_dim <= 0:
@@ -111,11 +112,11 @@ class AvgPoolAdapter(Pool):
         if pool_window <= 0:
             raise ValueError(f"AvgPoolAdapter pool_window must be positive (got {pool_window})")
         self.proj = nn.Linear(in_dim, out_dim)
-        self._setup_pool(in_dim, out_dim, pool_window, strip, ragged)
+        self._setup_pool(in_dim, out_dim, pool_window, prefix_tokens, ragged)
 
     def _config(self, read: Reader = Plainly) -> str:
-        ragged, strip = read.attribute(self, "ragged"), read.attribute(self, "strip")
-        return f'{{"type":"avgpool","ragged":"{ragged}","strip":{strip}}}'
+        ragged, prefix_tokens = read.attribute(self, "ragged"), read.attribute(self, "prefix_tokens")
+        return f'{{"type":"avgpool","ragged":"{ragged}","prefix_tokens":{prefix_tokens}}}'
 
     def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
         (proj,) = layers
@@ -135,7 +136,7 @@ class AttentionalPoolAdapter(Pool):
         pool_window: int = 2,
         pool_heads: int = 16,
         *,
-        strip: int = 0,
+        prefix_tokens: int = 0,
         ragged: str = "reject",
     ) -> None:
         super().__init__()
@@ -154,15 +155,15 @@ class AttentionalPoolAdapter(Pool):
         self.v_proj = nn.Linear(in_dim, in_dim)
         self.o_proj = nn.Linear(in_dim, in_dim)
         self.out_proj = nn.Linear(in_dim, out_dim)
-        self._setup_pool(in_dim, out_dim, pool_window, strip, ragged)
+        self._setup_pool(in_dim, out_dim, pool_window, prefix_tokens, ragged)
 
     def _config(self, read: Reader = Plainly) -> str:
         heads, ragged = read.attribute(self, "pool_heads"), read.attribute(self, "ragged")
-        strip = read.attribute(self, "strip")
-        return f'{{"type":"attentional_pool","pool_heads":{heads},"ragged":"{ragged}","strip":{strip}}}'
+        prefix_tokens = read.attribute(self, "prefix_tokens")
+        return f'{{"type":"attentional_pool","pool_heads":{heads},"ragged":"{ragged}","prefix_tokens":{prefix_tokens}}}'
 
     def _refuse_square(self, tokens: int, window: int) -> None:
-        patches = max(tokens - self.strip, 0)
+        patches = max(tokens - self.prefix_tokens, 0)
         side = math.isqrt(patches)
         if self.ragged == "reject" and side * side == patches and side % window != 0:
             raise ValueError(
@@ -190,4 +191,4 @@ def _build_attentional_pool(
 
 def _set(settings: dict[str, Any]) -> dict[str, Any]:
     """Those of a config's fields that say something to a pool."""
-    return {name: settings[name] for name in ("strip", "ragged") if settings.get(name) is not None}
+    return {name: settings[name] for name in ("prefix_tokens", "ragged") if settings.get(name) is not None}

@@ -56,19 +56,19 @@ def _as_given(y: Tensor, x: Tensor) -> Tensor:
 
 
 class Projection(Connector):
-    """Every patch by itself; ``strip`` leading tokens are no patches."""
+    """Every patch by itself; ``prefix_tokens`` leading tokens are no patches."""
 
     def output_num_tokens(self, num_input_tokens: int) -> int:
-        """Tokens of an image of ``num_input_tokens`` tokens: as many, less ``strip``.
+        """Tokens of an image of ``num_input_tokens`` tokens: as many, less ``prefix_tokens``.
 
-        A count that is not positive passes through: it means "not known yet". ValueError: fewer than ``strip``.
+        A count that is not positive passes through: it means "not known yet". ValueError: fewer than ``prefix_tokens``.
         """
-        return patches_left(num_input_tokens, self.strip) if num_input_tokens > 0 else num_input_tokens
+        return patches_left(num_input_tokens, self.prefix_tokens) if num_input_tokens > 0 else num_input_tokens
 
     def forward(self, x: Tensor, *, patch_mask: Tensor | None = None, frame_mask: Tensor | None = None) -> Tensor:
-        """``(..., N, in_dim)`` to ``(..., N - strip, out_dim)``.
+        """``(..., N, in_dim)`` to ``(..., N - prefix_tokens, out_dim)``.
 
-        A patch that is 0 in ``patch_mask`` (B, N - strip), and every patch of an image that is 0 in ``frame_mask``
+        A patch that is 0 in ``patch_mask`` (B, N - prefix_tokens), and every patch of an image that is 0 in ``frame_mask``
         (B), is never read and gives a zero token; B is the product of the leading axes.
         """
         if x.dim() == 3:
@@ -76,7 +76,7 @@ class Projection(Connector):
         return _as_given(self._run(_as_images(x), 0, None, (patch_mask, frame_mask)), x)
 
     def _plain(self, layers: Sequence[Layer], x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
-        x = _plain.strip(x, self.strip)
+        x = _plain.without_prefix(x, self.prefix_tokens)
         there = _plain.present(x, *masks)
         return _plain.blank(self._project(layers, _plain.blank(x, there)), there)
 
@@ -100,7 +100,7 @@ class MLP2LayerAdapter(Projection):
         hidden_dim: int | None = None,
         activation: str = "gelu",
         *,
-        strip: int = 0,
+        prefix_tokens: int = 0,
     ) -> None:
         super().__init__()
         if in_dim <= 0 or out_dim <= 0:
@@ -111,14 +111,14 @@ class MLP2LayerAdapter(Projection):
         self.proj1 = nn.Linear(in_dim, hidden)
         self.act = _ADAPTER_ACTIVATIONS[activation]()
         self.proj2 = nn.Linear(hidden, out_dim)
-        self._setup(strip)
+        self._setup(prefix_tokens)
 
     def _config(self, read: Reader = Plainly) -> str:
         layers = read.attribute(self, "_modules")
         weight = read.item(read.attribute(read.item(layers, "proj1"), "_parameters"), "weight")
-        name, strip = _activation_name(read.item(layers, "act"), read), read.attribute(self, "strip")
+        name, prefix_tokens = _activation_name(read.item(layers, "act"), read), read.attribute(self, "prefix_tokens")
         hidden = weight.shape[0]
-        return f'{{"type":"mlp_2layer","hidden_dim":{hidden},"activation":"{name}","strip":{strip}}}'
+        return f'{{"type":"mlp_2layer","hidden_dim":{hidden},"activation":"{name}","prefix_tokens":{prefix_tokens}}}'
 
     def _native_parameters(self, read: Reader) -> list[Tensor] | None:
         act = read.item(read.attribute(self, "_modules"), "act")
@@ -136,15 +136,15 @@ class LinearAdapter(Projection):
 
     _linears = ("proj",)
 
-    def __init__(self, in_dim: int, out_dim: int, *, strip: int = 0) -> None:
+    def __init__(self, in_dim: int, out_dim: int, *, prefix_tokens: int = 0) -> None:
         super().__init__()
         if in_dim <= 0 or out_dim <= 0:
             raise ValueError("LinearAdapter in_dim and out_dim must be positive")
         self.proj = nn.Linear(in_dim, out_dim)
-        self._setup(strip)
+        self._setup(prefix_tokens)
 
     def _config(self, read: Reader = Plainly) -> str:
-        return f'{{"type":"linear","strip":{read.attribute(self, "strip")}}}'
+        return f'{{"type":"linear","prefix_tokens":{read.attribute(self, "prefix_tokens")}}}'
 
     def _project(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
         (proj,) = layers
@@ -157,12 +157,12 @@ def _build_mlp_2layer(
     out_dim: int,
     hidden_dim: int | None = None,
     activation: str = "gelu",
-    strip: int = 0,
+    prefix_tokens: int = 0,
     **_: Any,
 ) -> Projection:
-    return MLP2LayerAdapter(in_dim, out_dim, hidden_dim, activation, strip=strip)
+    return MLP2LayerAdapter(in_dim, out_dim, hidden_dim, activation, prefix_tokens=prefix_tokens)
 
 
 @registry.register_adapter("linear")
-def _build_linear(in_dim: int, out_dim: int, strip: int = 0, **_: Any) -> Projection:
-    return LinearAdapter(in_dim, out_dim, strip=strip)
+def _build_linear(in_dim: int, out_dim: int, prefix_tokens: int = 0, **_: Any) -> Projection:
+    return LinearAdapter(in_dim, out_dim, prefix_tokens=prefix_tokens)

@@ -33,7 +33,7 @@ def expected(config, parameters, x, window=None, grid=None, patch_mask=None, fra
         lambda t, weight=weight, bias=bias: F.linear(t, weight, bias)
         for weight, bias in zip(pairs[::2], pairs[1::2], strict=True)
     ]
-    x = x.double()[:, config["strip"] :]
+    x = x.double()[:, config["prefix_tokens"] :]
     batch, patches = x.shape[:2]
     everything = torch.ones(batch, patches, dtype=torch.bool)
     patch_mask = everything if patch_mask is None else patch_mask != 0

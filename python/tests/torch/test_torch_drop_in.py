@@ -105,8 +105,8 @@ def test_counts():
     }.items():
         assert pooled_token_count(tokens, window) == AvgPoolAdapter(8, 5, window).output_num_tokens(tokens) == count
     assert LinearAdapter(8, 5).output_num_tokens(577) == VisionAdapter().output_num_tokens(577) == 577
-    assert LinearAdapter(8, 5, strip=1).output_num_tokens(577) == 576
-    assert AvgPoolAdapter(8, 5, strip=1).output_num_tokens(577) == 144
+    assert LinearAdapter(8, 5, prefix_tokens=1).output_num_tokens(577) == 576
+    assert AvgPoolAdapter(8, 5, prefix_tokens=1).output_num_tokens(577) == 144
     assert AvgPoolAdapter(8, 5).output_num_tokens(6, grid=(2, 3), pool_window=1) == 6
 
 
@@ -189,7 +189,7 @@ MESSAGES = [
     (lambda: ATTENTION(X[:, :9], grid=(3, 3)), "requires the patch grid (3x3) be divisible by the pool window"),
     (lambda: AvgPoolAdapter(8, 4, ragged="reject")(X[:, :9]), "requires the patch grid (3x3) be divisible by the pool"),
     (lambda: AvgPoolAdapter(8, 4, ragged="fold"), "unknown ragged 'fold'; options: reject, partial, drop"),
-    (lambda: LinearAdapter(8, 4, strip=-1), "strip must not be negative (got -1)"),
+    (lambda: LinearAdapter(8, 4, prefix_tokens=-1), "prefix_tokens must not be negative (got -1)"),
     (
         lambda: AdapterConfig(type="mlp3"),
         "Unknown adapter type: 'mlp3'. Options: attentional_pool, avgpool, linear, mlp_2l",
@@ -235,12 +235,12 @@ def test_config_hands_every_field_on():
         "activation": "gelu",
         "pool_window": 2,
         "pool_heads": 16,
-        "strip": 0,
+        "prefix_tokens": 0,
         "ragged": None,
     }
     adapter = build_adapter(config, 8, 5)
     assert (adapter.pool_window, adapter.pool_heads, adapter.ragged) == (4, 2, "reject")
-    assert build_adapter(AdapterConfig(type="avgpool", ragged="drop", strip=1), 8, 5).ragged == "drop"
+    assert build_adapter(AdapterConfig(type="avgpool", ragged="drop", prefix_tokens=1), 8, 5).ragged == "drop"
 
 
 def test_any_object_with_a_type_will_do():

@@ -145,9 +145,9 @@ def test_another_activation():
 @pytest.mark.parametrize("kind", TYPES)
 def test_another_setting(kind):
     x = features(tokens=17)
-    adapter = build(kind, strip=1)
-    agree(answer(adapter, x), wanted(kind, adapter, x, strip=1))
-    adapter.strip = 0
+    adapter = build(kind, prefix_tokens=1)
+    agree(answer(adapter, x), wanted(kind, adapter, x, prefix_tokens=1))
+    adapter.prefix_tokens = 0
     agree(answer(adapter), wanted(kind, adapter))
     if hasattr(adapter, "ragged"):
         adapter.ragged, adapter.pool_window = "drop", 3

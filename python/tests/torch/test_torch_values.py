@@ -43,7 +43,7 @@ class Case:
 
     def strided(self, draw):
         """Features with axes in any order, steps, an offset, or one image seen often."""
-        tokens = self.grid[0] * self.grid[1] + self.config.strip
+        tokens = self.grid[0] * self.grid[1] + self.config.prefix_tokens
         in_dim = next(self.adapter.parameters()).shape[1]
         shape = (self.batch, tokens, in_dim)
         order = draw(st.permutations([0, 1, 2]))
@@ -123,21 +123,21 @@ def test_plain_path_has_the_same_tokens_and_gradients(case):
 
 @given(cases)
 def test_what_is_masked_is_never_read(case):
-    """NaN in masked and in stripped tokens reaches nothing."""
+    """NaN in masked and in prefix tokens reaches nothing."""
     there = torch.ones(case.batch, case.grid[0] * case.grid[1], dtype=torch.bool)
     if case.patch_mask is not None:
         there &= case.patch_mask
     if case.frame_mask is not None:
         there &= (case.frame_mask != 0)[:, None]
-    strip = torch.zeros(case.batch, case.config.strip, dtype=torch.bool)
-    x = torch.where(torch.cat([strip, there], dim=1)[..., None], case.x, torch.nan)
+    prefix_tokens = torch.zeros(case.batch, case.config.prefix_tokens, dtype=torch.bool)
+    x = torch.where(torch.cat([prefix_tokens, there], dim=1)[..., None], case.x, torch.nan)
     for adapter in (case.adapter, copy.deepcopy(case.adapter).double()):
         own = x.detach().to(next(adapter.parameters()).dtype).requires_grad_()
         y = case.call(adapter, own)
         assert not y.isnan().any()
         y.sum().backward()
         assert not any(t.grad.isnan().any() for t in (own, *adapter.parameters()))
-        assert bool((own.grad[~torch.cat([strip, there], dim=1)] == 0).all())
+        assert bool((own.grad[~torch.cat([prefix_tokens, there], dim=1)] == 0).all())
 
 
 @pytest.mark.parametrize("shape", [(8,), (16, 8), (2, 3, 16, 8), (2, 1, 2, 16, 8)])
@@ -156,7 +156,7 @@ def test_projections_take_any_leading_axes(kind, shape):
 @pytest.mark.parametrize("kind", TYPES)
 def test_masks_of_other_shapes_are_refused_everywhere(kind):
     """Plain PyTorch would spread them."""
-    adapter, x = build(kind, strip=1), features(4, 17)
+    adapter, x = build(kind, prefix_tokens=1), features(4, 17)
     for module, values in ((adapter, x), (copy.deepcopy(adapter).double(), x.double())):
         assert module(values, patch_mask=torch.ones(4, 16), frame_mask=torch.ones(4)).shape[0] == 4
         for shape in ((16,), (1, 16), (4, 1), (4, 17), (4, 16, 1)):
@@ -170,8 +170,8 @@ def test_masks_of_other_shapes_are_refused_everywhere(kind):
 
 
 @pytest.mark.parametrize("kind", ("linear", "mlp_2layer"))
-def test_fewer_tokens_than_are_stripped(kind):
-    adapter = build(kind, strip=5)
+def test_fewer_tokens_than_the_prefix(kind):
+    adapter = build(kind, prefix_tokens=5)
     assert [adapter.output_num_tokens(n) for n in (-1, 0, 5, 7)] == [-1, 0, 0, 2]
     for refused in (
         lambda: adapter.output_num_tokens(3),
@@ -179,7 +179,7 @@ def test_fewer_tokens_than_are_stripped(kind):
         lambda: adapter(features(2, 0)),
         lambda: copy.deepcopy(adapter).double()(features(2, 3).double()),
     ):
-        with pytest.raises(ValueError, match="leaves no patches after strip=5"):
+        with pytest.raises(ValueError, match="leaves no patches after prefix_tokens=5"):
             refused()
 
 
