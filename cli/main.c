@@ -1,5 +1,6 @@
 /* tenon: counts, initialises, inspects, runs, fits, compares and times connectors. This file finds the subcommand; each
- * has a file of its own, with its option table. The command uses include/tenon/tenon.h and nothing else of the library.
+ * has a folder of its own, with its option table. The command uses include/tenon/tenon.h and nothing else of the
+ * library.
  */
 #include "commands.h"
 #include "help.h"

@@ -44,11 +44,11 @@ def trouble_in_src(source, name, src):
     return None
 
 
-def trouble_outside(source, name):
-    """The same for the command and the Python module."""
-    if name == "tenon/tenon.h" or (source.parent / name).is_file():
+def trouble_outside(source, name, folder):
+    """The same for the command and the Python module: headers beside the source, or under the part's own folder."""
+    if name == "tenon/tenon.h" or (source.parent / name).is_file() or (folder / name).is_file():
         return None
-    return f"{source.parent.name} sees only tenon/tenon.h and its own headers"
+    return f"{folder.name} sees only tenon/tenon.h and its own headers"
 
 
 def trouble_with_system(place, name):
@@ -74,7 +74,7 @@ def main():
             elif place.startswith("src/"):
                 why = trouble_in_src(source, name, root / "src")
             else:
-                why = trouble_outside(source, name)
+                why = trouble_outside(source, name, root / ("cli" if place.startswith("cli/") else "python/src"))
             if why:
                 troubles.append(f"{place}:{number}: includes {name}: {why}")
     print("\n".join(troubles) if troubles else f"includes of {len(sources)} files are in order")

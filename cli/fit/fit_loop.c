@@ -1,5 +1,6 @@
 /* The steps of a run: which images, through the trainer, in which order; validation, checkpoints, and what stops it. */
 #include "fit.h"
+#include "interrupt.h"
 #include "ranks.h"
 #include "report.h"
 

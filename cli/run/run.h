@@ -1,9 +1,10 @@
 /* The parts of `tenon run`: run.c reads the options, run_job.c opens and checks one features file, run_pipeline.c moves
- * files through the adapter, run_output.c writes its outputs, run_folder.c plans a folder of shards around manifest.c,
- * run_hash.c names contents. */
+ * files through the adapter, run_output.c writes its outputs, run_folder.c plans a folder of shards around manifest.c.
+ */
 #ifndef TN_CLI_RUN_H
 #define TN_CLI_RUN_H
 
+#include "hash.h"
 #include "options.h"
 #include "paths.h"
 #include "progress.h"
@@ -15,24 +16,6 @@ enum { TN_INPUT_ROLES = TN_TOKENS };
 
 /* "features", "frame_mask", ... */
 const char *tn_role_name(tn_role role);
-
-/* ---- run_hash.c: XXH3, 128 bits ---- */
-
-enum { TN_HASH_SIZE = 33 }; /* hexadecimal and NUL */
-typedef struct tn_hasher tn_hasher;
-
-/* A hash of a tensor: of its shape, then of its elements as they are fed. NULL: no memory. */
-tn_hasher *tn_hasher_new(int ndim, const int64_t *shape);
-void tn_hasher_add(tn_hasher *hasher, const void *data, size_t bytes);
-
-/* Writes the hash and frees; NULL hashes to "". */
-void tn_hasher_finish(tn_hasher *hasher, char hash[TN_HASH_SIZE]);
-
-/* The hash of an adapter's parameters: names, dtypes, shapes, data. */
-bool tn_hash_weights(const tenon_adapter *adapter, char hash[TN_HASH_SIZE], tenon_error *error);
-
-/* The hash of one tensor of an open file, read piece by piece. */
-bool tn_hash_tensor(const tenon_file *file, int64_t index, char hash[TN_HASH_SIZE], tenon_error *error);
 
 /* ---- run_job.c ---- */
 
@@ -127,12 +110,6 @@ typedef struct tn_run_totals {
  * the failing one may be done and the others are not begun; false with the reason in *error. */
 bool tn_pipeline_run(const tn_run_setup *setup, tn_run_job *jobs, size_t count, tn_run_totals *totals,
                      tenon_error *error);
-
-/* From here on SIGINT, SIGTERM and SIGHUP end the pipeline, which leaves no unfinished file behind; the signal that
- * came, or 0. At the end of a command that did not succeed: ends the process as the signal would have, if one came. */
-void tn_interrupt_install(void);
-int tn_interrupt_signal(void);
-void tn_interrupt_end(void);
 
 /* ---- run_folder.c ---- */
 

@@ -1,4 +1,4 @@
-#include "run.h"
+#include "hash.h"
 
 #include "report.h"
 

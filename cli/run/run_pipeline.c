@@ -9,11 +9,11 @@
  * Chunks keep their order; one chunk belongs to one job, and a job's last chunk carries its end. Then its outputs go to
  * the disk and get their names, while the next job is written. */
 #include "buffer.h"
+#include "interrupt.h"
 #include "report.h"
 #include "run.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,41 +59,6 @@ typedef struct pipeline {
     tn_hasher *hashers[TN_INPUT_ROLES]; /* of the reading stage */
     tn_run_outputs outputs[OUTPUTS];    /* of the writing stage until they are complete, then of the committing one */
 } pipeline;
-
-/* ---- interruption ---- */
-
-static volatile sig_atomic_t interrupted;
-
-static void on_signal(int number)
-{
-    interrupted = number;
-}
-
-void tn_interrupt_install(void)
-{
-    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
-        struct sigaction old;
-        /* nohup and background shells ignore some of these on purpose. */
-        if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler == SIG_IGN) continue;
-        /* A second signal ends the process at once, should a read hang. */
-        struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)(SA_RESTART | SA_RESETHAND)};
-        sigemptyset(&action.sa_mask);
-        sigaction(signals[i], &action, NULL);
-    }
-}
-
-int tn_interrupt_signal(void)
-{
-    return interrupted;
-}
-
-void tn_interrupt_end(void)
-{
-    if (!interrupted) return;
-    signal(interrupted, SIG_DFL);
-    raise(interrupted);
-}
 
 /* ---- the ring ---- */
 
@@ -353,7 +318,7 @@ static bool compute_chunk(pipeline *p, slot *s, tenon_error *error)
 static bool compute_next(pipeline *p, slot *s, tenon_error *error)
 {
     tenon_error reason;
-    if (interrupted) return tn_error(error, "interrupted");
+    if (tn_interrupt_signal()) return tn_error(error, "interrupted");
     double started = tn_seconds();
     bool good = s->count == 0 || compute_chunk(p, s, &reason);
     p->seconds[COMPUTE] += tn_seconds() - started;

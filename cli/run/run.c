@@ -2,6 +2,7 @@
 #include "run.h"
 
 #include "commands.h"
+#include "interrupt.h"
 #include "model.h"
 #include "pool.h"
 #include "ranks.h"

@@ -3,6 +3,7 @@
 #include "fit.h"
 
 #include "commands.h"
+#include "interrupt.h"
 #include "ranks.h"
 #include "report.h"
 

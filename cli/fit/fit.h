@@ -5,11 +5,12 @@
 #define TN_CLI_FIT_H
 
 #include "buffer.h"
+#include "hash.h"
 #include "lock.h"
 #include "model.h"
 #include "options.h"
 #include "paths.h"
-#include "run.h"
+#include "run/run.h"
 #include "tenon/tenon.h"
 
 #include <jansson.h>
