@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # The commands of a day; `make` lists them. The build itself is CMake's (CMakePresets.json).
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1#/p' Makefile | awk -F'#' '{ printf "  make %-10s %s\n", $$1, $$2 }'

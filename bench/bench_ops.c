@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* How fast the ops are, as a share of what the machine can do.
  *
  *   bench_ops [threads [level [repetitions]]]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a call from Python costs beyond the C call, on an input so small that nothing else counts.
 
     sh scripts/python_test.sh -k nothing; build/python/venv/bin/python bench/python_overhead.py TENON_BIN

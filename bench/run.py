@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Measures tenon beside its peers: `make bench`, or
 
     python3 bench/run.py                          everything; about half an hour on two cores

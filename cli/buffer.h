@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Memory that is kept from one chunk of images to the next. */
 #ifndef TN_CLI_BUFFER_H
 #define TN_CLI_BUFFER_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The subcommands; main.c lists them. */
 #ifndef TN_CLI_COMMANDS_H
 #define TN_CLI_COMMANDS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 #include "config_options.h"
 
 #include "report.h"

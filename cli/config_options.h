@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The options that describe a connector's config, shared by the subcommands that make one. */
 #ifndef TN_CLI_CONFIG_OPTIONS_H
 #define TN_CLI_CONFIG_OPTIONS_H
@@ -33,7 +34,7 @@ typedef struct tn_config_settings {
     }
 #define TN_CONFIG_OPTION_PREFIX_TOKENS(s)                                                                              \
     {                                                                                                                  \
-        "prefix_tokens", 0, TN_INT, "K", NULL, 0, offsetof(s, config.prefix_tokens),                                   \
+        "prefix-tokens", 0, TN_INT, "K", NULL, 0, offsetof(s, config.prefix_tokens),                                   \
             "leading tokens that are no patches (CLS, registers), left out before anything else",                      \
             "--prefix-tokens 1: 577 tokens are a CLS token and 24x24 patches"                                          \
     }

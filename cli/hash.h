@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Names for contents: XXH3, 128 bits. */
 #ifndef TN_CLI_HASH_H
 #define TN_CLI_HASH_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Help, the manual page and the bash completion, all rendered from the option tables. */
 #ifndef TN_CLI_HELP_H
 #define TN_CLI_HELP_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Ctrl-C and its kin: a command ends in order, and then as the signal would have ended it. */
 #ifndef TN_CLI_INTERRUPT_H
 #define TN_CLI_INTERRUPT_H

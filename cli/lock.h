@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* One process at a time in an output folder. The lock is the system's (flock), so it ends with the process however that
  * ends; the file in the folder only carries it and says whose it is. */
 #ifndef TN_CLI_LOCK_H

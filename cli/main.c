@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* tenon: counts, initialises, inspects, runs, fits, compares and times connectors. This file finds the subcommand; each
  * has a folder of its own, with its option table. The command uses include/tenon/tenon.h and nothing else of the
  * library.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Opening the MODEL of a subcommand: a file or folder, --prefix, --config. */
 #ifndef TN_CLI_MODEL_H
 #define TN_CLI_MODEL_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Options of a subcommand as one table: the parser, --help, the manual page and the shell completion all read it. */
 #ifndef TN_CLI_OPTIONS_H
 #define TN_CLI_OPTIONS_H

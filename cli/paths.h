@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* File names: joining, comparing, listing a folder of shards. */
 #ifndef TN_CLI_PATHS_H
 #define TN_CLI_PATHS_H

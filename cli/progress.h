@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A progress bar on a terminal: share, images, rate, time left. Nothing anywhere else. */
 #ifndef TN_CLI_PROGRESS_H
 #define TN_CLI_PROGRESS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The processes that run one command together: this one alone, or those that mpirun started, where tenon was built with
  * -DTENON_MPI=ON. One source for each (ranks_alone.c, ranks_mpi.c); nothing else knows of MPI. Every call but the first
  * three is made by all ranks at once. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* One process: every sum over the ranks is what this one has. */
 #include "ranks.h"
 

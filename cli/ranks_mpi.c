@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Ranks under mpirun. Sums are added up in the order of the ranks, so the same number of ranks gives the same bits.
  *
  * A large array goes round by round: each rank gets everyone's numbers of its part of the round, adds them up in

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the command says: errors as one line on stderr, results as text or JSON on stdout. */
 #ifndef TN_CLI_REPORT_H
 #define TN_CLI_REPORT_H

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # Toolchain: Debian's cross compiler for 64-bit ARM, libraries from Debian's arm64 packages, programs run by qemu.
 # `sh scripts/install_deps.sh arm64` installs all three; `cmake --preset neon` uses this file.
 set(CMAKE_SYSTEM_NAME Linux)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # TENON_CBLAS: the libraries with the CBLAS interface, with 32-bit sizes. BLA_VENDOR=OpenBLAS (FLAME, Intel10_64lp, ...)
 # chooses; some systems keep the interface in a library of its own, libcblas.
 include(CheckFunctionExists)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # Checks of the source and of what was built, run by ctest as the tests are.
 set(scripts ${PROJECT_SOURCE_DIR}/scripts)
 find_package(Python3 COMPONENTS Interpreter QUIET)

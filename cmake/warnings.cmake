@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # The flags every target of ours is compiled with. -ffp-contract=off: a fused multiply-add stands only where it is
 # written, because bits are part of the contract.
 function(tenon_flags target)

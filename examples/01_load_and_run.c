@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Loads a connector and an array of patch features, runs it, and prints the first token.
  *
  *     tenon init --type mlp_2layer --in-dim 588 --out-dim 1024 -o adapter.safetensors

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Runs a connector in the caller's memory, on the caller's threads: the forward pass allocates and starts none. */
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Declares a connector of its own: average the windows, then three linear layers. Counting, initialisation, files and
  * the forward pass follow from the list. */
 #include <stdio.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Fits a small connector to the tokens of another one, and writes it to a file where one is named.
  *
  *     04_train [fitted.safetensors]

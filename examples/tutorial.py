@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From a photograph to tokens of a language model, and a connector that learns to look: the Python package in one go.
 
     pip install '.[torch,plot]'

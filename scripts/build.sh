@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Builds a preset into build/<preset>: scripts/build.sh PRESET [CMAKE OPTIONS]. Prints compiler output on failure only.
 set -eu
 cd "$(dirname "$0")/.."

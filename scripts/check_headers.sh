@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Compiles each header alone: tenon.h as strict C11 and C++17, the library's own as C11. The kernel headers are parts of
 # one file per CPU level and are left out. scripts/check_headers.sh [CC [CXX]]
 set -eu

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Checks which room of src/ includes which, and who may know of threads, instruction sets and JSON.
 
     check_includes.py [REPOSITORY]

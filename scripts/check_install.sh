@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Installs a build into an empty folder and builds and runs the examples from there: with each compiler that is here,
 # through pkg-config (shared and static) and through CMake.  scripts/check_install.sh BUILD_FOLDER
 set -eu

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Checks that every report that docs/reliability.md calls a test has one that carries its number."""
 
 import pathlib

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Checks what no compiler says: form, blanks, lengths, and conditions on the machine outside src/ops.
 
     check_style.py [REPOSITORY]
@@ -12,7 +13,9 @@ import sys
 from pathlib import Path
 
 MAX_FUNCTION, MAX_FILE, MAX_COLUMN = 100, 700, 120
-TEXT = {".c", ".h", ".py", ".sh", ".md", ".txt", ".cmake", ".json", ".in", ".1", ".bash", ""}
+SPDX = "SPDX-License-Identifier: MIT"
+SOURCE = {".c", ".h", ".py", ".pyi", ".sh", ".cmake"}
+TEXT = {".c", ".h", ".py", ".pyi", ".sh", ".md", ".txt", ".cmake", ".json", ".in", ".1", ".bash", ""}
 MACHINE = re.compile(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b.*\b(__(?:x86|amd64|i386|AVX|SSE|FMA|F16C|ARM|arm|aarch64|CUDA|HIP)"
                      r"\w*|TN_HAVE_(?:AVX|CUDA)\w*)")
 
@@ -80,6 +83,8 @@ def main():
             continue
         lines = path.read_text().splitlines()
         troubles += check_text(place, lines)
+        if path.suffix in SOURCE and not any(SPDX in line for line in lines[:2]):
+            troubles.append(f"{place}: no line '{SPDX}' at its head")
         if path.suffix in (".c", ".h"):
             sources.append(place)
             troubles += check_source(place, lines)

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The names that the libraries give away are the functions of tenon.h, all of them and no other.
 #     scripts/check_symbols.sh libtenon.so libtenon.a
 set -eu

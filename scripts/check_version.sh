@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # One version everywhere: the macros of tenon.h, the file name of the shared library, tenon.pc, the change log.
 #     scripts/check_version.sh BUILD_FOLDER
 set -eu

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Checks a wheel's tag, its files, and what its extension module needs and shows: scripts/check_wheel.sh WHEEL MACHINE
 set -eu
 wheel=$1

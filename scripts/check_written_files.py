@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Reads what tenon writes with the reference implementations and compares every element.
 
     check_written_files.py WRITE_FILES    the program built from tests/write_files.c

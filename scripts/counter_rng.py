@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Numbers from a seed and an index: the twin of tests/counter_rng.h, bit for bit.
 
 Stateless, so that any row of a large tensor can be made without the rows before it. The hash is the finaliser of

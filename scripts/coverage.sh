@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Runs the tests on the coverage build and prints the share of lines of src and cli that they reach, by file.
 set -eu
 cd "$(dirname "$0")/.."

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Builds tenon and turns a photograph into tokens of a language model, twice: see README.md.
 set -eu
 cd "$(dirname "$0")/.."

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The cases of tests/golden: what is run. make_golden.py runs them."""
 
 

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Installs what is missing on Debian: scripts/install_deps.sh build|test|mpi|ci|arm64|blas
 # arm64 and blas are for parts of scripts/test_long.sh: a cross compiler, an emulator and libraries of 64-bit ARM; OpenBLAS.
 # As root it installs; else it prints the one line to run as root, and exits with 1. Silent when nothing is missing.

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Writes docs/tenon.1 and cli/completion/tenon.bash from the option tables of a built command:
 #     scripts/make_cli_docs.sh build/bin/tenon [FOLDER]
 # FOLDER is the repository by default; tests/cli writes elsewhere and compares.

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Makes tests/data/formats: small files by the reference implementations, which the C tests read.
 
     make_format_fixtures.py FOLDER

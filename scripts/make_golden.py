@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Writes tests/golden: what the connectors must give, from a float64 reference and from PyTorch. Run by hand:
 
     pip install torch numpy

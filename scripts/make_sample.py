@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Makes examples/data/coffee.npy: a photograph cut into raw pixel patches, the input of connectors without an encoder.
 
     pip download --no-deps scikit-image && unzip scikit_image-*.whl 'skimage/data/coffee.png'

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Writes tests/golden/train.json: what PyTorch's optimizer, schedules and losses give. Run by hand:
 
     pip install torch numpy

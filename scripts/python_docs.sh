@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Builds the reference of the Python package into build/python/reference, from the environment that scripts/python_test.sh
 # makes: scripts/python_docs.sh
 set -eu

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Makes the Python package's sdist, the wheel from it alone, and checks both: scripts/python_sdist.sh
 set -eu
 cd "$(dirname "$0")/.."

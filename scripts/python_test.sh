@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Builds the Python wheel, installs it in a fresh environment on top of the cached one (scripts/test_python.sh), and runs
 # python/tests from there: scripts/python_test.sh [PYTEST OPTIONS]
 # TENON_PREBUILT: a libtenon.a of these sources, to save compiling them again.

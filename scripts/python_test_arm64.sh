@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Cross-compiles the Python wheel for 64-bit ARM, checks it, and runs python/tests on it in qemu, those of PyTorch where
 # that is there or can be downloaded: scripts/python_test_arm64.sh [PYTEST OPTIONS]
 set -eu

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The four connectors in float64, straight from their maths, window by window (NumPy only).
 
     linear            y = x W^T + b

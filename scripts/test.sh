@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Builds a preset with its tests and runs them: scripts/test.sh PRESET [CTEST OPTIONS]
 set -eu
 cd "$(dirname "$0")/.."

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The checks that take minutes: scripts/test_long.sh [PART ...]; all parts by default.
 set -eu
 cd "$(dirname "$0")/.."

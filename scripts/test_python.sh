@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Prints the Python that tests run on: an environment in the cache folder, made on the first call, one for each version
 # of its list of requirements. `sh scripts/test_python.sh [REQUIREMENTS]`; by default those of the C tests.
 set -eu

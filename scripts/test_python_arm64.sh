@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Prints the Python that the wheel for 64-bit ARM is tested on: Debian's, run by qemu, with NumPy and what the tests of
 # arrays need. It is made in the cache folder on the first call; nothing is installed (Debian has room for one Python).
 # scripts/test_python_arm64.sh torch: prints the folder, made there too, that has PyTorch for it.

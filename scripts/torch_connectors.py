@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The four connectors as anyone would write them in eager PyTorch, in any dtype: whose rounding error we judge ours by.
 
 All windows of all images at once: gather by a window map, masked mean, scaled_dot_product_attention. Weights are a list

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the tests of adapters share: small adapters, sentences, random numbers, and a count of the allocations. */
 #ifndef TESTS_ADAPTERS_H
 #define TESTS_ADAPTERS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the tests of the ops share: arrays that end at a page that may not be read, rows in awkward places, and loops
  * over the levels of this machine. */
 #ifndef TENON_OPS_CASES_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The ops table in float64. Packed weights are doubles, [groups, n, k]. */
 #include "ops_double.h"
 

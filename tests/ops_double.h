@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* An ops table that computes in float64, one obvious loop an op: the same layers run on it, so that kernels and float32
  * can be judged against it. */
 #ifndef TENON_TESTS_OPS_DOUBLE_H

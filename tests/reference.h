@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The four connectors in double, in their direct form: queries, keys and values per patch, one window after another.
  * Independent of the library and of scripts/reference.py; what both are compared with.
  *

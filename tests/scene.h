@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A scene: one adapter, its features and masks, and the same thing for the double reference. Runs the library through
  * the public API only, in any layout, and never trusts it: outputs start as garbage, the bytes around them are checked.
  */

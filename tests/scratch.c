@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Scratch files of the format tests. */
 #include "scratch.h"
 

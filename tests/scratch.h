@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A folder for the files of one test program, and checks on what opening or writing a file says. */
 #ifndef TENON_TESTS_SCRATCH_H
 #define TENON_TESTS_SCRATCH_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The adapter: parameters, prepare, the checks of a call, blocks and levels of windows, workspace, threads. Values are
  * judged elsewhere (test_properties, test_golden); here the layers run on the table in double. */
 #include "adapter/adapter.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Gradients against finite differences of the reference, on the ops table in double and at every CPU level. What must
  * hold whatever the values are is in test_gradients.c, PyTorch's own gradients in test_golden.c.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Counting, configs, the registry and the builder: everything that needs no weights. */
 #include "tenon/tenon.h"
 #include "tests.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Core: quoting, sizes, dtypes, tensor checks, the generator, the task queue. */
 #include "core/dtype.h"
 #include "core/error.h"

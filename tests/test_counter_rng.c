@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The generator behind the golden vectors: the values pinned in scripts/counter_rng.py. */
 #include "counter_rng.h"
 #include "tests.h"

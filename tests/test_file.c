@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Files: inputs that are not what they seem or change while they are read; outputs that appear whole or not at all. */
 #include "core/file.h"
 #include "scratch.h"

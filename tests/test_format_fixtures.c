@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Files made by the reference implementations (scripts/make_format_fixtures.py) are read as they meant them. */
 #include "core/dtype.h"
 #include "scratch.h"

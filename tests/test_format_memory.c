@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Memory: hostile headers make no large allocations, and every allocation that fails is a sentence, leaks nothing and
  * leaves no file behind. Linked so that the library's calls of malloc and its kin come here (see CMakeLists.txt). */
 #include "scratch.h"

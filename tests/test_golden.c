@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The library against float64 and against PyTorch's own rounding error, on the cases of tests/golden (described at the
  * head of scripts/make_golden.py), at every CPU level.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Properties that hold for the gradients of every connector, on random scenes (fixed seeds), at every CPU level: the
  * bits do not depend on threads, layout or workspace, nor on whether forward kept what backward needs; frozen
  * parameters change nothing for the others; what is masked, and what NaN cannot reach, stays clean. Values are judged

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* reset_parameters against PyTorch, bit for bit: tests/golden/init.json (scripts/make_golden.py) and the values that
  * the specification names.
  */

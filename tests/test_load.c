@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Adapter files: what is written can be opened, tensors are found under any prefix, and whatever is wrong with a file
  * is said at once and changes nothing. */
 #include "scratch.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* npy: the three versions, every element type, the header's grammar, hostile headers, and the writer. */
 #include "scratch.h"
 #include <fenv.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The matrix ops at every level of this machine: values against plain C in double, and bits that must not change. */
 #include "ops_cases.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Element-wise ops at every level of this machine: activations against libm in double, and copies. */
 #include "ops_cases.h"
 

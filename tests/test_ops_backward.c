@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Ops of the backward pass at every level of this machine, at awkward sizes: against the same op of the table in
  * double, which is one plain loop each; and bits that may not depend on workers, layout or absent slots.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Window ops at every level of this machine: means and attention against plain C in double; which bits may change. */
 #include "ops_cases.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Properties that hold for every connector, on random scenes (fixed seeds), at every CPU level: the values are the
  * reference's, and a token's bits depend on the patches it reads, the weights, the config and the level alone. The
  * report numbers are in test_reports.c.

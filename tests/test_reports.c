@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What broke elsewhere, as tests under the numbers of the collected reports (docs/reliability.md): counts, grids,
  * numerics and bits of the connectors.
  */

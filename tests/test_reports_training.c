@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What broke elsewhere in training, as tests under the numbers of the collected reports (docs/reliability.md). */
 #include "counter_rng.h"
 #include "scene.h"

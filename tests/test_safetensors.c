@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* safetensors and indexes of shards: what is read, what is refused and with which words, what is written. */
 #include "scratch.h"
 #include <math.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The sample features are the file that examples/data/README.md describes. */
 #include "scene.h"
 #include <math.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* AdamW, clipping, schedule and losses against PyTorch (tests/golden/train.json, described at the head of
  * scripts/make_train_golden.py), for any number of threads. */
 #include "counter_rng.h"

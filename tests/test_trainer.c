@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The trainer: whole runs against PyTorch in float64 (tests/golden/train.json), and what must hold whatever the values
  * are: threads, processes, freezing, storage, masks, saving and going on, numbers that are not finite. */
 #include "counter_rng.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The calls of training: what they refuse, what they cost, packs that are written over, threads, and connectors of a
  * user's own. Values and bits of the shipped connectors are in test_backward.c and test_gradients.c.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What every test file includes. */
 #ifndef TENON_TESTS_H
 #define TENON_TESTS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Writes files of every dtype and layout into a folder, for scripts/check_written_files.py to read back with the
  * reference implementations. Element i of an array has the value that the script computes. */
 #include "tenon/tenon.h"

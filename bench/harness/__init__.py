@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """The benchmark behind bench/run.py: contenders as processes, measured in turns."""

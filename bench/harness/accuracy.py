@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Rounding errors against float64, ours beside PyTorch's. Numbers, not times."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is measured: the rows of the tables and their bars."""
 
 from __future__ import annotations

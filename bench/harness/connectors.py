@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whole connectors, ours and the peers' in turns."""
 
 from __future__ import annotations

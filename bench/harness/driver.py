@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Runs the sections and reports."""
 
 from __future__ import annotations

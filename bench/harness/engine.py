@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The matrix engine alone against BLAS libraries and oneDNN, in turns."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where the peers come from: a virtual environment in the user's cache folder, Debian's packages, our release build.
 Standard library only: this runs before there is an environment."""
 

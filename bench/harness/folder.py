@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`tenon run` over a folder of shards against the forward alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Weights, features and float64 references; the twin of bench/workers/inputs.h, bit for bit."""
 
 from __future__ import annotations

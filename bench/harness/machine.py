@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What machine this is, and how quiet it was."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Medians, quartiles and the round robin."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Memory beyond one packed copy of the weights, and time per frame, as the batch grows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """tenon.torch's modules beside the C library that they call, and beside plain PyTorch modules."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """prepare against a plain copy, and opening against the size of the file."""
 
 from __future__ import annotations

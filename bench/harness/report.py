@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tables, the results file and the page in docs/."""
 
 from __future__ import annotations

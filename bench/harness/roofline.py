@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What each row needs at least: operations and bytes. Arithmetic, no measurement."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Two threads against one, eight calls against one, and a neighbour that takes half a core."""
 
 from __future__ import annotations

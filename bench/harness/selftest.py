@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Checks of the harness itself, without contenders and without time: `run.py --self-test`."""
 
 from __future__ import annotations

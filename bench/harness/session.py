@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What every experiment shares: the contenders that there are, how long to measure, the probes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Training steps, ours and PyTorch's in turns: gradients zeroed, weights repacked, forward, backward with all gradients."""
 
 from __future__ import annotations

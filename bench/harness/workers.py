@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A contender: a process of its own that answers a request a line, and stands still (SIGSTOP) while others run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A BLAS as a contender: `bench_gemm LIBRARY` loads it and calls its CBLAS interface; see bench/run.py.
  *
  *   prepare m= n= k= copies=      run warm= count=      output path=

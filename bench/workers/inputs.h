@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Weights, biases and features that every contender makes for itself, bit for bit the same: bench/harness/inputs.py is
  * the twin. */
 #ifndef BENCH_INPUTS_H

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """tenon.torch as a contender: the modules, inference in inference mode or training steps as torch_train_worker.py has
 them (`train` in the request)."""
 

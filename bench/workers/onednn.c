@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* oneDNN (2.x) as a contender, weights reordered once into the layout it asks for; see bench/run.py.
  *
  *   prepare m= n= k= copies=      answers kind=inner_product|matmul: both are tried, the faster one is kept

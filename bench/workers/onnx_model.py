@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The connectors as ONNX graphs, weights as constants, as a converter would write them: rows flattened to two
 dimensions, so that each linear layer is one Gemm with its weights as PyTorch stores them."""
 

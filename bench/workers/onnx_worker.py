@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """ONNX Runtime as a contender: all optimisations, weights packed when the session is made, buffers bound once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """OpenVINO as a contender: latency hint, f32 arithmetic, constant weights, all cores."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Our matrix engine alone, through the ops table; see bench/run.py.
  *
  *   prepare m= n= k= dtype=f32 threads= copies= bias=1 act=0     packs `copies` sets of the same weights

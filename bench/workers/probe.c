@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the machine can do at most, on any number of threads; see bench/run.py.
  *
  *   level name=avx2                             which probes to use (the level that ours was prepared for)

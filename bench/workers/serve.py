@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The line protocol of a contender in Python: the twin of worker.c."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* tenon as a contender: whole connectors through the public API; see bench/run.py.
  *
  *   prepare type= in= out= tokens= batch= dtype=f32 features=f32 tokens_dtype=f32 threads= [window= heads= hidden=]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Training steps in PyTorch as a contender: `torch_train_worker.py eager|compile`.
 
 A step sets the gradients to None, as zero_grad() does, runs the connector and goes back to all weights and the features.

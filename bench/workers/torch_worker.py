@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """PyTorch as a contender: `torch_worker.py eager|compile`; the connectors as their authors write them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The line protocol of a contender; see worker.h. */
 #include "worker.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A contender of bench/run.py: a process that reads one request a line and answers each with one line.
  *
  *   request   NAME key=value key=value ...

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* tenon bench: how fast a connector runs on an input of a given shape, beside what the machine can do. Forwards and
  * probes alternate and medians are reported, because machines change speed within a minute. */
 #include "bench_limits.h"

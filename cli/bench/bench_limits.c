@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The probes on all threads; see bench_limits.h. */
 #include "bench_limits.h"
 

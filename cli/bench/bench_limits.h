@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What all threads together reach in the probes: the machine's limits in the minute of the measurement. */
 #ifndef TN_CLI_BENCH_LIMITS_H
 #define TN_CLI_BENCH_LIMITS_H

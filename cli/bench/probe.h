@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the machine can do at most: multiply-adds that stay in registers, and plain reads. `tenon bench` and the
  * benchmarks in bench/ measure shares of these. */
 #ifndef TN_CLI_PROBE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Probes at the avx2 level. */
 #define VECTOR_BYTES 32
 #include "probe_kernels.h"

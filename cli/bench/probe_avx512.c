@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Probes at the avx512 level. */
 #define VECTOR_BYTES 64
 #include "probe_kernels.h"

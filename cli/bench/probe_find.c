@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The probes of a machine for which there are no others. */
 #include "probe.h"
 

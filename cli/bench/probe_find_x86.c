@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The probes of an x86-64 machine. */
 #include "probe.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The probes, compiled once for each level: VECTOR_BYTES wide, fused where the level has fused multiply-adds (the
  * sources that include this are compiled with -ffp-contract=fast). */
 #include "probe.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Probes with the instructions that every machine of this architecture has. */
 #define VECTOR_BYTES 16
 #include "probe_kernels.h"

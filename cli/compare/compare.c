@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* tenon compare: do two files of tokens, or of parameters, hold the same numbers? The verdict follows the worst token,
  * because an average hides it: 575 good tokens of 576 still make a mean cosine of 0.998. */
 #include "compare.h"

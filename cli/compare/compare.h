@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The arithmetic of `tenon compare`: two streams of elements, token by token. */
 #ifndef TN_CLI_COMPARE_H
 #define TN_CLI_COMPARE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* tenon fit: a connector whose tokens come to match target tokens. This file reads the options, opens everything and
  * says how it ended; see fit.h. */
 #include "fit.h"

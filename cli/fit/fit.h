@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The parts of `tenon fit`: fit.c reads the options, fit_data.c finds and reads images, fit_reader.c reads ahead,
  * fit_loop.c takes the steps, fit_state.c writes checkpoints and goes on from them, fit_report.c says what happens.
  * ranks.h is about processes. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The images of a folder of shards, in a shuffled order that is computed and not stored.
  *
  * Images are numbered over the shards in order of their names. A permutation of [0, n) is a Feistel network over the

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The steps of a run: which images, through the trainer, in which order; validation, checkpoints, and what stops it. */
 #include "fit.h"
 #include "interrupt.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Reads the images of the coming batches on a thread of its own while this step computes: two batches are in memory,
  * one being used and one being read. Batches come in the order in which the run needs them; where shards differ in
  * shape a micro-batch comes in pieces, each of one shape. */

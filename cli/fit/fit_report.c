@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What a run says: a bar on a terminal, a line of JSON for each step in the log, a table at the end. Rank 0 speaks. */
 #include "fit.h"
 #include "progress.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Checkpoints: the trainer's file in the checkpoint folder, with a note that says where the run is and what it is.
  *
  *     DIR/checkpoint.safetensors   replaced whole; a run that is killed leaves the last one or the new one

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* tenon init: a connector with fresh parameters, drawn as PyTorch draws them, in a self-describing file. */
 #include "commands.h"
 #include "config_options.h"

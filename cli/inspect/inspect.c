@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* tenon inspect: what a file's connector is, what it costs and how many tokens it makes. For files that describe no
  * connector it lists the tensors, so that one can see what a config would have to say. */
 #include "commands.h"

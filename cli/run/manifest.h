@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* manifest.json of an output folder: what made it, and which shards are finished.
  *
  *     {"format": 1, "tenon": "0.1.0", "weights": HASH, "options": {...}, "options_hash": HASH,

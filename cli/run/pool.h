@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Threads that compute while others read and write: OpenMP's spin while they wait for each other, which takes the core
  * from a thread that has something to copy; these sleep. */
 #ifndef TN_CLI_POOL_H

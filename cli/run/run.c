@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* tenon run: features through a connector. This file reads the options, opens the model and reports; see run.h. */
 #include "run.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The parts of `tenon run`: run.c reads the options, run_job.c opens and checks one features file, run_pipeline.c moves
  * files through the adapter, run_output.c writes its outputs, run_folder.c plans a folder of shards around manifest.c.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A folder of shards: which are finished already, and the others through the pipeline, each recorded in the manifest as
  * soon as its file has its name. A run can be killed at any time and started again. Several ranks share the shards. */
 #include "interrupt.h"

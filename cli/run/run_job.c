@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* One features file: opened, and everything checked that headers can tell, before anything is computed or written. */
 #include "report.h"
 #include "run.h"

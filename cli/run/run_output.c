@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The files that a run writes: begun, filled chunk by chunk, and put in place when the job is complete. */
 #include "run.h"
 

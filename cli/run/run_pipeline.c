@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Features through the adapter in stages that overlap: a thread reads, this one computes, a thread writes, and one
  * waits for the disk. Chunks of whole images pass from stage to stage in a ring of slots, so memory is bounded by the
  * slots whatever the input:

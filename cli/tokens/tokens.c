@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* tenon tokens: how many tokens a connector makes of an image, and whether a clip of them fits a sequence. Nothing is
  * built; the count is the one that `run` writes. */
 #include "commands.h"

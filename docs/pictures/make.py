@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Draws the pictures of docs/python.md: python docs/pictures/make.py, with the package and its extras installed.
 
 The losses are those of `tenon fit`, which $TENON_BIN names: a small pooling connector learns the tokens of a large one.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sphinx: the reference of the Python package, from the docstrings of the installed one (scripts/python_docs.sh)."""
 
 import tenon

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* tenon: the layers between a vision encoder and a language model (the "connector").
  *
  * A connector maps patch features (batch, tokens, in_dim) to language-model tokens (batch, out_tokens, out_dim). This

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The type tenon._C.Adapter: a handle, a lock for its parameters, and what it borrows. */
 #include "memory.h"
 

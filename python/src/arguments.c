@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Python values to C. */
 #include "module.h"
 

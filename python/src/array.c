@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* tenon._C.Array: dense memory that other libraries take through __dlpack__. */
 #include "dlpack.h"
 #include "memory.h"

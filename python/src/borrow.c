@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Memory of other people's arrays, without a copy. */
 #include "dlpack.h"
 #include "tensor.h"

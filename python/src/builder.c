@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Connectors declared in Python: tenon._C.Builder shows a builder function the library's builder while it is called. */
 #include "module.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Running an adapter: from Python's arguments to tenon_adapter_forward and back. */
 #include "module.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Module functions that need no adapter: counts, configs, the registry's names, the machine. */
 #include "module.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What is newer in DLPack than the headers that systems have: 1.0's versioned struct, 1.3's table of C functions; and
  * the names of capsules. */
 #ifndef TENON_PYTHON_DLPACK_H

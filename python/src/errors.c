@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Statuses as exceptions. */
 #include "module.h"
 

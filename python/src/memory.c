@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Memory of arrays. It is counted on its own, without Python, so that others may drop it on any thread and after the
  * interpreter is gone.
  *

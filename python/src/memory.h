@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Memory of arrays, and homes to which it returns. No function here needs the GIL. */
 #ifndef TENON_PYTHON_MEMORY_H
 #define TENON_PYTHON_MEMORY_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The module itself. */
 #include "module.h"
 

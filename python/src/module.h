@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The extension module tenon._C: Python objects at one end, tenon.h at the other.
  *
  * Stable ABI of Python 3.10. The GIL is given back around everything that computes, reads or writes files, or waits for

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Large pages for memory that is written once: a new gradient of the size of the weights costs thousands of faults. */
 #include "module.h"
 

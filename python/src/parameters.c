@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Parameters of an adapter: drawn, loaded, borrowed, copied out. */
 #include "module.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Tokens in arrays of the caller's kind. */
 #include "module.h"
 

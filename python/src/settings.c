@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The settings of a call, and the memory that calls work in. */
 #include "module.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Tensors of PyTorch, without its headers. */
 #ifndef TENON_PYTHON_TENSOR_H
 #define TENON_PYTHON_TENSOR_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Gradients. */
 #include "memory.h"
 

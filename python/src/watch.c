@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The type tenon._C.Watch: what was read to decide something, and whether it would be read so again.
  *
  * Python decides, and reads through a Watch, which notes each read. `holds` reads all of it again and compares, in one

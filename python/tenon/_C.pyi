@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The extension module: what the package is made of. Its functions take positional arguments alone."""
 
 from collections.abc import Callable, Sequence

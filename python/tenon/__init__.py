@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Connectors between vision encoders and language models: tenon's C library for NumPy arrays and whatever speaks DLPack.
 
 A connector maps patch features (batch, tokens, in_dim) to tokens of a language model (batch, out_tokens, out_dim)::

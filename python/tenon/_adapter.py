@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Adapters: connectors with parameters."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A connector's type and settings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Token arithmetic that needs no adapter, and what the registered types say of themselves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The registry of connector types: the C library's own, with Python's functions in it."""
 
 from __future__ import annotations

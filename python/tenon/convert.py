@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Checkpoints of other forms: PyTorch's .pt and .bin files, its distributed checkpoints, safetensors.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pictures of connectors, drawn with matplotlib: ``pip install 'tenon[plot]'``.
 
 Each function draws into the axes it is given, or into new ones, and returns them; nothing is shown or saved unasked.

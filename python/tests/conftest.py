@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The package under test is the installed wheel, never the source tree. $TENON_SOURCE is the latter."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Packages whose arrays the tests hand over, or that judge our values, beside NumPy."""
 
 import importlib

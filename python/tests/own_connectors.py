@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Connectors declared in Python; test_configs.py runs this file with a folder to write in."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Random connectors and calls, and what they must give, by plain PyTorch in float64."""
 
 import dataclasses

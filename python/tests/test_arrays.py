@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What an adapter takes and gives back, and what it says to what it does not take."""
 
 import array

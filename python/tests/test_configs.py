@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Configs, counts, the registry."""
 
 import dataclasses

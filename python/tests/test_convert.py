@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Checkpoints of other forms: there, back, and what they say when something is wrong."""
 
 import collections

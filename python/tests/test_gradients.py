@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Gradients against PyTorch's autograd in float64."""
 
 import numpy as np

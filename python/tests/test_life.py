@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Memory over many builds, threads, forks, the end of the interpreter."""
 
 import concurrent.futures

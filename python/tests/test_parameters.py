@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """State dicts, files, copies."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pictures: what is drawn where, and that they can be saved."""
 
 import json

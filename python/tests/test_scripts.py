@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The tutorial, and the reference."""
 
 import os

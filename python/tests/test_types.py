@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What type checkers are told: every public function says all its types."""
 
 import inspect

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tokens against plain PyTorch in float64, against the command, and against themselves under other strides."""
 
 import json

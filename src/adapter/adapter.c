@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The adapter object: making, freeing, counting, describing. */
 #include "adapter/adapter.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The adapter: the one room that sees config, layers, weights and ops together.
  *
  *   adapter.c     new, free, counts, description          plan.c     layers -> steps (fusing, folding)

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The backward pass: the blocks of the forward pass, each through its steps in reverse.
  *
  * Of a step backward needs what it read and, under a fused activation, what it made before that. This comes from

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Rows of a block. Tokens are taken in order over the whole batch; each window level is expanded downwards to the
  * patches it reads, what does not exist is pruned upwards, and the rest is numbered densely. */
 #include "adapter/block.h"

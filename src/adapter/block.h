@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Which rows a block of tokens reads, level by level. */
 #ifndef TN_ADAPTER_BLOCK_H
 #define TN_ADAPTER_BLOCK_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Checks, memory and steps of a call. */
 #include "adapter/call.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What forward and backward share: a call, checked; its memory; blocks of tokens through the steps of the plan. */
 #ifndef TN_ADAPTER_CALL_H
 #define TN_ADAPTER_CALL_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The forward pass: the call is checked, then blocks of tokens go through the steps of the plan.
  *
  * Per block, values between steps live in two buffers of the workspace that take turns; the first step reads the

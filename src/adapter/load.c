@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Loading: finding an adapter's tensors in a file under whatever prefix they have, saying all that is wrong at once,
  * and reading them into fresh storage. Nothing of the adapter changes before everything has been read. */
 #include "adapter/adapter.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Parameters: storage, borrowing, and PyTorch's initial values. */
 #include "adapter/adapter.h"
 

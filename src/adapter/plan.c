@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* From the list of layers to the steps of a forward pass, which backward walks in reverse.
  *
  * Two things are decided, both from shapes alone: an activation is done in the pass of the layer before it where that

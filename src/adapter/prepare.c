@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Packing: weights in the order that an ops table reads them, published at once, immutable afterwards. */
 #include "adapter/adapter.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Saving: a safetensors file whose metadata holds the format's version, the config and the widths. */
 #include "adapter/adapter.h"
 

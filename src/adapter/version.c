@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What was built, and what this machine can run. */
 #include "core/error.h"
 #include "core/parallel.h"

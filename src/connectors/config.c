@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Configs: typed options with checks where the field is one that every connector knows, and what the list of layers of
  * a type says before it is built. */
 #include "connectors/config.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A connector's type and options. */
 #ifndef TN_CONNECTORS_CONFIG_H
 #define TN_CONNECTORS_CONFIG_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Configs as JSON: {"type": "avgpool", "pool_window": 3}, in an adapter file with "in_dim" and "out_dim". */
 #include "connectors/config.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The four connectors of KempnerForge's adapter module. docs/connectors.md states their maths and tensor names. */
 #include "connectors/registry.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Names of connector types and the functions that build them. Rows that a program registers are kept, under the global
  * lock, for the rest of the process. */
 #include "connectors/registry.h"

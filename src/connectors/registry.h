@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The registry: the one list of connector names. */
 #ifndef TN_CONNECTORS_REGISTRY_H
 #define TN_CONNECTORS_REGISTRY_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Names and conversions of storage types. IEEE 754-2008 binary16 and bfloat16 (the upper half of binary32). */
 #include "core/dtype.h"
 

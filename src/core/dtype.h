@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Storage types inside the library, and their exact conversions. The tests' double table adds float64. */
 #ifndef TN_CORE_DTYPE_H
 #define TN_CORE_DTYPE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Status names, sentences, and quoting of names that come from files. */
 #include "core/error.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Status and sentence of a failed call. Who first knows the reason writes the sentence; everyone above forwards. */
 #ifndef TN_CORE_ERROR_H
 #define TN_CORE_ERROR_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Inputs and paths. Nothing is mapped: a file that shrinks under a mapping kills the process, a pread only comes back
  * short. The descriptor is what is watched, not the name: a file that was replaced by rename stays readable and whole
  * through the descriptor, one that was rewritten in place does not. */

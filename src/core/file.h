@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Files: positioned reads of a file that must not change, and outputs that appear whole or not at all. All POSIX file
  * calls of the library are behind this header. */
 #ifndef TN_CORE_FILE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the input and output halves of core/file.h share. */
 #ifndef TN_CORE_FILE_PRIVATE_H
 #define TN_CORE_FILE_PRIVATE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Allocation: one place that asks for memory and one sentence when there is none. */
 #include "core/memory.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Allocation through the caller's allocator, or the system's. */
 #ifndef TN_CORE_MEMORY_H
 #define TN_CORE_MEMORY_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Typed settings, kept in the order in which they were set. */
 #include "core/options.h"
 

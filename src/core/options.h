@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A short list of named, typed settings: what a config holds and what a builder reads. */
 #ifndef TN_CORE_OPTIONS_H
 #define TN_CORE_OPTIONS_H

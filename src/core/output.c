@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Outputs. The data goes to a temporary file in the target's folder, so that the rename stays within one file system
  * and is atomic; a reader sees the old file or the new one, whole. Only a process that is killed leaves its temporary
  * file behind, and never a target half written. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The only file that knows about threads and the floating-point environment. */
 #include "core/parallel.h"
 

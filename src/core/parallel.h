@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* All threading of the library: queues of tasks over OpenMP, a caller's executor, or one thread; a lock; counters. */
 #ifndef TN_CORE_PARALLEL_H
 #define TN_CORE_PARALLEL_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Names and patterns. */
 #include "tenon/tenon.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* MT19937 with the initialisation of 2002 (a single 32-bit seed). */
 #include "core/rng.h"
 

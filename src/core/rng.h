@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The generator behind parameter initialisation: MT19937, seeded as torch.manual_seed does. */
 #ifndef TN_CORE_RNG_H
 #define TN_CORE_RNG_H

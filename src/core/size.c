@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Sizes of dense tensors. */
 #include "core/size.h"
 

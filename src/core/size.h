@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Checked arithmetic. Every product of sizes that come from a caller or a file goes through here. */
 #ifndef TN_CORE_SIZE_H
 #define TN_CORE_SIZE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* DLTensor, checked once at the border. */
 #include "core/tensor.h"
 

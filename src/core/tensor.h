@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Checks of the tensors a caller hands in, and a plain view of them. */
 #ifndef TN_CORE_TENSOR_H
 #define TN_CORE_TENSOR_H

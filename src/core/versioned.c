@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Copying structs between versions of the header. */
 #include "core/versioned.h"
 

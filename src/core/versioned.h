@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Public structs that begin with their size: callers compiled against older or newer headers hand in shorter or longer
  * ones. */
 #ifndef TN_CORE_VERSIONED_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The one table of stored element types, and the conversions of those that tenon does not deliver as they are.
  *
  * 8-bit floats: OCP "8-bit Floating Point Specification" (OFP8). E4M3 has bias 7, no infinity, and NaN only where all

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Tensor files, open for reading: the entries that formats make, finding them, reading slices. open.c opens. */
 #include "formats/format.h"
 

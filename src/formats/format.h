@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Inside the formats: what a format tells the shared half (open.c, file.c, write.c) about a file.
  *
  * A format is one row of a table: how its files are recognised and how the header becomes entries. Everything after

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the formats with JSON headers share: reading a header into memory and parsing it. */
 #include "formats/format.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Reads a sharded checkpoint (Hugging Face's model.safetensors.index.json):
  *
  *   {"metadata": {"total_size": 123}, "weight_map": {"tensor name": "model-00001-of-00002.safetensors", ...}}

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Reads NumPy's npy (numpy.lib.format, "Format Version 1.0 / 2.0 / 3.0"):
  *
  *   bytes 0..5   "\x93NUMPY"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Lays out an npy file, version 1.0 (npy.c shows the format). As NumPy does, the header is padded with spaces and ends
  * in a newline so that the data begins at a multiple of 64. NumPy has no bfloat16: it goes out as uint16. */
 #include "formats/format.h"

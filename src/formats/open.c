@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Opening a file of tensors: its kind is told by its first bytes, and the format's opener makes the entries. */
 #include "formats/format.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Reads safetensors (https://github.com/huggingface/safetensors, "Format"):
  *
  *   bytes 0..7      n, the length of the header, little-endian

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Lays out a safetensors file (safetensors.c shows the format). The header is padded so that the data begins at a
  * multiple of 8, and larger elements come first, so that every tensor is aligned to its elements: 8-, 4-, 2-, then
  * 1-byte types, in the order of declaration within each. The header lists the tensors in the order of declaration. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Tensor files being written: what is declared, then the header, then elements at their places in any order. The
  * formats only place the parts and make the header. */
 #include "formats/format.h"

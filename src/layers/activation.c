@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Activation: y = f(x), dx = dy f'(x), element by element. Reach: row. The formulas are with tn_act. */
 #include "layers/layer.h"
 #include <string.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The builder: collects layers and parameters, and remembers the first error. */
 #include "core/size.h"
 #include "layers/layer.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Packing and running one linear map with its bias. */
 #include "layers/dense.h"
 

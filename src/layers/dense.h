@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A linear map and its bias, packed side by side: what linear layers and the projections of attention share. */
 #ifndef TN_LAYERS_DENSE_H
 #define TN_LAYERS_DENSE_H

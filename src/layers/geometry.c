@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Grids and windows. A grid is height x width, row-major. A window layer of side w makes ceil(h/w) x ceil(w'/w) windows
  * from the top left ("drop": floor); the patches of a window are numbered row by row. */
 #include "layers/geometry.h"

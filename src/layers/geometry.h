@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* From a count of tokens to grids, windows and counts of tokens: the one place that computes them. */
 #ifndef TN_LAYERS_GEOMETRY_H
 #define TN_LAYERS_GEOMETRY_H

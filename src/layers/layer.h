@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What a layer is, and the list of them that a builder makes.
  *
  * A layer type is one file with one tn_layer_type: it declares parameters and width when the builder appends it, packs

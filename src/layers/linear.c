@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Linear layer: y = x W^T + b, W (out, in), b (out). Reach: row.
  *
  * Backward: dx = dy W, dW += dy^T x, db += sum of the rows of dy.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Window attention: multi-head attention with one query per window, the mean of its patches. Reach: window.
  *
  * With one query, keys and values need no projection per patch. For head h of width d = C / heads, window patches x_j

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Window mean: each output row is the mean of the present patches of its window; backward, each of them gets its equal
  * share. Reach: window. No parameters. */
 #include "layers/layer.h"

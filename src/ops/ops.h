@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The ops table: everything that layers ask of a device. One table per CPU level; the tests have one in double.
  *
  * All arrays are tagged with their dtype. Sums and intermediates are of the table's `compute` dtype. An op's result for

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A run on disk: a safetensors file with, for each trained parameter NAME,
  *
  *     parameter.NAME   in its dtype; the frozen ones too, so that the file is the whole run

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 #include "train/loss.h"
 
 #include "core/error.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Losses between tokens y and targets t, both (rows, dim), a row a token. An image's loss is the mean over its tokens
  * of the row's loss, with d = y - t and sums in double, k ascending:
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019) and the norm that gradients are clipped
  * by. For step t = 1, 2, ... and each element, in f32 and in the order of operations of PyTorch's AdamW:
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The learning rate over the steps s = 0, 1, ...: a linear warm-up, then half a cosine down to a floor.
  *
  *     s < warmup:           lr (s + 1) / warmup

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* One batch: forward, loss, backward. One step: sum over processes, norm, clip, AdamW. */
 #include "train/trainer.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Making a trainer: options checked, patterns matched, arrays cut. */
 #include "train/trainer.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The trainer: an adapter, what the optimizer keeps for it, and the memory of a step.
  *
  *   trainer.c    options, freezing, new, free     step.c        forward, loss, backward; apply

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The command under test is $TENON_BIN; every test has a folder of its own as the working directory."""
 import json
 import os

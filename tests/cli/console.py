@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Runs the console blocks of a page: lines "$ command", each followed by what it prints (stdout and stderr).
 
 As a program it writes the page anew with the present output:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The four connectors in float64, straight from their definition (attention in its direct form)."""
 import json
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """tenon bench: that it measures and says what; never how fast."""
 import pytest
 

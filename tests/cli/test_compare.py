@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """tenon compare: the numbers, the verdict, the trouble."""
 import numpy
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Help, the manual page, the completion and docs/cli.md say the same as the option tables."""
 import os
 import re

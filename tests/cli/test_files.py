@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """tenon init and tenon inspect, and what they refuse."""
 import os
 

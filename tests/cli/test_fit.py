@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """tenon fit: what it learns, and that a run is the same bytes however often it was stopped, killed or split."""
 import json
 import os

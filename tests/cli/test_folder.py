@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """tenon run on a folder of shards: the manifest, resuming, what stops it; and being killed."""
 import fcntl
 import json

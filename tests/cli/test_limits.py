@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Memory that does not grow with the input, and what a terminal sees and a pipe does not."""
 import os
 import pty

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """tenon fit and tenon run under mpirun, with 2 and 4 ranks. Needs a build with -DTENON_MPI=ON and mpirun."""
 import json
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """tenon run on one file: the numbers, against float64; formats; masks; what it refuses."""
 import os
 

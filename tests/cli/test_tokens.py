@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """tenon tokens: counts, budgets, and what it refuses."""
 import pytest
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Fuzz target: the input is a file of any kind, opened and read whole. libFuzzer drives it (-DTENON_FUZZ=ON, clang), or
  * replay.c, which every build has. The file is named as an index of shards would be, in a folder with two shards, so
  * that an input that is an index finds something to open. */

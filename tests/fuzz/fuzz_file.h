@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The entry that libFuzzer calls. */
 #ifndef TENON_TESTS_FUZZ_FILE_H
 #define TENON_TESTS_FUZZ_FILE_H

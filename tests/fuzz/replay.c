@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Runs a fuzz target without a fuzzer: every file of the folders given, and N deterministic mutations of each.
  *
  *     replay N FOLDER...

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Connectors as PyTorch modules: KempnerForge's adapter module with its import changed.
 
     from tenon.torch import AdapterConfig, build_adapter

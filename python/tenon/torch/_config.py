@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The ``[adapter]`` table of a training config, and the module that it asks for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What all connector modules share: from a call to the operators, or to plain PyTorch where there is no kernel."""
 
 from __future__ import annotations

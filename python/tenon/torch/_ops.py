@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The operators ``tenon::forward`` and ``tenon::backward``: what compile, export and the dispatcher see of a call.
 
 Both take the parameters as a list in declaration order, the config as JSON, and the settings of the call: `window` 0 is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Packed weights, and when they may be used again.
 
 The library reads weights in an order of its own, so they are packed before a call. A pack that no longer is what the

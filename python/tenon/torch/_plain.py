@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The connectors in plain PyTorch: for the devices and dtypes that the library has no kernel for.
 
 Windows are cut out of the padded grid, and what is not there is told by a mask:

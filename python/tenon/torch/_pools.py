@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Connectors that pool a grid of patches, window by window, and so make fewer tokens."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Connectors that keep the token count."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Builders by name, as the training code that this package serves knows them."""
 
 from __future__ import annotations

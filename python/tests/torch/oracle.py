@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a module should answer: the same connector in plain PyTorch, in float64, from the module's own parameters."""
 
 import math

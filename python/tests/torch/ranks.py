@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What two processes do in test_torch_distributed.py: `python ranks.py RANK PORT`. Their words go to the test."""
 
 import copy

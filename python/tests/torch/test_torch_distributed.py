@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Two processes on gloo: DDP, and both versions of FSDP, which fill parameters without moving a version counter."""
 
 import pathlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Code and checkpoints of KempnerForge's adapter module, with the import changed: constructors, attributes, names,
 initial values, exceptions and messages."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What PyTorch does with modules: compile, export, autocast, functional calls, moving, copying, saving."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Gradients in memory that is lent: it comes back when they are dropped, and only then."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A call without gradients goes where the one before it went, unless anything that decided the way is another by now."""
 
 import copy

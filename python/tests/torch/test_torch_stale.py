@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A pack is never older than the parameters. Every way to change a parameter that PyTorch has, and then a call."""
 
 import copy

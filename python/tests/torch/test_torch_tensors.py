@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where the C code finds a tensor's values: through PyTorch's table of C functions, and without it."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tokens and gradients of random modules and calls, against plain PyTorch in float64."""
 
 import copy

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The blas level (-DTENON_BLAS=ON): the machine's best table, but large products are the work of a CBLAS. It is for
  * machines that this library has no kernels for. What it gives up: bits are the BLAS's, so they may depend on rows,
  * threads and alignment; the BLAS may allocate; it runs on threads of its own, whatever the call asks for.

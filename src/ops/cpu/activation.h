@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Element-wise functions, without libm, so that bits are ours on every system.
  *
  *   gelu(x)       = x Phi(x), Phi(x) = 1 / (1 + exp(-x P(x^2) / Q(x^2))): the rational is fitted to the log-odds of Phi

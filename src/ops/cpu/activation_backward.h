@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Gradients through element-wise functions, dx = dy act'(x), and of a bias. With s = 1 / (1 + exp(-z)):
  *
  *   gelu'(x)             = Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi),  Phi(x) = gelu(x) / x

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Which levels there are and which of them this machine can run. */
 #include "ops/cpu/levels.h"
 #ifdef TN_HAVE_X86

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Folding of two linear maps: w[i, j] = sum_m outer[i, m] inner[m, j], [n, inner_n] x [inner_n, k] -> [n, k], in
  * float64, rounded to f32 at the end.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* All kernels, compiled for the level whose primitives were included before, and TN_LEVEL_TABLE(name) for its table. */
 #include "core/memory.h"
 #include "core/size.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The avx512 level: AVX-512 F, BW, DQ and VL, as in x86 servers since 2017. Compiled with flags of its own: nothing
  * here may run before dispatch.c has asked the processor.
  *

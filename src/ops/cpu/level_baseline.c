@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The baseline level: portable C. */
 #include "ops/cpu/primitives_baseline.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The neon level: 64-bit ARM.
  *
  * Of the 32 registers a tile takes 24 for sums, 4 for weights and the rest for elements of x, which multiply-adds take

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The tables of all levels; which of them a build has is said in src/ops/CMakeLists.txt. */
 #ifndef TN_OPS_CPU_LEVELS_H
 #define TN_OPS_CPU_LEVELS_H

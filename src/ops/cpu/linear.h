@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The product: y[r, g n + i] = act(sum_j x[r, g k + j] w[g, i, j] + bias[g n + i]).
  *
  * Every sum is a chain of vf_fma over j ascending, cut into blocks of block_depth; each block starts from zero and the

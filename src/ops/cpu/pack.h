@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Packing of weights: for each group, panels of panel_columns outputs, [n / panel_columns][k][panel_columns], in their
  * storage dtype; outputs past n are zeros. The product then reads one panel from front to back.
  *

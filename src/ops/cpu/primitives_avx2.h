@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Primitives of the avx2 level: AVX2, FMA and F16C. */
 #ifndef TN_OPS_CPU_PRIMITIVES_AVX2_H
 #define TN_OPS_CPU_PRIMITIVES_AVX2_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Primitives of the avx512 level: AVX-512 F, BW, DQ and VL. */
 #ifndef TN_OPS_CPU_PRIMITIVES_AVX512_H
 #define TN_OPS_CPU_PRIMITIVES_AVX512_H

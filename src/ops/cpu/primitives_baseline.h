@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Primitives of the baseline level: what every machine has. Vectors of four floats; a product is rounded before it is
  * added, so this level has bits of its own.
  */

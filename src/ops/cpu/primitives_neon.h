@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Primitives of the neon level: the vectors of every 64-bit ARM processor. */
 #ifndef TN_OPS_CPU_PRIMITIVES_NEON_H
 #define TN_OPS_CPU_PRIMITIVES_NEON_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Rows of any dtype and step, read as f32 and written from f32, a dense span at a time. Reads stay inside the row: the
  * last vector of a span goes through a small array.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Vectors of `lanes` floats, written once for all levels with the vector extensions of gcc and clang.
  *
  * A level's primitives header defines `lanes`, then includes this file, then adds what the extensions cannot say or say

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Gradients of a linear map: dw[g n + i, j] += sum_r dy[r, g n + i] x[r, g k + j], and dbias[i] += sum_r dy[r, i].
  *
  * The product dy^T x runs as the engine's own products do, the rows being its depth: a sum is a chain of vf_fma over r

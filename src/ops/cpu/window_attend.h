@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Attention of one query per window and head, over the window's own patches:
  *
  *   s_j = scale * dot(q[r, h], x_j),  a = softmax(s),  y[r, h] = sum_j a_j x_j

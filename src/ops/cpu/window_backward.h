@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Gradients through windows.
  *
  * Mean: each present patch gets dy / count. Attention, for a row's present patches x_j and head h, with what

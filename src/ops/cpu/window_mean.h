@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Means of windows: y[r, c] = sum_j x[r slots + j, c] / count over the patches j that are present.
  *
  * The present patches, in order, are summed in blocks of mean_block from zero, and the blocks added in order: a mean of
