@@ -24,25 +24,25 @@ typedef struct tn_config_settings {
 /* Rows for the table of a subcommand whose settings struct `s` has a tn_config_settings named `config`. */
 #define TN_CONFIG_OPTION_TYPE(s)                                                                                       \
     {                                                                                                                  \
-        "type", 0, TN_STRING, "T", "@types", 0, offsetof(s, config.type), "the connector's type", "--type avgpool"     \
+        "type", 0, TN_STRING, "T", "@types", 0, offsetof(s, config.type), "type of the connector", "--type avgpool"    \
     }
 #define TN_CONFIG_OPTION_WINDOW(s)                                                                                     \
     {                                                                                                                  \
         "window", 0, TN_INT, "W", NULL, 1, offsetof(s, config.window),                                                 \
-            "pool W x W patches into one token (without it 2; types that do not pool ignore it)",                      \
+            "pool W x W patches into one token; default 2; types without pooling do not use it",                       \
             "--window 3: 27x27 patches give 81 tokens"                                                                 \
     }
 #define TN_CONFIG_OPTION_PREFIX_TOKENS(s)                                                                              \
     {                                                                                                                  \
         "prefix-tokens", 0, TN_INT, "K", NULL, 0, offsetof(s, config.prefix_tokens),                                   \
-            "leading tokens that are no patches (CLS, registers), left out before anything else",                      \
+            "number of leading tokens that are not patches (CLS, registers) and are dropped",                          \
             "--prefix-tokens 1: 577 tokens are a CLS token and 24x24 patches"                                          \
     }
 #define TN_CONFIG_OPTION_RAGGED(s)                                                                                     \
     {                                                                                                                  \
         "ragged", 0, TN_STRING, "R", "reject partial drop", 0, offsetof(s, config.ragged),                             \
-            "windows cut off by the grid's edge: reject refuses the grid, partial pools the patches that are there, "  \
-            "drop leaves them out",                                                                                    \
+            "windows that the grid does not fill: reject refuses the grid, partial pools the patches they have, drop " \
+            "discards them; the default depends on the type",                                                          \
             "--ragged partial: 27x27 patches by window 2 give 196 tokens"                                              \
     }
 

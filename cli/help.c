@@ -13,11 +13,10 @@ enum { WIDTH = 100, OPTION_COLUMN = 26 };
 
 static const char about[] =
     "tenon counts, initialises, inspects, runs, fits, compares and times connectors: the layers between a vision "
-    "encoder and "
-    "a "
-    "language model, which turn patch features (images, patches, width) into tokens (images, tokens, model width).";
+    "encoder and a language model, which turn patch features (images, patches, width) into tokens (images, tokens, "
+    "model width).";
 
-static const char exit_codes[] = "0: done. 1: bad data, a failure, or a difference. 2: the command line is wrong.";
+static const char exit_codes[] = "0: done. 1: invalid data, a failure, or a difference. 2: invalid command line.";
 
 /* Prints text from `column` on, broken at blanks, later lines indented to `indent`. */
 static void print_wrapped(const char *text, int indent, int column)
@@ -100,7 +99,7 @@ static void print_option(const tn_option *option)
     snprintf(text, sizeof text, "%s", option->help);
     append_known_values(text, sizeof text, option->values);
     size_t used = strlen(text);
-    if (option->kind != TN_FLAG) snprintf(text + used, sizeof text - used, " (%s)", option->example);
+    if (option->kind != TN_FLAG) snprintf(text + used, sizeof text - used, " (e.g. %s)", option->example);
     print_wrapped(text, OPTION_COLUMN, OPTION_COLUMN);
 }
 

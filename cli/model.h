@@ -14,13 +14,13 @@ typedef struct tn_model_settings {
 #define TN_MODEL_OPTION_PREFIX(s)                                                                                      \
     {                                                                                                                  \
         "prefix", 0, TN_STRING, "P", NULL, 0, offsetof(s, model.prefix),                                               \
-            "what stands before the connector's tensor names in a larger checkpoint (without it: found by suffix)",    \
+            "prefix of the connector's tensor names in a larger checkpoint; default: detected",                        \
             "--prefix model.adapter."                                                                                  \
     }
 #define TN_MODEL_OPTION_CONFIG(s)                                                                                      \
     {                                                                                                                  \
         "config", 0, TN_STRING, "FILE", "@file", 0, offsetof(s, model.config),                                         \
-            "a JSON config, for checkpoints that carry none: the fields of init, and in_dim and out_dim",              \
+            "JSON config for a checkpoint that has none: the options of the connector, in_dim and out_dim",            \
             "--config adapter.json, which holds {\"type\": \"mlp_2layer\", \"in_dim\": 1024, \"out_dim\": 4096}"       \
     }
 

@@ -208,7 +208,7 @@ static void bits_do_not_depend_on_threads_or_on_what_is_kept(void **state)
         for (int i = 0; i < 4; i++) {
             tenon_trainer_options o = options_of(run_case(index));
             o.threads = i < 3 ? 1 + i : 1;
-            o.keep = i == 3;
+            o.save_activations = i == 3;
             run r = run_open(index, TENON_F32, &o);
             train(&r, 0, 20);
             bits[i] = bits_of(r.adapter);

@@ -33,20 +33,20 @@ static const tn_argument arguments[] = {
     {.name = NULL}};
 
 static const tn_option options[] = {
-    {"tokens", 0, TN_INT, "N", NULL, 1, offsetof(settings, tokens), "tokens of an image", "--tokens 729"},
-    {"batch", 0, TN_INT, "B", NULL, 1, offsetof(settings, batch), "images in a call (without it 1)", "--batch 8"},
+    {"tokens", 0, TN_INT, "N", NULL, 1, offsetof(settings, tokens), "tokens per image", "--tokens 729"},
+    {"batch", 0, TN_INT, "B", NULL, 1, offsetof(settings, batch), "images per call; default 1", "--batch 8"},
     {"dtype", 0, TN_STRING, "D", "f32 bf16 f16", 0, offsetof(settings, dtype),
-     "storage of features and tokens: f32, bf16 or f16 (without it the parameters')", "--dtype bf16"},
+     "dtype of features and tokens: f32, bf16 or f16; default that of the parameters", "--dtype bf16"},
     {"threads", 0, TN_INT, "T", NULL, 1, offsetof(settings, threads),
-     "threads that compute (without it one for each core)", "--threads 1"},
-    {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "pool with this window instead of the config's",
+     "number of compute threads; default one per available core", "--threads 1"},
+    {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "pooling window, instead of the config's",
      "--window 3"},
     {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
-     "rows x columns of the patch grid (without it the grid is square)", "--grid 32x128"},
-    {"repeat", 0, TN_INT, "R", NULL, 1, offsetof(settings, repeat), "forwards that are timed (without it 21)",
+     "rows x columns of the patch grid; default a square grid", "--grid 32x128"},
+    {"repeat", 0, TN_INT, "R", NULL, 1, offsetof(settings, repeat), "number of timed forward passes; default 21",
      "--repeat 101"},
     {"cpu", 0, TN_STRING, "LEVEL", "@levels", 0, offsetof(settings, cpu),
-     "the highest CPU level to use (without it TENON_CPU, else the best there is)", "--cpu baseline"},
+     "highest CPU level to use; default TENON_CPU, else the best available", "--cpu baseline"},
     TN_MODEL_OPTION_PREFIX(settings),
     TN_MODEL_OPTION_CONFIG(settings),
     TN_OPTION_JSON(settings),
@@ -298,12 +298,11 @@ static int run(const tn_command *command, int argc, char **argv)
 const tn_command tn_command_bench = {
     "bench",
     "time a connector on this machine",
-    "Runs a connector on made-up features of the given shape and prints the median time, beside what the machine can "
-    "do: "
-    "multiply-adds that stay in registers, and plain reads of memory. Forwards and these probes alternate; quartiles "
-    "tell how quiet the machine was. Weights are counted once a forward. Nothing is written.",
+    "Runs a connector on synthetic features of the given shape and prints the median time and two limits of the "
+    "machine: multiply-adds in registers, and memory reads. Forward passes and these probes alternate; the quartiles "
+    "show how much the times vary. Weights are counted once per forward pass. Nothing is written.",
     arguments,
     options,
     examples,
-    "0: measured. 1: the model cannot be read, or does not take this input. 2: the command line is wrong.",
+    "0: measured. 1: the model cannot be read, or does not accept this input. 2: invalid command line.",
     run};

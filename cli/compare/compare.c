@@ -25,16 +25,15 @@ static const tn_argument arguments[] = {
     {"B", false, "@file", "the reference: differences are relative to it"},
     {.name = NULL}};
 
-static const tn_option options[] = {
-    {"tol", 0, TN_REAL, "X", NULL, 0, offsetof(settings, tolerance),
-     "the largest relative difference ||a - b|| / ||b|| that a token may have (without it 1e-5)", "--tol 1e-3"},
-    {"tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(settings, tensor),
-     "compare this tensor only (without it all, by name; files of one tensor each need no equal names)",
-     "--tensor proj1.weight"},
-    {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, npy_bfloat16), "uint16 npy arrays are bfloat16 bits",
-     "--npy-bf16"},
-    TN_OPTION_JSON(settings),
-    {.name = NULL}};
+static const tn_option options[] = {{"tol", 0, TN_REAL, "X", NULL, 0, offsetof(settings, tolerance),
+                                     "largest relative difference ||a - b|| / ||b|| allowed for a token; default 1e-5",
+                                     "--tol 1e-3"},
+                                    {"tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(settings, tensor),
+                                     "compare this tensor only; default all tensors, by name", "--tensor proj1.weight"},
+                                    {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, npy_bfloat16),
+                                     "read uint16 npy arrays as bfloat16", "--npy-bf16"},
+                                    TN_OPTION_JSON(settings),
+                                    {.name = NULL}};
 
 static const tn_example examples[] = {
     {"tenon compare tokens.npy reference.npy --tol 1e-3", "tokens against those of another program"},
@@ -391,13 +390,11 @@ const tn_command tn_command_compare = {
     "compare two files of tokens or parameters",
     "Compares the tensors of two files, which may differ in format and dtype: the largest absolute difference, the "
     "relative difference ||a - b|| / ||b|| and the cosine difference 1 - cos, over everything and for the worst token. "
-    "A "
-    "token is a vector along the last axis. The verdict follows the worst token's relative difference. NaN equals "
+    "A token is a vector along the last axis. The verdict follows the worst token's relative difference. NaN equals "
     "nothing, NaN included.",
     arguments,
     options,
     examples,
-    "0: the same within the tolerance. 1: different. 2: trouble: the command line is wrong, a file cannot be read, "
-    "names "
-    "or shapes do not match.",
+    "0: the same within the tolerance. 1: different. 2: trouble: invalid command line, a file cannot be read, names or "
+    "shapes do not match.",
     run};

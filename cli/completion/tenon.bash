@@ -111,7 +111,7 @@ _tenon_fit() {
         --tensor) ;;
         --target-tensor) ;;
         --threads) ;;
-        *) _tenon_options "--model --features --targets --output --loss --steps --epochs --batch --accumulate --lr --warmup --min-lr --weight-decay --decay-biases --beta1 --beta2 --eps --clip --freeze --no-master --keep --seed --val-fraction --patience --checkpoint --every --resume --skip-nonfinite --log --window --grid --prefix --config --tensor --target-tensor --npy-bf16 --threads --cpu --json --help" ;;
+        *) _tenon_options "--model --features --targets --output --loss --steps --epochs --batch --accumulate --lr --warmup --min-lr --weight-decay --decay-biases --beta1 --beta2 --eps --clip --freeze --no-master --save-activations --seed --val-fraction --patience --checkpoint --every --resume --skip-nonfinite --log --window --grid --prefix --config --tensor --target-tensor --npy-bf16 --threads --cpu --json --help" ;;
     esac
 }
 

@@ -19,96 +19,94 @@ static const tn_argument arguments[] = {{.name = NULL}};
 
 static const tn_option options[] = {
     {"model", 0, TN_STRING, "FILE", "@file", 0, offsetof(tn_fit_settings, start),
-     "the connector to begin with: a file of init, of another fit, or a checkpoint of your own",
-     "--model start.safetensors"},
+     "connector to start from: a file written by init or fit, or another checkpoint", "--model start.safetensors"},
     {"features", 0, TN_STRING, "DIR", "@file", 0, offsetof(tn_fit_settings, features),
-     "features (images, tokens, width): a folder of .npy and .safetensors shards, or one file", "--features features/"},
+     "features (images, tokens, width): one file, or a folder of .npy and .safetensors shards", "--features features/"},
     {"targets", 0, TN_STRING, "DIR", "@file", 0, offsetof(tn_fit_settings, targets),
-     "the tokens they should become (images, tokens, model width): a folder of shards with the same names, or one file",
-     "--targets tokens/, which tenon run made with another connector"},
-    {"output", 'o', TN_STRING, "FILE", "@file", 0, offsetof(tn_fit_settings, output),
-     "the .safetensors file of the fitted connector", "-o fitted.safetensors"},
+     "target tokens (images, tokens, model width): one file, or a folder of shards with the names of the features",
+     "--targets tokens/, written by tenon run with another connector"},
+    {"output", 'o', TN_STRING, "FILE", "@file", 0, offsetof(tn_fit_settings, output), "the .safetensors file to write",
+     "-o fitted.safetensors"},
     {"loss", 0, TN_STRING, "L", "mse cosine smooth_l1", 0, offsetof(tn_fit_settings, loss),
-     "mse (as without it), cosine (directions alone) or smooth_l1 (less weight on outliers)", "--loss cosine"},
-    {"steps", 0, TN_INT, "N", NULL, 1, offsetof(tn_fit_settings, steps),
-     "steps of the optimizer (without it, and without --epochs, one epoch)", "--steps 1000"},
+     "loss function: mse, cosine (direction only) or smooth_l1 (less sensitive to outliers); default mse",
+     "--loss cosine"},
+    {"steps", 0, TN_INT, "N", NULL, 1, offsetof(tn_fit_settings, steps), "number of optimizer steps; default one epoch",
+     "--steps 1000"},
     {"epochs", 0, TN_INT, "E", NULL, 1, offsetof(tn_fit_settings, epochs),
-     "times to go through the images, instead of --steps", "--epochs 3"},
+     "number of passes over the images, instead of --steps", "--epochs 3"},
     {"batch", 0, TN_INT, "B", NULL, 1, offsetof(tn_fit_settings, batch),
-     "images that are computed at once (without it 8); under mpirun, of each rank", "--batch 16"},
+     "images in one forward and backward pass, on each rank under mpirun; default 8", "--batch 16"},
     {"accumulate", 0, TN_INT, "A", NULL, 1, offsetof(tn_fit_settings, accumulate),
-     "batches whose gradients make one step (without it 1): a larger batch in the same memory", "--accumulate 4"},
-    {"lr", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, lr), "the highest learning rate (without it 0.001)",
-     "--lr 0.0003"},
+     "batches in one optimizer step: a larger effective batch in the same memory; default 1", "--accumulate 4"},
+    {"lr", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, lr), "peak learning rate; default 0.001", "--lr 0.0003"},
     {"warmup", 0, TN_INT, "N", NULL, 0, offsetof(tn_fit_settings, warmup),
-     "steps over which the rate rises to --lr; then it falls along a cosine (without it 0)", "--warmup 100"},
+     "steps of linear warmup to --lr, before the cosine decay; default 0", "--warmup 100"},
     {"min-lr", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, min_lr),
-     "the rate at which the cosine ends (without it 0)", "--min-lr 0.00001"},
+     "learning rate at the end of the cosine decay; default 0", "--min-lr 0.00001"},
     {"weight-decay", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, weight_decay),
-     "decay of weights in AdamW; biases have none (without it 0.01)", "--weight-decay 0.05"},
-    {"decay-biases", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, decay_biases), "decay biases as well",
-     "--decay-biases"},
+     "weight decay of AdamW, not applied to biases; default 0.01", "--weight-decay 0.05"},
+    {"decay-biases", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, decay_biases),
+     "apply weight decay to biases too", "--decay-biases"},
     {"beta1", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, beta1),
-     "how long AdamW remembers gradients (without it 0.9)", "--beta1 0.9"},
+     "AdamW decay rate of the first moment; default 0.9", "--beta1 0.9"},
     {"beta2", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, beta2),
-     "how long it remembers their squares (without it 0.999)", "--beta2 0.95"},
+     "AdamW decay rate of the second moment; default 0.999", "--beta2 0.95"},
     {"eps", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, eps),
-     "what AdamW adds to the root of the squares (without it 1e-8)", "--eps 1e-6"},
+     "term added to the denominator of AdamW; default 1e-8", "--eps 1e-6"},
     {"clip", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, clip),
-     "the largest norm of all gradients together, longer ones are shortened; 0: any (without it 1)", "--clip 0.5"},
+     "clip the global gradient norm; 0 disables; default 1", "--clip 0.5"},
     {"freeze", 0, TN_STRING, "PATTERN", NULL, 0, offsetof(tn_fit_settings, freeze),
-     "parameters that stay what they are, by name, with * for any characters; several with commas between",
-     "--freeze 'proj1.*,k_proj.bias'"},
+     "names of parameters to freeze, separated by commas; * matches any characters", "--freeze 'proj1.*,k_proj.bias'"},
     {"no-master", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, no_master),
-     "keep no f32 copies of bf16 and f16 parameters: less memory, and small steps are rounded away", "--no-master"},
-    {"keep", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, keep),
-     "keep between forward and backward what would be computed twice: faster, and memory grows with --batch", "--keep"},
+     "keep no f32 master copies of bf16 and f16 parameters: less memory, but small updates are lost to rounding",
+     "--no-master"},
+    {"save-activations", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, save_activations),
+     "save activations for the backward pass instead of recomputing them: faster, but memory grows with --batch",
+     "--save-activations"},
     {"seed", 0, TN_UINT, "S", NULL, 0, offsetof(tn_fit_settings, seed),
-     "seed of the order of the images and of the choice for validation (without it 0)", "--seed 7"},
+     "seed of the image order and of the validation split; default 0", "--seed 7"},
     {"val-fraction", 0, TN_REAL, "X", NULL, 0, offsetof(tn_fit_settings, val_fraction),
-     "share of the images that is kept back for validation (without it 0)", "--val-fraction 0.05"},
+     "share of the images held out for validation; default 0", "--val-fraction 0.05"},
     {"patience", 0, TN_INT, "N", NULL, 1, offsetof(tn_fit_settings, patience),
-     "stop after N validations in a row without a better one", "--patience 5"},
+     "stop after N validations in a row without improvement", "--patience 5"},
     {"checkpoint", 0, TN_STRING, "DIR", "@folder", 0, offsetof(tn_fit_settings, checkpoint),
-     "a folder to save the run to, at the interval of --every, at the end, and on Ctrl-C; the connector at its best "
-     "validation too",
+     "folder for checkpoints, written every --every steps, at the end and on Ctrl-C; the connector with the best "
+     "validation loss is saved there too",
      "--checkpoint run1/"},
     {"every", 0, TN_INT, "K", NULL, 1, offsetof(tn_fit_settings, every),
-     "steps between checkpoints and between validations (without it 100)", "--every 500"},
+     "steps between checkpoints and between validations; default 100", "--every 500"},
     {"resume", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, resume),
-     "go on from the checkpoint in --checkpoint, bit for bit as if the run had never stopped; where there is none yet, "
-     "begin",
+     "continue from the checkpoint in --checkpoint with the same bits as an uninterrupted run; without a checkpoint, "
+     "start a new run",
      "--resume"},
     {"skip-nonfinite", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, skip_nonfinite),
-     "leave out steps whose loss or gradient is infinite or nan, and say how many, instead of ending there",
-     "--skip-nonfinite"},
+     "skip and count steps whose loss or gradient is infinite or NaN, instead of stopping", "--skip-nonfinite"},
     {"log", 0, TN_STRING, "FILE", "@file", 0, offsetof(tn_fit_settings, log),
-     "a file that gets a line of JSON for each step and each validation", "--log run1.jsonl"},
-    {"window", 0, TN_INT, "W", NULL, 1, offsetof(tn_fit_settings, window),
-     "pool with this window instead of the config's", "--window 3"},
+     "file that receives one line of JSON per step and per validation", "--log run1.jsonl"},
+    {"window", 0, TN_INT, "W", NULL, 1, offsetof(tn_fit_settings, window), "pooling window, instead of the config's",
+     "--window 3"},
     {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(tn_fit_settings, grid),
-     "rows x columns of the patch grid (without it the grid is square)", "--grid 32x128"},
+     "rows x columns of the patch grid; default a square grid", "--grid 32x128"},
     TN_MODEL_OPTION_PREFIX(tn_fit_settings),
     TN_MODEL_OPTION_CONFIG(tn_fit_settings),
     {"tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(tn_fit_settings, tensor),
-     "the tensor of .safetensors features (without it the only one of floating-point numbers)",
-     "--tensor image_features"},
+     "name of the tensor in .safetensors features; default the only floating-point tensor", "--tensor image_features"},
     {"target-tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(tn_fit_settings, target_tensor),
-     "the tensor of .safetensors targets, likewise", "--target-tensor tokens"},
+     "name of the tensor in .safetensors targets; default the only floating-point tensor", "--target-tensor tokens"},
     {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, npy_bfloat16),
-     "uint16 npy features and targets are bfloat16 bits", "--npy-bf16"},
+     "read uint16 npy features and targets as bfloat16", "--npy-bf16"},
     {"threads", 0, TN_INT, "N", NULL, 1, offsetof(tn_fit_settings, threads),
-     "threads that compute (without it one for each core); the result is the same bits for any number", "--threads 4"},
+     "number of compute threads, which does not change the result; default one per available core", "--threads 4"},
     {"cpu", 0, TN_STRING, "LEVEL", "@levels", 0, offsetof(tn_fit_settings, cpu),
-     "the highest CPU level to use (without it TENON_CPU, else the best there is)", "--cpu baseline"},
+     "highest CPU level to use; default TENON_CPU, else the best available", "--cpu baseline"},
     TN_OPTION_JSON(tn_fit_settings),
     {.name = NULL}};
 
 static const tn_example examples[] = {
-    {"tenon run mlp.safetensors features/ -o tokens/", "the tokens of a large connector, to learn from"},
+    {"tenon run mlp.safetensors features/ -o tokens/", "target tokens from a larger connector"},
     {"tenon fit --model pool.safetensors --features features/ --targets tokens/ --epochs 3 --lr 0.0005 --warmup 100 "
      "--val-fraction 0.05 --checkpoint run1/ --resume --log run1.jsonl -o fitted.safetensors",
-     "a run that can be stopped and started at any time with the same command"},
+     "a run that can be interrupted and continued with the same command"},
     {"mpirun -n 4 tenon fit --model pool.safetensors --features features/ --targets tokens/ --batch 8 -o "
      "fitted.safetensors",
      "on several machines, in a build with MPI"},
@@ -223,7 +221,7 @@ static bool make_trainer(tn_fit *fit, tenon_error *error)
     o.decay_biases = g->decay_biases;
     o.clip = g->clip;
     o.no_master = g->no_master;
-    o.keep = g->keep;
+    o.save_activations = g->save_activations;
     o.freeze = (const char *const *)freeze;
     o.num_freeze = patterns;
     o.sum = tn_ranks_count() > 1 ? tn_ranks_sum : NULL;
@@ -340,16 +338,15 @@ const tn_command tn_command_fit = {
     "fit",
     "fit a connector to target tokens",
     "Trains a connector so that its tokens match target tokens: to distil a large connector into a pooling one, to "
-    "begin "
-    "with something better than random numbers, or to move a connector to another encoder or language model. AdamW, "
-    "clipped gradients, a warm-up and a cosine. The images come in an order that the seed decides; the same seed, data "
-    "and CPU level give the same bytes for any number of threads, and after any number of stops. A bar shows the loss, "
-    "the norm of the gradient, the rate and the time left; a table on standard output says what came of it. With "
-    "--checkpoint the run survives being killed at any moment: the same command with --resume goes on from the last "
-    "checkpoint.",
+    "initialise one better than at random, or to adapt a connector to another encoder or language model. The "
+    "optimizer is AdamW with gradient clipping, linear warmup and cosine decay. The seed determines the order of the "
+    "images; the same seed, data and CPU level give the same bytes for any number of threads and interruptions. A "
+    "progress bar shows loss, gradient norm, learning rate and remaining time; a table on standard output summarises "
+    "the run. With --checkpoint a run can be killed at any time: the same command with --resume continues from the "
+    "last checkpoint.",
     arguments,
     options,
     examples,
-    "0: written. 1: bad data, a failure, or interrupted; what was written before is whole. 2: the command line is "
-    "wrong.",
+    "0: written. 1: invalid data, a failure, or interrupted; files written before are complete. 2: invalid command "
+    "line.",
     run};

@@ -24,7 +24,7 @@ typedef struct tn_fit_settings {
     const char *loss, *freeze;
     int64_t steps, epochs, batch, accumulate, warmup;
     double lr, min_lr, weight_decay, clip, beta1, beta2, eps;
-    bool decay_biases, no_master, keep;
+    bool decay_biases, no_master, save_activations;
     uint64_t seed;
     double val_fraction;
     const char *checkpoint, *log;

@@ -26,18 +26,18 @@ static const tn_option options[] = {
      "--in-dim 1152"},
     {"out-dim", 0, TN_INT, "D", NULL, 1, offsetof(settings, out_dim), "width of the language model", "--out-dim 4096"},
     {"hidden", 0, TN_INT, "H", NULL, 0, offsetof(settings, config.hidden),
-     "width between the two layers of an MLP; 0, as without it: the language model's", "--hidden 4096"},
+     "hidden width of an MLP; default 0: the value of --out-dim", "--hidden 4096"},
     {"activation", 0, TN_STRING, "A", "gelu gelu_tanh quick_gelu silu relu", 0, offsetof(settings, config.activation),
-     "gelu (the erf form, as without it), gelu_tanh, quick_gelu, silu or relu", "--activation silu"},
+     "activation: gelu (erf form), gelu_tanh, quick_gelu, silu or relu; default gelu", "--activation silu"},
     TN_CONFIG_OPTION_WINDOW(settings),
     {"heads", 0, TN_INT, "H", NULL, 1, offsetof(settings, config.heads),
-     "attention heads, a divisor of the features' width (without it 16)", "--heads 12: 1152 / 12 = 96 a head"},
+     "number of attention heads, a divisor of --in-dim; default 16", "--heads 12: 1152 / 12 = 96 a head"},
     TN_CONFIG_OPTION_RAGGED(settings),
     TN_CONFIG_OPTION_PREFIX_TOKENS(settings),
     {"seed", 0, TN_UINT, "S", NULL, 0, offsetof(settings, seed),
-     "seed of the draw, as torch.manual_seed takes it (without it 0)", "--seed 7"},
+     "seed of the random numbers, as for torch.manual_seed; default 0", "--seed 7"},
     {"dtype", 0, TN_STRING, "D", "f32 bf16 f16", 0, offsetof(settings, dtype),
-     "storage of the parameters: f32 (as without it), bf16 or f16", "--dtype bf16"},
+     "dtype of the parameters: f32, bf16 or f16; default f32", "--dtype bf16"},
     {"output", 'o', TN_STRING, "FILE", "@file", 0, offsetof(settings, output), "the .safetensors file to write",
      "-o adapter.safetensors"},
     TN_OPTION_JSON(settings),
@@ -124,10 +124,11 @@ static int run(const tn_command *command, int argc, char **argv)
 const tn_command tn_command_init = {
     "init",
     "make a connector with fresh parameters",
-    "Draws the parameters of a connector exactly as PyTorch does after torch.manual_seed(S) and writes them with the "
-    "config to a self-describing safetensors file. The file appears whole or not at all.",
+    "Initialises the parameters of a connector with the same bits as PyTorch after torch.manual_seed(S) and writes "
+    "them "
+    "with the config to a self-describing safetensors file. The file is written atomically.",
     arguments,
     options,
     examples,
-    "0: written. 1: the file cannot be written, or the widths do not suit the type. 2: the command line is wrong.",
+    "0: written. 1: the file cannot be written, or the widths do not suit the type. 2: invalid command line.",
     run};

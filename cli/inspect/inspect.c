@@ -24,14 +24,14 @@ static const tn_argument arguments[] = {
     {.name = NULL}};
 
 static const tn_option options[] = {
-    {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "count with this window instead of the config's",
+    {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "pooling window, instead of the config's",
      "--window 3"},
     {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
-     "one grid of rows x columns instead of the common ones", "--grid 32x128"},
+     "rows x columns of one patch grid, instead of the common grids", "--grid 32x128"},
     {"in-dim", 0, TN_INT, "C", NULL, 1, offsetof(settings, in_dim),
-     "check that the connector takes features of this width; exit code 1 when it does not", "--in-dim 1152"},
+     "check that the features have this width; the exit code is 1 when they do not", "--in-dim 1152"},
     {"out-dim", 0, TN_INT, "D", NULL, 1, offsetof(settings, out_dim),
-     "check that the connector makes tokens of this width; exit code 1 when it does not", "--out-dim 4096"},
+     "check that the tokens have this width; the exit code is 1 when they do not", "--out-dim 4096"},
     TN_MODEL_OPTION_PREFIX(settings),
     TN_MODEL_OPTION_CONFIG(settings),
     TN_OPTION_JSON(settings),
@@ -39,7 +39,7 @@ static const tn_option options[] = {
 
 static const tn_example examples[] = {
     {"tenon inspect adapter.safetensors", "type, widths, layers, parameters, cost and tokens"},
-    {"tenon inspect adapter.safetensors --in-dim 1152 --out-dim 4096", "does it fit between these two models?"},
+    {"tenon inspect adapter.safetensors --in-dim 1152 --out-dim 4096", "check that it fits between two models"},
     {"tenon inspect llava/ --config adapter.json", "the connector inside a sharded checkpoint"},
     {.line = NULL}};
 
@@ -305,12 +305,12 @@ static int run(const tn_command *command, int argc, char **argv)
 const tn_command tn_command_inspect = {
     "inspect",
     "say what a connector file holds and costs",
-    "Prints the connector of a file: type, widths, config, layers with their parameters, bytes, and for the grids of "
-    "common encoders the tokens, the floating-point operations of an image and the workspace ('-' where the grid is "
-    "refused). A file that describes no connector has its tensors listed, and exit code 1.",
+    "Prints the connector in a file: type, widths, config, layers with their parameters, bytes, and for the grids of "
+    "common encoders the tokens, the floating-point operations per image and the workspace ('-' where the grid is "
+    "refused). For a file that describes no connector it lists the tensors; the exit code is then 1.",
     arguments,
     options,
     examples,
-    "0: described. 1: the file cannot be read, holds no connector, or has other widths than asked for. 2: the command "
-    "line is wrong.",
+    "0: described. 1: the file cannot be read, holds no connector, or has other widths than asked for. 2: invalid "
+    "command line.",
     run};

@@ -43,46 +43,46 @@ static const tn_argument arguments[] = {
 
 static const tn_option options[] = {
     {"output", 'o', TN_STRING, "TOKENS", "@file", 0, offsetof(settings, output),
-     "the .npy or .safetensors file to write; a folder when FEATURES is one", "-o tokens.npy"},
-    {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "pool with this window instead of the config's",
+     "the .npy or .safetensors file to write, or a folder when FEATURES is a folder", "-o tokens.npy"},
+    {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "pooling window, instead of the config's",
      "--window 3: video frames, with weights trained at 2"},
     {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
-     "rows x columns of the patch grid (without it the grid is square)", "--grid 32x128"},
+     "rows x columns of the patch grid; default a square grid", "--grid 32x128"},
     {"frame-mask", 0, TN_STRING, "F", "@file", 0, offsetof(settings, frame_mask),
-     "an npy file (images) or (clips, frames) of bool, int8 or uint8; images with 0 are skipped and their tokens are "
-     "zero",
+     "npy file (images) or (clips, frames) of bool, int8 or uint8; images with 0 are skipped and their tokens are zero",
      "--frame-mask frames.npy"},
     {"patch-mask", 0, TN_STRING, "F", "@file", 0, offsetof(settings, patch_mask),
-     "an npy file (images, patches) of bool, int8 or uint8; patches with 0 do not exist", "--patch-mask patches.npy"},
+     "npy file (images, patches) of bool, int8 or uint8; patches with 0 are treated as absent",
+     "--patch-mask patches.npy"},
     {"attention", 0, TN_STRING, "FILE", "@file", 0, offsetof(settings, attention),
-     "also write the pooling weights, float32 (images, tokens, heads, window^2), 0 for absent patches",
+     "also write the pooling weights, f32 (images, tokens, heads, window^2), 0 for absent patches",
      "--attention weights.npy"},
     {"dtype", 0, TN_STRING, "D", "f32 bf16 f16", 0, offsetof(settings, dtype),
-     "storage of the tokens: f32, bf16 or f16 (without it the parameters'); in npy, which has no bfloat16, bf16 is "
-     "written as uint16 bits",
+     "dtype of the tokens: f32, bf16 or f16; default that of the parameters; npy has no bfloat16, so bf16 is written "
+     "there as uint16",
      "--dtype bf16"},
     TN_MODEL_OPTION_PREFIX(settings),
     TN_MODEL_OPTION_CONFIG(settings),
     {"tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(settings, tensor),
-     "the tensor of .safetensors features (without it the only one of floating-point numbers)",
-     "--tensor image_features"},
-    {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, npy_bfloat16), "uint16 npy features are bfloat16 bits",
+     "name of the tensor in .safetensors features; default the only floating-point tensor", "--tensor image_features"},
+    {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, npy_bfloat16), "read uint16 npy features as bfloat16",
      "--npy-bf16"},
     {"threads", 0, TN_INT, "N", NULL, 1, offsetof(settings, threads),
-     "threads that compute (without it one for each core); the tokens are the same bits for any number", "--threads 4"},
+     "number of compute threads, which does not change the tokens; default one per available core", "--threads 4"},
     {"cpu", 0, TN_STRING, "LEVEL", "@levels", 0, offsetof(settings, cpu),
-     "the highest CPU level to use (without it TENON_CPU, else the best there is)", "--cpu baseline"},
-    {"device", 0, TN_STRING, "D", "cpu", 0, offsetof(settings, device), "where to compute; this build has the cpu",
+     "highest CPU level to use; default TENON_CPU, else the best available", "--cpu baseline"},
+    {"device", 0, TN_STRING, "D", "cpu", 0, offsetof(settings, device), "device to compute on; this build supports cpu",
      "--device cpu"},
     {"force", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, force),
-     "in a folder, do every shard again whatever its manifest says", "--force"},
+     "recompute every shard of a folder, whatever its manifest says", "--force"},
     TN_OPTION_JSON(settings),
     {.name = NULL}};
 
 static const tn_example examples[] = {
     {"tenon run adapter.safetensors features.npy -o tokens.npy", "one file"},
     {"tenon run pool.safetensors clip.npy -o clip.safetensors --window 3 --dtype bf16", "frames of a video"},
-    {"tenon run pool.safetensors features/ -o tokens/", "a folder of shards; run it again to go on after a stop"},
+    {"tenon run pool.safetensors features/ -o tokens/",
+     "a folder of shards; the same command continues after an interruption"},
     {.line = NULL}};
 
 /* What one run did, for the closing line. */
@@ -291,15 +291,14 @@ static int run(const tn_command *command, int argc, char **argv)
 const tn_command tn_command_run = {
     "run",
     "run features through a connector",
-    "Runs patch features through a connector and writes the tokens. Input of any size takes bounded memory; reading, "
+    "Runs patch features through a connector and writes the tokens. Memory is bounded for inputs of any size; reading, "
     "computing and writing overlap. FEATURES may be a folder of shards: then TOKENS is a folder with a manifest.json "
     "that records the hashes of weights, options and shards; finished shards are skipped when the same command runs "
-    "again, and masks and attention are folders of npy files with the shards' names. Outputs appear whole or not at "
-    "all. "
-    "Under mpirun, in a build with MPI, the ranks share the shards. A closing line on standard error says what ran "
-    "where, and the seconds of each stage.",
+    "again, and masks and attention are folders of npy files with the names of the shards. Outputs are written "
+    "atomically. Under mpirun, in a build with MPI, the ranks share the shards. A summary line on standard error "
+    "gives the counts, the CPU level and the seconds of each stage.",
     arguments,
     options,
     examples,
-    "0: done. 1: bad data or a failure; the outputs are what they were. 2: the command line is wrong.",
+    "0: done. 1: invalid data or a failure; the outputs are unchanged. 2: invalid command line.",
     run};

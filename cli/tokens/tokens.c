@@ -22,28 +22,30 @@ typedef struct settings {
 
 static const tn_argument arguments[] = {
     {"N", true, NULL,
-     "tokens per image that the vision encoder gives, prefix tokens included; with --grid it may be left out"},
+     "tokens per image of the vision encoder, prefix tokens included; optional with --grid or --image"},
     {.name = NULL}};
 
 static const tn_option options[] = {
     TN_CONFIG_OPTION_TYPE(settings),
     TN_CONFIG_OPTION_WINDOW(settings),
     {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
-     "rows x columns of the patch grid (without it the grid is square)",
+     "rows x columns of the patch grid; default a square grid",
      "--grid 32x128: 4096 patches by window 4 give 8x32 tokens"},
     {"image", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, image),
-     "the image's height x width in pixels, a grid with --patch", "--image 336x336 --patch 14: the grid is 24x24"},
+     "height x width of the image in pixels; gives the grid together with --patch",
+     "--image 336x336 --patch 14: the grid is 24x24"},
     {"patch", 0, TN_INT, "P", NULL, 1, offsetof(settings, patch),
-     "the side of a patch in pixels; what is left at the right and bottom edge is no patch",
+     "patch size in pixels; an incomplete patch at the right or bottom edge of the image is dropped",
      "--image 384x384 --patch 14: the grid is 27x27"},
     TN_CONFIG_OPTION_PREFIX_TOKENS(settings),
     TN_CONFIG_OPTION_RAGGED(settings),
-    {"frames", 0, TN_INT, "F", NULL, 1, offsetof(settings, frames), "frames of a clip, each an image",
-     "--frames 16: 16 times the tokens"},
-    {"text", 0, TN_INT, "T", NULL, 0, offsetof(settings, text), "text tokens beside the visual ones",
+    {"frames", 0, TN_INT, "F", NULL, 1, offsetof(settings, frames),
+     "number of frames in a clip, each an image; default 1", "--frames 16: 16 times the tokens"},
+    {"text", 0, TN_INT, "T", NULL, 0, offsetof(settings, text), "number of text tokens in the sequence",
      "--text 512: the sequence is 512 longer"},
     {"max-seq", 0, TN_INT, "L", NULL, 1, offsetof(settings, max_seq),
-     "the longest sequence; exit code 1 when it does not fit", "--max-seq 2048: 16 x 81 + 512 = 1808 fits"},
+     "maximum sequence length; the exit code is 1 when the sequence does not fit",
+     "--max-seq 2048: 16 x 81 + 512 = 1808 fits"},
     TN_OPTION_JSON(settings),
     {.name = NULL}};
 
@@ -190,11 +192,11 @@ static int run(const tn_command *command, int argc, char **argv)
 const tn_command tn_command_tokens = {
     "tokens",
     "count the tokens of an image or a clip",
-    "Counts the tokens that a connector makes of one image, without building it: the same number that run writes. "
-    "With --frames, --text and --max-seq it adds up the whole sequence and says whether it fits.",
+    "Counts the tokens that a connector makes of one image, without building the connector. It is the number that run "
+    "writes. With --frames, --text and --max-seq it adds up the sequence and checks whether it fits.",
     arguments,
     options,
     examples,
-    "0: counted, and it fits where --max-seq is given. 1: the grid cannot be pooled, or the sequence does not fit. 2: "
-    "the command line is wrong.",
+    "0: counted, and the sequence fits. 1: the grid cannot be pooled, or the sequence does not fit. 2: invalid command "
+    "line.",
     run};

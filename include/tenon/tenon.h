@@ -601,21 +601,21 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_loss_from_name(const char *name, t
  * threads. A trainer is used by one thread at a time. */
 typedef struct tenon_trainer tenon_trainer;
 
-/* Defaults are behind the fields. */
+/* The comments begin with the defaults. */
 typedef struct tenon_trainer_options {
     size_t size;
     tenon_loss loss;           /* mse */
-    double lr;                 /* 1e-3: the highest rate */
-    double min_lr;             /* 0: where the cosine ends */
-    int64_t warmup;            /* 0: steps over which the rate rises linearly */
-    int64_t steps;             /* 0: the rate stays at lr; else half a cosine from lr to min_lr ends at this step */
+    double lr;                 /* 1e-3: peak learning rate */
+    double min_lr;             /* 0: learning rate at the end of the cosine decay */
+    int64_t warmup;            /* 0: steps of linear warmup */
+    int64_t steps;             /* 0: constant rate; else the step at which the cosine decay from lr to min_lr ends */
     double beta1, beta2;       /* 0.9, 0.999 */
     double eps;                /* 1e-8 */
-    double weight_decay;       /* 0.01, of weights */
-    bool decay_biases;         /* false */
-    double clip;               /* 1: the largest norm of all gradients together; 0: any */
-    bool no_master;            /* false: bf16 and f16 parameters have f32 copies that the steps add up in */
-    bool keep;                 /* false: backward computes what it needs of forward once more; true: forward keeps it */
+    double weight_decay;       /* 0.01, not applied to biases */
+    bool decay_biases;         /* false: true applies weight decay to biases too */
+    double clip;               /* 1: clip the global gradient norm; 0 disables */
+    bool no_master;            /* false: bf16 and f16 parameters have f32 master copies that accumulate the updates */
+    bool save_activations;     /* false: backward recomputes the activations; true: forward saves them for backward */
     const char *const *freeze; /* [num_freeze] patterns, as tenon_name_matches takes them; borrowed for the call */
     int64_t num_freeze;
     /* Adds up `data` over the processes of a run, in place, to the same bits in each; 0: done. NULL: one process. */
@@ -631,9 +631,9 @@ TENON_API void tenon_trainer_options_init(tenon_trainer_options *options);
 /* A trainer of the adapter's parameters, which must have storage: that storage, a borrowed one too, is written to. The
  * adapter must outlive the trainer and be changed by nothing else. Memory, from the adapter's allocator: four f32
  * numbers for each trained parameter where there is a master copy, else three; and that of the largest batch so far,
- * its tokens in f32, a workspace, and with `keep` what tenon_adapter_saved_size says. `options` may be NULL.
- * TENON_NOT_FOUND: a pattern that no name matches. TENON_INVALID: an option out of its range, or nothing is left to
- * train. */
+ * its tokens in f32, a workspace, and with `save_activations` what tenon_adapter_saved_size says. `options` may be
+ * NULL. TENON_NOT_FOUND: a pattern that no name matches. TENON_INVALID: an option out of its range, or nothing is left
+ * to train. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_new(tenon_adapter *adapter, const tenon_trainer_options *options,
                                                           tenon_trainer **trainer, tenon_error *error);
 

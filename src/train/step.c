@@ -120,7 +120,7 @@ static tenon_status keep_for_backward(batch *b, tenon_error *error)
 {
     tenon_trainer *t = b->trainer;
     size_t bytes;
-    if (!t->options.keep) return TENON_OK;
+    if (!t->options.save_activations) return TENON_OK;
     TN_TRY(tenon_adapter_saved_size(t->adapter, b->shape[0], b->patches, &b->call, &bytes, error));
     TN_TRY(grow(t, &t->saved, bytes, "what backward needs of a batch", error));
     b->call.saved = t->saved.data;

@@ -47,6 +47,7 @@ def test_B139_every_option_is_explained_with_an_example(tenon, name):
         assert f"--{option}" in completion.split(f"_tenon_{name}()")[1].split("\n}")[0]
     examples = text.split("Examples:")[1]
     assert f"tenon {name} " in examples and "#" in examples
+    assert "without it" not in text, "say: default X"
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
