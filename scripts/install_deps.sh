@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Installs what is missing on Debian: scripts/install_deps.sh build|test|mpi|ci|arm64|blas
-# arm64 and blas are for parts of scripts/test_long.sh: a cross compiler, an emulator and libraries of 64-bit ARM; OpenBLAS.
+# Installs what is missing on Debian: scripts/install_deps.sh build|test|mpi|ci|arm64
+# arm64 is for a part of scripts/test_long.sh: a cross compiler, an emulator and libraries of 64-bit ARM.
 # As root it installs; else it prints the one line to run as root, and exits with 1. Silent when nothing is missing.
 set -eu
 here=$(dirname "$0")
@@ -19,8 +19,7 @@ test) packages="$build $tests" ;;
 mpi) packages="$build $tests $mpi" ;;
 ci) packages="$build $tests $checks" ;;
 arm64) packages="$build $tests $arm64" architecture=arm64 ;;
-blas) packages="$build $tests libopenblas-dev" ;;
-*) echo "usage: scripts/install_deps.sh build|test|mpi|ci|arm64|blas" >&2; exit 2 ;;
+*) echo "usage: scripts/install_deps.sh build|test|mpi|ci|arm64" >&2; exit 2 ;;
 esac
 
 # Whether what a package is for is there already, from wherever it came.
@@ -41,7 +40,6 @@ have() {
     libc6-dev-arm64-cross) echo '#include <stdio.h>' | aarch64-linux-gnu-gcc -E -x c - ;;
     qemu-user) command -v qemu-aarch64 ;;
     *:arm64) dpkg-query --show --showformat='${Status}' "$1" | grep -q 'ok installed' ;;
-    libopenblas-dev) pkg-config --exists openblas ;;
     libomp-dev) echo 'int main(void) { return 0; }' | clang -fopenmp -x c -o /dev/null - ;;
     *) command -v "$1" ;;
     esac >/dev/null 2>&1

@@ -35,19 +35,13 @@ part() {
     neon) emulated -R "$few_values" ;;
     neon-all) emulated -R "$unit_tests" -E '_py$|manifest' ;;
     wheel-arm64) sh scripts/python_test_arm64.sh ;;
-    blas) sh scripts/test.sh blas -R "$values|^check_(symbols|install)" ;;
-    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, avx2, sdist, oldest, mpi, kills, neon, neon-all, wheel-arm64, blas" >&2; exit 2 ;;
+    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, avx2, sdist, oldest, mpi, kills, neon, neon-all, wheel-arm64" >&2; exit 2 ;;
     esac
 }
 
 # What is not everybody's: left out of "all parts" where it is not installed.
 if [ $# -eq 0 ]; then
     set -- clang asan tsan serial baseline avx2 sdist oldest mpi kills
-    if pkg-config --exists openblas; then
-        set -- "$@" blas
-    else
-        echo "left out: blas (sh scripts/install_deps.sh blas)"
-    fi
     if command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null; then
         set -- "$@" neon-all
     else

@@ -206,14 +206,6 @@ static inline void context_close(test_context *t)
 
 #define FOR_EACH_TABLE(ops) for (const tn_ops *const *each = tn_cpu_tables(), *ops = *each; ops != NULL; ops = *++each)
 
-/* Whether a table promises that a row's bits do not depend on the call. The blas level's are the BLAS's. */
-static inline bool has_fixed_bits(const tn_ops *ops)
-{
-    if (strcmp(ops->name, "blas") != 0) return true;
-    print_message("the blas level is left out: its bits are the BLAS's\n");
-    return false;
-}
-
 static inline double act_double(tn_act act, double x)
 {
     switch (act) {

@@ -31,16 +31,6 @@ const char *cpu_level(int index)
     return levels[index];
 }
 
-const char *exact_level(int index)
-{
-    static bool said;
-    const char *level = cpu_level(index);
-    if (level == NULL || strcmp(level, "blas") != 0) return level;
-    if (!said) print_message("the blas level is left out where bits are compared: they are the BLAS's\n");
-    said = true;
-    return NULL;
-}
-
 double worst_token(const float *y, const double *ref, int64_t tokens, int64_t width)
 {
     double worst = 0;

@@ -117,9 +117,6 @@ bool scene_reads(const scene *s, int64_t token, int64_t patch);
 /* The index-th level of tenon_cpu_levels(), or NULL. */
 const char *cpu_level(int index);
 
-/* The same without the blas level, whose bits are the BLAS's: for what compares bits. Says so when it leaves it out. */
-const char *exact_level(int index);
-
 /* Largest ||y - ref|| / ||ref|| of a token; infinite for NaN and for a token that should be zero and is not. */
 double worst_token(const float *y, const double *ref, int64_t tokens, int64_t width);
 

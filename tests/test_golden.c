@@ -310,7 +310,7 @@ static bool runs_level(const scene *s, int level)
 /* So do whole images, lower levels and two large layers: the sampled windows must do there. */
 static bool runs_whole(const scene *s, int level)
 {
-    return exact_level(level) != NULL && cpu_level(level + 1) == NULL &&
+    return cpu_level(level) != NULL && cpu_level(level + 1) == NULL &&
            (strcmp(s->module.type, "mlp_2layer") != 0 || s->tokens < 200);
 }
 

@@ -31,13 +31,13 @@ typedef struct expected {
     scene_gradients g;
 } expected;
 
-static void each_scene(const char *(*level_at)(int index), void (*check)(const expected *e), int step)
+static void each_scene(void (*check)(const expected *e), int step)
 {
     for (uint64_t seed = 0; seed < num_scenes; seed += (uint64_t)step) {
         scene s;
         const char *level;
         scene_random(&s, seed);
-        for (int l = 0; (level = level_at(l)) != NULL; l++) {
+        for (int l = 0; (level = cpu_level(l)) != NULL; l++) {
             prepare(&s, level);
             expected e = {.s = &s, .dy = scene_draw_dy(&s, seed), .seed = seed};
             const back_options options = back_defaults(&s);
@@ -92,7 +92,7 @@ static void check_threads(const expected *e)
 static void threads_do_not_matter(void **state)
 {
     (void)state;
-    each_scene(exact_level, check_threads, 3);
+    each_scene(check_threads, 3);
 }
 
 static void check_saved(const expected *e)
@@ -110,7 +110,7 @@ static void check_saved(const expected *e)
 static void saved_is_recomputed(void **state)
 {
     (void)state;
-    each_scene(exact_level, check_saved, 1);
+    each_scene(check_saved, 1);
 }
 
 static void check_layouts(const expected *e)
@@ -139,7 +139,7 @@ static void check_layouts(const expected *e)
 static void layouts_and_storage_do_not_matter(void **state)
 {
     (void)state;
-    each_scene(exact_level, check_layouts, 2);
+    each_scene(check_layouts, 2);
 }
 
 /* An image's dx does not depend on the other images. */
@@ -159,7 +159,7 @@ static void check_alone(const expected *e)
 static void images_do_not_meet_in_dx(void **state)
 {
     (void)state;
-    each_scene(exact_level, check_alone, 2);
+    each_scene(check_alone, 2);
 }
 
 /* --- frozen --- */
@@ -246,7 +246,7 @@ static void check_masked(const expected *e)
 static void what_is_masked_has_no_gradient(void **state)
 {
     (void)state;
-    each_scene(cpu_level, check_masked, 2);
+    each_scene(check_masked, 2);
 }
 
 /* One image is NaN: its NaN is in the gradients of all parameters that it reaches, and in no other image's dx. */
@@ -264,7 +264,7 @@ static void nan_stays_where_it_belongs(void **state)
         float *dy = scene_draw_dy(&s, seed);
         const int64_t features = s.tokens * s.in, last = s.call.batch - 1;
         const back_options options = back_defaults(&s);
-        for (int l = 0; (level = exact_level(l)) != NULL; l++) {
+        for (int l = 0; (level = cpu_level(l)) != NULL; l++) {
             prepare(&s, level);
             scene_gradients clean = scene_backward(&s, dy, &options);
             float *x = s.x;

@@ -12,13 +12,13 @@
 enum { num_scenes = 80 };
 
 /* Runs check on every scene at every level that level_at lists. */
-static void each_scene(const char *(*level_at)(int index), void (*check)(scene *s, uint64_t seed), int step)
+static void each_scene(void (*check)(scene *s, uint64_t seed), int step)
 {
     for (uint64_t seed = 0; seed < num_scenes; seed += (uint64_t)step) {
         scene s;
         const char *level;
         scene_random(&s, seed);
-        for (int l = 0; (level = level_at(l)) != NULL; l++) {
+        for (int l = 0; (level = cpu_level(l)) != NULL; l++) {
             scene_prepare(&s, level);
             check(&s, seed);
         }
@@ -63,7 +63,7 @@ static void check_reference(scene *s, uint64_t seed)
 static void tokens_are_the_references(void **state)
 {
     (void)state;
-    each_scene(cpu_level, check_reference, 1);
+    each_scene(check_reference, 1);
 }
 
 static void check_attention(scene *s, uint64_t seed)
@@ -135,7 +135,7 @@ static void check_threads(scene *s, uint64_t seed)
 static void threads_do_not_change_bits(void **state)
 {
     (void)state;
-    each_scene(exact_level, check_threads, 1);
+    each_scene(check_threads, 1);
 }
 
 static void check_memory(scene *s, uint64_t seed)
@@ -160,7 +160,7 @@ static void check_memory(scene *s, uint64_t seed)
 static void layout_and_alignment_do_not_change_bits(void **state)
 {
     (void)state;
-    each_scene(exact_level, check_memory, 1);
+    each_scene(check_memory, 1);
 }
 
 static void check_slices(scene *s, uint64_t seed)
@@ -176,7 +176,7 @@ static void check_slices(scene *s, uint64_t seed)
 static void batch_does_not_change_bits(void **state)
 {
     (void)state;
-    each_scene(exact_level, check_slices, 1);
+    each_scene(check_slices, 1);
 }
 
 /* A batch of nine images of the same scene, unmasked. */
@@ -193,7 +193,7 @@ static void batch_of_nine_is_nine_images(void **state)
         s.x = NULL;
         s.call.batch = 9;
         scene_fill(&s, seed, 1, true);
-        for (int l = 0; (level = exact_level(l)) != NULL; l++) {
+        for (int l = 0; (level = cpu_level(l)) != NULL; l++) {
             scene_prepare(&s, level);
             check_slices(&s, seed);
         }
@@ -229,7 +229,7 @@ static void check_permutation(scene *s, uint64_t seed)
 static void permuting_images_permutes_tokens(void **state)
 {
     (void)state;
-    each_scene(exact_level, check_permutation, 1);
+    each_scene(check_permutation, 1);
 }
 
 /* Tokens whose patches are all valid have the bits they have without any mask; a mask of ones is no mask. */
@@ -260,7 +260,7 @@ static void check_masked_neighbours(scene *s, uint64_t seed)
 static void masked_neighbours_do_not_change_bits(void **state)
 {
     (void)state;
-    each_scene(exact_level, check_masked_neighbours, 1);
+    each_scene(check_masked_neighbours, 1);
 }
 
 /* ---- NaN and infinity ---- */
@@ -313,7 +313,7 @@ static void check_nan(scene *s, uint64_t seed)
 static void nan_reaches_its_tokens_and_no_others(void **state)
 {
     (void)state;
-    each_scene(exact_level, check_nan, 1);
+    each_scene(check_nan, 1);
 }
 
 /* relu and its kin turn -infinity into 0, so infinity is followed through the linear connectors and the pools only. */
@@ -327,7 +327,7 @@ static void check_infinity(scene *s, uint64_t seed)
 static void infinity_reaches_its_tokens_and_no_others(void **state)
 {
     (void)state;
-    each_scene(exact_level, check_infinity, 1);
+    each_scene(check_infinity, 1);
 }
 
 /* ---- memory ---- */

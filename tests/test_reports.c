@@ -235,7 +235,7 @@ static void b56_rows_and_threads_do_not_change_bits(void **state)
         const int64_t w = i < 2 ? 1 : 2;
         scene_new(&s, every_type[i], 300, 1, w, 577 * w);
         s.give_grid = true;
-        for (int l = 0; exact_level(l) != NULL; l++) {
+        for (int l = 0; cpu_level(l) != NULL; l++) {
             scene_prepare(&s, cpu_level(l));
             float *all = tokens_of(&s);
             for (int n = 0; n < 5 * 4; n++) {
@@ -508,7 +508,7 @@ static void b115_modes_of_the_caller(void **state)
         for (int64_t k = 0; k < s.tokens * s.in; k += 2)
             s.x[k] *= 1e-39f;
         float *eye = i == 0 ? set_identity(&s) : NULL;
-        for (int l = 0; exact_level(l) != NULL; l++) {
+        for (int l = 0; cpu_level(l) != NULL; l++) {
             scene_prepare(&s, cpu_level(l));
             float *expected = tokens_of(&s);
             if (i == 0) assert_memory_equal(expected, s.x, (size_t)(s.tokens * s.in) * sizeof *expected);

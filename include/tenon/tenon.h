@@ -384,8 +384,7 @@ typedef struct tenon_prepare_options {
 TENON_API void tenon_prepare_options_init(tenon_prepare_options *options);
 
 /* CPU levels that this build has and this machine can run, lowest first, comma-separated: "baseline,avx2,avx512" or
- * "baseline,neon". A build with a BLAS also has the level "blas", last: there bits, memory and threads are the BLAS's.
- */
+ * "baseline,neon". */
 TENON_API const char *tenon_cpu_levels(void);
 
 /* The level that the adapter is prepared for; NULL when it is not prepared. */

@@ -20,8 +20,7 @@ static void describe_locked(void)
         tn_text_add(&text, "%s%s", text.length > 0 ? "," : "", (*table)->name);
     }
     tn_text line = {info, sizeof info, 0};
-    tn_text_add(&line, "tenon %s, threads: %s, CPU levels: %s%s", TENON_VERSION_STRING, tn_parallel_kind(), levels,
-                tn_cpu_remark());
+    tn_text_add(&line, "tenon %s, threads: %s, CPU levels: %s", TENON_VERSION_STRING, tn_parallel_kind(), levels);
 }
 
 static const char *described(const char *text)

@@ -162,7 +162,4 @@ const tn_ops *const *tn_cpu_tables(void);
  * is no such level in any build (the caller lists tn_cpu_tables). */
 const tn_ops *tn_cpu_find(const char *name);
 
-/* What a build has to say of itself besides its levels: "" or "; ..." in a build with a BLAS. */
-const char *tn_cpu_remark(void);
-
 #endif

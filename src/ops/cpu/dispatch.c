@@ -35,11 +35,6 @@ static bool always(void)
 #else
 #define NEON NULL, NULL
 #endif
-#ifdef TN_BLAS_NAME
-#define BLAS &tn_ops_blas, always
-#else
-#define BLAS NULL, NULL
-#endif
 
 /* All levels of all builds, lowest first. */
 static const struct {
@@ -47,7 +42,10 @@ static const struct {
     const tn_ops *table; /* NULL: not in this build */
     bool (*runs)(void);
 } levels[] = {
-    {"baseline", &tn_ops_baseline, always}, {"avx2", AVX2}, {"avx512", AVX512}, {"neon", NEON}, {"blas", BLAS},
+    {"baseline", &tn_ops_baseline, always},
+    {"avx2", AVX2},
+    {"avx512", AVX512},
+    {"neon", NEON},
 };
 enum { num_levels = sizeof levels / sizeof levels[0] };
 
@@ -60,9 +58,6 @@ __attribute__((constructor)) static void find_tables(void)
     for (int i = 0; i < num_levels; i++) {
         if (levels[i].table != NULL && levels[i].runs()) tables[count++] = levels[i].table;
     }
-#ifdef TN_BLAS_NAME
-    tn_blas_build(tables[count - 2]);
-#endif
 }
 
 const tn_ops *const *tn_cpu_tables(void)
@@ -79,13 +74,4 @@ const tn_ops *tn_cpu_find(const char *name)
         if (name != NULL && strcmp(levels[i].name, name) == 0) return best;
     }
     return name == NULL ? best : NULL;
-}
-
-const char *tn_cpu_remark(void)
-{
-#ifdef TN_BLAS_NAME
-    return "; large products through CBLAS (" TN_BLAS_NAME "), whose bits, memory and threads are its own";
-#else
-    return "";
-#endif
 }

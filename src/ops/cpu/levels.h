@@ -10,8 +10,4 @@ extern const tn_ops tn_ops_avx2;
 extern const tn_ops tn_ops_neon;
 extern const tn_ops tn_ops_avx512;
 
-/* The blas level (src/ops/blas), made from the best of the others when the library is loaded. */
-extern tn_ops tn_ops_blas;
-void tn_blas_build(const tn_ops *best);
-
 #endif
