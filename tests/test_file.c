@@ -299,6 +299,38 @@ static void long_names(void **state)
     expect_no_input(scratch_path(name), TENON_NOT_FOUND, "...");
 }
 
+/* The same promises for a program's own files. */
+static void writes_any_bytes(void **state)
+{
+    (void)state;
+    const char *path = scratch_write("any", "old", 3);
+    assert_int_equal(chmod(path, 0604), 0);
+    tenon_error error = {""};
+    tenon_atomic_file *file = NULL;
+    assert_int_equal(tenon_atomic_file_new(scratch_folder("a folder"), &file, &error), TENON_INVALID);
+    expect_message(&error, "is a folder", NULL);
+    assert_int_equal(tenon_atomic_file_new(NULL, &file, &error), TENON_INVALID);
+    assert_null(file);
+    assert_int_equal(tenon_atomic_file_new(path, &file, &error), TENON_OK);
+    assert_int_equal(tenon_atomic_file_write(file, "one, ", 5, &error), TENON_OK);
+    assert_int_equal(tenon_atomic_file_write(file, NULL, 0, &error), TENON_OK);
+    assert_int_equal(tenon_atomic_file_write(file, "two", 3, &error), TENON_OK);
+    expect_content(path, "old");
+    assert_int_equal(tenon_atomic_file_commit(file, &error), TENON_OK);
+    assert_int_equal(tenon_atomic_file_write(file, "three", 5, &error), TENON_INVALID);
+    expect_message(&error, "is closed", NULL);
+    tenon_atomic_file_free(file);
+    expect_content(path, "one, two");
+    assert_int_equal(mode_of(path), 0604);
+    const int before = scratch_count();
+    assert_int_equal(tenon_atomic_file_new(path, &file, &error), TENON_OK);
+    assert_int_equal(tenon_atomic_file_write(file, "lost", 4, &error), TENON_OK);
+    tenon_atomic_file_free(file);
+    tenon_atomic_file_free(NULL);
+    expect_content(path, "one, two");
+    assert_int_equal(scratch_count(), before);
+}
+
 /* ---- paths ---- */
 
 static void expect_beside(const char *path, const char *name, const char *expected)
@@ -361,6 +393,7 @@ int main(void)
         cmocka_unit_test(says_when_the_disk_is_full),
         cmocka_unit_test(says_when_it_cannot_be_placed),
         cmocka_unit_test(long_names),
+        cmocka_unit_test(writes_any_bytes),
         cmocka_unit_test(joins_paths),
         cmocka_unit_test(many_threads_read_one_file),
     };

@@ -347,16 +347,6 @@ static void odd_names(void **state)
     expect_refused(scratch_safetensors("deep.safetensors", deep, NULL, 0), TENON_BAD_FILE, "header", NULL);
 }
 
-static void names_foreign_files(void **state)
-{
-    (void)state;
-    expect_refused(scratch_write("model.pt", "PK\x03\x04 and more, of course", 24), TENON_UNSUPPORTED, "zip", NULL);
-    expect_refused(scratch_write("model.bin", "\x80\x02}q\x00X\x05\x00\x00\x00", 10), TENON_UNSUPPORTED, "pickle",
-                   NULL);
-    expect_refused(scratch_write("model.gguf", "GGUF\3\0\0\0", 8), TENON_UNSUPPORTED, "GGUF", NULL);
-    expect_refused(scratch_path("absent.safetensors"), TENON_NOT_FOUND, "No such file", NULL);
-}
-
 /* ---- indexes ---- */
 
 static void write_shards(void)
@@ -649,7 +639,6 @@ int main(void)
         cmocka_unit_test(refuses_holes_and_overlaps),
         cmocka_unit_test(b90_unaligned),
         cmocka_unit_test(odd_names),
-        cmocka_unit_test(names_foreign_files),
         cmocka_unit_test(reads_shards),
         cmocka_unit_test(index_faults),
         cmocka_unit_test(b93_shard_names),

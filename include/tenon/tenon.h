@@ -458,6 +458,14 @@ typedef struct tenon_file_options {
 
 TENON_API void tenon_file_options_init(tenon_file_options *options);
 
+/* What a file is, told by its content, never by its name: "safetensors", "safetensors index" or "npy", which
+ * tenon_file_open reads; what it refuses with a sentence of its own, such as "empty file", "Git LFS pointer",
+ * "HTML page", "XML document", "JSON error", "JSON document", "text", "UTF-16 text", "PyTorch checkpoint (zip)",
+ * "PyTorch checkpoint (pickle)", "npz", "zip archive", "tar archive", "gzip file", "pickle", "GGUF", "HDF5";
+ * "unknown" for the rest. *kind is a static string. The file's first bytes are looked at, its headers are not checked:
+ * a file that is told to be safetensors can be a broken one. TENON_INVALID: the path is no regular file. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_file_identify(const char *path, const char **kind, tenon_error *error);
+
 /* A tensor of the file. `dtype` is what tenon_file_read delivers: f32 for stored f64 (narrowed) and 8-bit floats
  * (widened), the stored dtype in the machine's byte order otherwise; kDLOpaqueHandle for what it does not read. The
  * strings and the shape live as long as the file. */
@@ -527,6 +535,24 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_writer_commit(tenon_writer *writer
 
 /* Frees the writer; an uncommitted file disappears. NULL is allowed. */
 TENON_API void tenon_writer_free(tenon_writer *writer);
+
+/* Any file that is to appear whole or not at all, written as tenon_writer writes its own: in a hidden file beside the
+ * target, whose mode is kept; a new file follows the umask, a symbolic link is written through. */
+typedef struct tenon_atomic_file tenon_atomic_file;
+
+/* Opens the hidden file. TENON_INVALID: the target exists and is no regular file. The caller owns *file. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_atomic_file_new(const char *path, tenon_atomic_file **file,
+                                                              tenon_error *error);
+
+/* Appends `bytes` bytes. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_atomic_file_write(tenon_atomic_file *file, const void *data, size_t bytes,
+                                                                tenon_error *error);
+
+/* Syncs and renames. The object must still be freed. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_atomic_file_commit(tenon_atomic_file *file, tenon_error *error);
+
+/* Frees; an uncommitted file disappears. NULL is allowed. */
+TENON_API void tenon_atomic_file_free(tenon_atomic_file *file);
 
 /* ---- 10. training ----------------------------------------------------------------------------------------------- */
 

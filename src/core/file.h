@@ -42,7 +42,7 @@ char *tn_path_join(const char *folder, const char *name);
 /* A file being written beside its target. Nothing shows under the target's name until tn_output_commit, which syncs the
  * data, renames, and syncs the folder. A target that exists and is no regular file is refused; one that is a symbolic
  * link is written through. */
-typedef struct tn_output tn_output;
+typedef tenon_atomic_file tn_output;
 tenon_status tn_output_open(const char *path, tn_output **output, tenon_error *error);
 tenon_status tn_output_write(tn_output *output, uint64_t offset, const void *data, size_t size, tenon_error *error);
 

@@ -15,8 +15,9 @@
 
 enum { max_links = 40, max_names = 1000 };
 
-struct tn_output {
+struct tenon_atomic_file {
     int file;
+    uint64_t end;    /* where tenon_atomic_file_write appends */
     char *path;      /* as the caller named it */
     char *target;    /* where its symbolic links end */
     char *temporary; /* NULL: there is none (any more) */
@@ -230,4 +231,29 @@ void tn_output_free(tn_output *output)
     free(output->target);
     free(output->path);
     free(output);
+}
+
+/* ---- the same for any bytes ---- */
+
+tenon_status tenon_atomic_file_new(const char *path, tenon_atomic_file **file, tenon_error *error)
+{
+    if (path == NULL || file == NULL) return tn_fail(error, TENON_INVALID, "a file to write needs a path and a place");
+    return tn_output_open(path, file, error);
+}
+
+tenon_status tenon_atomic_file_write(tenon_atomic_file *file, const void *data, size_t bytes, tenon_error *error)
+{
+    TN_TRY(tn_output_write(file, file->end, data, bytes, error));
+    file->end += bytes;
+    return TENON_OK;
+}
+
+tenon_status tenon_atomic_file_commit(tenon_atomic_file *file, tenon_error *error)
+{
+    return tn_output_commit(file, error);
+}
+
+void tenon_atomic_file_free(tenon_atomic_file *file)
+{
+    tn_output_free(file);
 }

@@ -87,6 +87,39 @@ tenon_status tn_safetensors_open(tenon_file *file, const tn_input *input, tenon_
 tenon_status tn_index_open(tenon_file *file, const tn_input *input, tenon_error *error);
 tenon_status tn_npy_open(tenon_file *file, const tn_input *input, tenon_error *error);
 
+/* ---- what a file is ---- */
+
+/* The start of a file, by which its kind is told, and its last byte. */
+enum { TN_HEAD_SIZE = 4096 };
+typedef struct tn_head {
+    size_t size; /* of `bytes`: TN_HEAD_SIZE, or the whole file where that is shorter */
+    uint64_t file_size;
+    unsigned char bytes[TN_HEAD_SIZE + 1]; /* a 0 follows */
+    unsigned char last;
+} tn_head;
+
+/* One row of the table that tenon_file_identify and tenon_file_open share. */
+typedef struct tn_kind {
+    const char *name;
+    const char *magic; /* the first bytes; NULL: `matches` tells */
+    size_t magic_size;
+    bool (*matches)(const tn_head *head);
+    tenon_status (*open)(tenon_file *file, const tn_input *input, tenon_error *error); /* NULL: refused */
+    tenon_status status;                                                               /* of the refusal */
+    const char *sentence; /* of the refusal, after "FILE: "; %s: how the file begins, where the sentence shows it */
+} tn_kind;
+
+tenon_status tn_read_head(const tn_input *input, tn_head *head, tenon_error *error);
+const tn_kind *tn_identify(const tn_head *head);
+
+/* Says what the file is and what to do; returns the status. */
+tenon_status tn_refuse(const tn_kind *kind, const char *path, const tn_head *head, tenon_error *error);
+
+/* True for what a Python pickle of any protocol begins with; the second: for those that torch.save wrote before it
+ * wrote zip archives. */
+bool tn_is_pickle(const tn_head *head);
+bool tn_is_torch_pickle(const tn_head *head);
+
 /* The file in a folder that a checkpoint starts at; the caller frees *path. */
 tenon_status tn_index_resolve_folder(const char *folder, char **path, tenon_error *error);
 

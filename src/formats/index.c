@@ -161,6 +161,7 @@ static tenon_status read_index(const index_reader *r, tenon_error *error)
 
 tenon_status tn_index_open(tenon_file *file, const tn_input *input, tenon_error *error)
 {
+    file->kind = "safetensors index";
     const uint64_t size = tn_input_size(input);
     if (size > TN_MAX_HEADER) {
         return tn_fail(error, TENON_BAD_FILE, "%s: the index is %llu bytes long; at most %d are read",

@@ -308,6 +308,7 @@ static tenon_status read_length(const tn_input *input, uint64_t *base, size_t *l
 
 tenon_status tn_npy_open(tenon_file *file, const tn_input *input, tenon_error *error)
 {
+    file->kind = "npy";
     parser p = {.path = tn_input_path(input)};
     TN_TRY(read_length(input, &p.base, &p.length, error));
     char *text = NULL;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Opening a file of tensors: its kind is told by its first bytes, and the format's opener makes the entries. */
+/* Opening a file of tensors: identify.c tells its kind, and the format's opener makes the entries. */
 #include "formats/format.h"
 
 #include "core/error.h"
@@ -7,93 +7,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Bytes of the start of a file by which its kind is told. */
-enum { head_size = 16 };
-
 void tenon_file_options_init(tenon_file_options *options)
 {
     *options = (tenon_file_options){.size = sizeof *options};
 }
-
-static bool is_npy(const unsigned char *head, size_t size)
-{
-    return size >= 6 && memcmp(head, "\x93NUMPY", 6) == 0;
-}
-
-/* A text that opens a JSON object. A safetensors file starts with a number of eight bytes, the last of them zero unless
- * the header is larger than any disk. */
-static bool is_json(const unsigned char *head, size_t size)
-{
-    bool opened = false;
-    for (size_t i = 0; i < size; i++) {
-        const bool space = head[i] == ' ' || head[i] == '\n' || head[i] == '\r' || head[i] == '\t';
-        if (head[i] < 0x20 && !space) return false;
-        if (!opened && !space && head[i] != '{') return false;
-        opened = opened || head[i] == '{';
-    }
-    return opened;
-}
-
-static bool is_anything(const unsigned char *head, size_t size)
-{
-    (void)head;
-    (void)size;
-    return true;
-}
-
-/* The first that matches. safetensors has no magic number, so it comes last and its checks say what is wrong. */
-static const struct {
-    const char *kind;
-    bool (*matches)(const unsigned char *head, size_t size);
-    tenon_status (*open)(tenon_file *file, const tn_input *input, tenon_error *error);
-} formats[] = {
-    {"npy", is_npy, tn_npy_open},
-    {"safetensors index", is_json, tn_index_open},
-    {"safetensors", is_anything, tn_safetensors_open},
-};
-enum { num_formats = sizeof formats / sizeof formats[0] };
-
-/* Formats that people hand us and that we do not read: better named than called a broken safetensors file. */
-static tenon_status refuse_foreign(const char *path, const unsigned char *head, size_t size, tenon_error *error)
-{
-    static const struct {
-        const char *magic;
-        size_t size;
-        const char *what;
-    } foreign[] = {
-        {"PK\x03\x04", 4, "a zip archive (a PyTorch checkpoint or npz); save its tensors as safetensors or npy"},
-        {"\x80\x02", 2, "a Python pickle; save its tensors as safetensors"},
-        {"GGUF", 4, "a GGUF file, which this version does not read"},
-        {"\x89HDF\r\n\x1a\n", 8, "an HDF5 file; save its tensors as safetensors or npy"},
-    };
-    for (size_t i = 0; i < sizeof foreign / sizeof foreign[0]; i++) {
-        /* A pickle's two bytes could also start a safetensors header of that length; then byte 8 is the brace. */
-        const bool header = size > 8 && head[8] == '{';
-        if (size >= foreign[i].size && memcmp(head, foreign[i].magic, foreign[i].size) == 0 && !header) {
-            return tn_fail(error, TENON_UNSUPPORTED, "%s: is %s", tn_quote(path).text, foreign[i].what);
-        }
-    }
-    return TENON_OK;
-}
-
-/* ---- opening ---- */
 
 static tenon_status open_input(tenon_file *file, const char *path, tenon_error *error)
 {
     tn_input *input = NULL;
     TN_TRY(tn_input_open(path, &input, error));
     TN_TRY(tn_file_own_input(file, input, error));
-    unsigned char head[head_size];
-    const uint64_t length = tn_input_size(input);
-    const size_t size = length < head_size ? (size_t)length : head_size;
-    if (size == 0) return tn_fail(error, TENON_BAD_FILE, "%s: is empty", tn_quote(path).text);
-    TN_TRY(tn_input_read(input, 0, head, size, error));
-    TN_TRY(refuse_foreign(path, head, size, error));
-    int i = 0;
-    while (!formats[i].matches(head, size))
-        i++;
-    file->kind = formats[i].kind;
-    TN_TRY(formats[i].open(file, input, error));
+    tn_head head;
+    TN_TRY(tn_read_head(input, &head, error));
+    const tn_kind *kind = tn_identify(&head);
+    if (kind->open == NULL) return tn_refuse(kind, path, &head, error);
+    TN_TRY(kind->open(file, input, error));
     return tn_file_sort_names(file, error);
 }
 

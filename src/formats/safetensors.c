@@ -260,6 +260,7 @@ static tenon_status read_length(const tn_input *input, uint64_t *length, tenon_e
 
 tenon_status tn_safetensors_open(tenon_file *file, const tn_input *input, tenon_error *error)
 {
+    file->kind = "safetensors";
     uint64_t length = 0;
     TN_TRY(read_length(input, &length, error));
     char *text = NULL;

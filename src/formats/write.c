@@ -6,6 +6,7 @@
 #include "core/dtype.h"
 #include "core/error.h"
 #include "core/size.h"
+#include "core/utf8.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -100,39 +101,6 @@ static tenon_status grow_parts(tenon_writer *writer, tenon_error *error)
     return TENON_OK;
 }
 
-/* Bytes of the UTF-8 character at `text` that is not ASCII, 0 when there is none (RFC 3629: no overlong forms, no
- * surrogates). */
-static int utf8_length(const unsigned char *text)
-{
-    static const struct {
-        unsigned char first, last, low, high; /* of the first byte; of the second */
-        int length;
-    } forms[] = {{0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
-                 {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4},
-                 {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4}};
-    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
-        if (text[0] < forms[i].first || text[0] > forms[i].last) continue;
-        if (text[1] < forms[i].low || text[1] > forms[i].high) return 0;
-        for (int j = 2; j < forms[i].length; j++) {
-            if ((text[j] & 0xc0) != 0x80) return 0;
-        }
-        return forms[i].length;
-    }
-    return 0;
-}
-
-/* Asked before Jansson is, which does not tell bad text from a lack of memory. */
-static bool is_utf8(const char *text)
-{
-    const unsigned char *at = (const unsigned char *)text;
-    while (*at != 0) {
-        const int length = *at < 0x80 ? 1 : utf8_length(at);
-        if (length == 0) return false;
-        at += length;
-    }
-    return true;
-}
-
 static tenon_status check_part(const tenon_writer *writer, const char *name, DLDataType dtype, int ndim,
                                const int64_t *shape, tn_part *part, tenon_error *error)
 {
@@ -154,7 +122,8 @@ static tenon_status check_part(const tenon_writer *writer, const char *name, DLD
         return tn_fail(error, TENON_INVALID, "%s: tensor '%s': shape %s is negative or past what 64 bits can count",
                        path.text, shown.text, tn_shape_to_text(ndim, shape).text);
     }
-    if (strcmp(name, "__metadata__") == 0 || !is_utf8(name)) {
+    /* Asked before Jansson is, which does not tell bad text from a lack of memory. */
+    if (strcmp(name, "__metadata__") == 0 || !tn_is_utf8(name)) {
         return tn_fail(error, TENON_INVALID, "%s: '%s' cannot name a tensor; names are UTF-8 and not __metadata__",
                        path.text, shown.text);
     }
@@ -194,7 +163,7 @@ tenon_status tenon_writer_set_metadata(tenon_writer *writer, const char *key, co
     if (!writer->format->has_metadata) {
         return tn_fail(error, TENON_UNSUPPORTED, "%s: an npy file has no metadata", tn_quote(writer->path).text);
     }
-    if (key == NULL || value == NULL || !is_utf8(key) || !is_utf8(value)) {
+    if (key == NULL || value == NULL || !tn_is_utf8(key) || !tn_is_utf8(value)) {
         return tn_fail(error, TENON_INVALID, "%s: metadata '%s': key and value are UTF-8 strings",
                        tn_quote(writer->path).text, tn_quote(key != NULL ? key : "").text);
     }
