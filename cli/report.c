@@ -4,7 +4,6 @@
 #include "ranks.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,35 +77,6 @@ bool tn_error(tenon_error *error, const char *format, ...)
     vsnprintf(error->message, sizeof error->message, format, list);
     va_end(list);
     return false;
-}
-
-int tn_print_json(json_t *object)
-{
-    char *text = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
-    json_decref(object);
-    if (!text) return tn_failed("out of memory while writing the JSON result");
-    puts(text);
-    free(text);
-    return TN_EXIT_OK;
-}
-
-json_t *tn_json_real(double value)
-{
-    if (isnan(value)) return json_string("nan");
-    if (isinf(value)) return json_string(value > 0 ? "inf" : "-inf");
-    return json_real(value);
-}
-
-json_t *tn_json_config(const tenon_config *config)
-{
-    size_t length = 0;
-    if (tenon_config_to_json(config, NULL, 0, &length, NULL) != TENON_OK) return NULL;
-    char *text = malloc(length + 1);
-    json_t *object = NULL;
-    if (text && tenon_config_to_json(config, text, length + 1, &length, NULL) == TENON_OK)
-        object = json_loads(text, 0, NULL);
-    free(text);
-    return object;
 }
 
 enum { TEXT_SIZE = 256, TEXT_BUFFERS = 8 };

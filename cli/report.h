@@ -6,8 +6,6 @@
 #include "options.h"
 #include "tenon/tenon.h"
 
-#include <jansson.h>
-
 enum { TN_EXIT_OK = 0, TN_EXIT_FAILURE = 1, TN_EXIT_USAGE = 2 };
 
 /* Prints "tenon: what, where, what to do" and returns TN_EXIT_FAILURE. */
@@ -28,15 +26,6 @@ void tn_note(const char *format, ...) TENON_PRINTF(1, 2);
 
 /* Writes the sentence into *error and returns false, for functions that report through their caller. */
 bool tn_error(tenon_error *error, const char *format, ...) TENON_PRINTF(2, 3);
-
-/* Prints the object and frees it. Returns an exit code: NULL, which Jansson gives when memory is short, fails. */
-int tn_print_json(json_t *object);
-
-/* A number as JSON has them; "nan", "inf" and "-inf" where JSON has none. */
-json_t *tn_json_real(double value);
-
-/* The config as a JSON object, or NULL. */
-json_t *tn_json_config(const tenon_config *config);
 
 /* 20979712 as "20,979,712" and 41959424 bytes as "40.0 MiB", in one of a few static buffers of the calling thread:
  * good for the arguments of one print call. */

@@ -3,6 +3,7 @@
  * probes alternate and medians are reported, because machines change speed within a minute. */
 #include "bench_limits.h"
 #include "commands.h"
+#include "json.h"
 #include "model.h"
 #include "progress.h"
 #include "report.h"
@@ -232,13 +233,15 @@ static bool measure(work *w, const tn_limits *limits, int64_t repeat, figures *f
 
 static int report_json(const char *path, const settings *given, const work *w, const figures *f)
 {
-    return tn_print_json(json_pack(
-        "{s:s, s:s, s:I, s:[I, I, I], s:[I, I, I], s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I}", "model", path, "level",
-        tenon_adapter_cpu(w->adapter), "threads", (json_int_t)given->threads, "features", (json_int_t)w->x_shape[0],
-        (json_int_t)w->x_shape[1], (json_int_t)w->x_shape[2], "tokens", (json_int_t)w->y_shape[0],
-        (json_int_t)w->y_shape[1], (json_int_t)w->y_shape[2], "median_ms", 1e3 * f->seconds, "low_ms", 1e3 * f->low,
-        "high_ms", 1e3 * f->high, "gflops", 1e-9 * w->flops / f->seconds, "fma_peak_gflops", f->fma, "read_gbs",
-        f->read, "weights_gbs", 1e-9 * w->weight_bytes / f->seconds, "workspace_bytes", (json_int_t)w->workspace.size));
+    return tn_print_json(
+        json_pack("{s:o, s:s, s:I, s:[I, I, I], s:[I, I, I], s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "model",
+                  tn_json_text(path), "level", tenon_adapter_cpu(w->adapter), "threads", (json_int_t)given->threads,
+                  "features", (json_int_t)w->x_shape[0], (json_int_t)w->x_shape[1], (json_int_t)w->x_shape[2], "tokens",
+                  (json_int_t)w->y_shape[0], (json_int_t)w->y_shape[1], (json_int_t)w->y_shape[2], "median_ms",
+                  tn_json_real(1e3 * f->seconds), "low_ms", tn_json_real(1e3 * f->low), "high_ms",
+                  tn_json_real(1e3 * f->high), "gflops", tn_json_real(1e-9 * w->flops / f->seconds), "fma_peak_gflops",
+                  tn_json_real(f->fma), "read_gbs", tn_json_real(f->read), "weights_gbs",
+                  tn_json_real(1e-9 * w->weight_bytes / f->seconds), "workspace_bytes", (json_int_t)w->workspace.size));
 }
 
 static int report_text(const char *path, const settings *given, const work *w, const figures *f)

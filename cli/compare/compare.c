@@ -4,6 +4,7 @@
 #include "compare.h"
 
 #include "commands.h"
+#include "json.h"
 #include "report.h"
 
 #include <inttypes.h>
@@ -320,9 +321,10 @@ static int print_as_json(const comparing *c, const verdict *v)
     json_t *list = json_array();
     for (int64_t i = 0; i < c->num_pairs; i++)
         json_array_append_new(list, pair_as_json(c, &c->pairs[i]));
-    return tn_print_json(json_pack("{s:s, s:s, s:f, s:b, s:I, s:I, s:o}", "a", c->sides[0].path, "b", c->sides[1].path,
-                                   "tolerance", c->given->tolerance, "within", v->beyond == 0, "changed",
-                                   (json_int_t)v->changed, "beyond", (json_int_t)v->beyond, "tensors", list));
+    return tn_print_json(json_pack("{s:o, s:o, s:o, s:b, s:I, s:I, s:o}", "a", tn_json_text(c->sides[0].path), "b",
+                                   tn_json_text(c->sides[1].path), "tolerance", tn_json_real(c->given->tolerance),
+                                   "within", v->beyond == 0, "changed", (json_int_t)v->changed, "beyond",
+                                   (json_int_t)v->beyond, "tensors", list));
 }
 
 /* Tokens files say which weights made them. */

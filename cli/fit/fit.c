@@ -298,7 +298,8 @@ static int run_fit(const tn_fit_settings *given)
     tn_fit fit = {.given = given, .started = tn_seconds()};
     int signal = 0;
     error.message[0] = 0;
-    fit.state = (tn_fit_state){.first_loss = NAN, .last_loss = NAN, .first_val = NAN, .last_val = NAN, .best_val = NAN};
+    fit.state =
+        (tn_fit_state){.first_loss = NAN, .last_loss = NAN, .first_val = NAN, .last_val = NAN, .best_val = INFINITY};
     bool good = fit_all(&fit, &signal, &error);
     tn_fit_report_close(&fit);
     tn_lock_release(fit.lock);

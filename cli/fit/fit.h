@@ -7,14 +7,13 @@
 
 #include "buffer.h"
 #include "hash.h"
+#include "json.h"
 #include "lock.h"
 #include "model.h"
 #include "options.h"
 #include "paths.h"
 #include "run/run.h"
 #include "tenon/tenon.h"
-
-#include <jansson.h>
 
 /* What the command line says. */
 typedef struct tn_fit_settings {
@@ -75,13 +74,14 @@ void tn_fit_batch_free(tn_fit_batch *batch);
 
 /* What a run is in the middle of; a checkpoint holds it, beside what the trainer keeps. */
 typedef struct tn_fit_state {
-    int64_t done;                         /* steps, skipped ones included */
-    int64_t skipped;                      /* of these */
-    int64_t stale;                        /* validations since the best */
-    double first_loss, last_loss;         /* of a step's images; NAN: none yet */
-    double first_val, last_val, best_val; /* NAN: none yet */
-    double seconds;                       /* of the runs before this one */
-    int64_t log_bytes;                    /* length of the log */
+    int64_t done;                 /* steps, skipped ones included */
+    int64_t skipped;              /* of these */
+    int64_t validations, stale;   /* since the run began; since the best */
+    double first_loss, last_loss; /* of a step's images; NAN: no step was taken yet */
+    double first_val, last_val;   /* infinite or NaN where a held-out image's loss is; NAN while there is none */
+    double best_val;              /* the smallest finite one; INFINITY: none yet */
+    double seconds;               /* of the runs before this one */
+    int64_t log_bytes;            /* length of the log */
 } tn_fit_state;
 
 /* One line of the log. */

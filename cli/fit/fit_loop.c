@@ -144,9 +144,9 @@ static bool validate(tn_fit *fit, memory *m, tenon_error *error)
     if (tn_fit_data_validation(fit->data) == 0) return true;
     if (!tn_ranks_agree(evaluate_share(fit, m, &sum, error))) return false;
     tn_ranks_sum_doubles(&sum, 1);
-    s->last_val = sum / (double)tn_fit_data_validation(fit->data);
-    if (isnan(s->first_val)) s->first_val = s->last_val;
-    bool better = isnan(s->best_val) || s->last_val < s->best_val;
+    s->last_val = isnan(sum) ? NAN : sum / (double)tn_fit_data_validation(fit->data); /* no NaN has a sign */
+    if (s->validations++ == 0) s->first_val = s->last_val;
+    bool better = s->last_val < s->best_val;
     s->stale = better ? 0 : s->stale + 1;
     if (better) s->best_val = s->last_val;
     bool good = tn_fit_report_validation(fit, error) && (!better || save_best(fit, error));
@@ -162,7 +162,7 @@ static bool is_plateau(const tn_fit *fit)
 
 static bool run_steps(tn_fit *fit, memory *m, int *signal, tenon_error *error)
 {
-    if (isnan(fit->state.first_val) && !validate(fit, m, error)) return false;
+    if (fit->state.validations == 0 && !validate(fit, m, error)) return false;
     fit->stopped_early = is_plateau(fit);
     while (fit->state.done < fit->steps && !fit->stopped_early && !*signal) {
         tenon_step_info info;

@@ -90,7 +90,7 @@ static void draw(tn_fit *fit, const tenon_step_info *info)
     bar[BAR] = 0;
     fprintf(stderr, "\r%s %3d%%  step %" PRId64 "/%" PRId64 "  loss %.4g  gradient %.3g  rate %.3g", bar,
             (int)(share * 100), fit->state.done, fit->steps, info->loss, info->gradient_norm, info->lr);
-    if (!isnan(fit->state.last_val)) fprintf(stderr, "  validation %.4g", fit->state.last_val);
+    if (fit->state.validations) fprintf(stderr, "  validation %.4g", fit->state.last_val);
     fprintf(stderr, "  %" PRId64 ":%02d:%02d left\033[K", seconds / 3600, (int)(seconds / 60 % 60),
             (int)(seconds % 60));
     fflush(stderr);
@@ -115,10 +115,10 @@ bool tn_fit_report_step(tn_fit *fit, const tenon_step_info *info, tenon_error *e
     if (!fit->report->log) return true;
     const double epoch = (double)fit->state.done * (double)fit->images_a_step / (double)tn_fit_data_training(fit->data);
     return log_line(fit,
-                    json_pack("{s:I, s:f, s:I, s:o, s:o, s:f, s:b, s:f}", "step", (json_int_t)fit->state.done, "epoch",
-                              epoch, "images", (json_int_t)info->images, "loss", tn_json_real(info->loss),
-                              "gradient_norm", tn_json_real(info->gradient_norm), "lr", info->lr, "skipped",
-                              !info->applied, "seconds", seconds_so_far(fit)),
+                    json_pack("{s:I, s:o, s:I, s:o, s:o, s:o, s:b, s:o}", "step", (json_int_t)fit->state.done, "epoch",
+                              tn_json_real(epoch), "images", (json_int_t)info->images, "loss", tn_json_real(info->loss),
+                              "gradient_norm", tn_json_real(info->gradient_norm), "lr", tn_json_real(info->lr),
+                              "skipped", !info->applied, "seconds", tn_json_real(seconds_so_far(fit))),
                     error);
 }
 
@@ -126,8 +126,8 @@ bool tn_fit_report_validation(tn_fit *fit, tenon_error *error)
 {
     if (!fit->report->log) return true;
     return log_line(fit,
-                    json_pack("{s:I, s:o, s:f}", "step", (json_int_t)fit->state.done, "validation_loss",
-                              tn_json_real(fit->state.last_val), "seconds", seconds_so_far(fit)),
+                    json_pack("{s:I, s:o, s:o}", "step", (json_int_t)fit->state.done, "validation_loss",
+                              tn_json_real(fit->state.last_val), "seconds", tn_json_real(seconds_so_far(fit))),
                     error);
 }
 
@@ -145,23 +145,27 @@ void tn_fit_report_close(tn_fit *fit)
 
 static void print_row(const char *name, double before, double after)
 {
-    if (isnan(before) || isnan(after)) return;
     printf("%-16s %12.6g %12.6g %12.4g\n", name, before, after, before > 0 ? after / before : NAN);
+}
+
+static json_t *real_or_null(bool exists, double value)
+{
+    return exists ? tn_json_real(value) : json_null();
 }
 
 static int end_as_json(const tn_fit *fit)
 {
     const tn_fit_state *s = &fit->state;
-    const double losses[] = {s->first_loss, s->last_loss, s->first_val, s->last_val, s->best_val};
-    static const char *const names[] = {"before", "after", "validation_before", "validation_after", "validation_best"};
-    json_t *object = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:s, s:f}", "model", fit->given->start,
-                               "output", fit->given->output, "loss", fit->given->loss, "steps", (json_int_t)s->done,
-                               "images_a_step", (json_int_t)fit->images_a_step, "skipped", (json_int_t)s->skipped,
-                               "stopped_early", fit->stopped_early, "ranks", (json_int_t)tn_ranks_count(), "cpu",
-                               tenon_adapter_cpu(fit->adapter), "seconds", seconds_so_far(fit));
-    for (size_t i = 0; object && i < sizeof names / sizeof *names; i++)
-        if (!isnan(losses[i])) json_object_set_new(object, names[i], json_real(losses[i]));
-    return tn_print_json(object);
+    const bool stepped = !isnan(s->first_loss), validated = s->validations > 0;
+    return tn_print_json(json_pack(
+        "{s:o, s:o, s:s, s:I, s:I, s:I, s:b, s:I, s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "model",
+        tn_json_text(fit->given->start), "output", tn_json_text(fit->given->output), "loss", fit->given->loss, "steps",
+        (json_int_t)s->done, "images_a_step", (json_int_t)fit->images_a_step, "skipped", (json_int_t)s->skipped,
+        "stopped_early", fit->stopped_early, "ranks", (json_int_t)tn_ranks_count(), "cpu",
+        tenon_adapter_cpu(fit->adapter), "seconds", tn_json_real(seconds_so_far(fit)), "before",
+        real_or_null(stepped, s->first_loss), "after", real_or_null(stepped, s->last_loss), "validation_before",
+        real_or_null(validated, s->first_val), "validation_after", real_or_null(validated, s->last_val),
+        "validation_best", real_or_null(isfinite(s->best_val), s->best_val)));
 }
 
 int tn_fit_report_end(const tn_fit *fit)
@@ -169,9 +173,9 @@ int tn_fit_report_end(const tn_fit *fit)
     const tn_fit_state *s = &fit->state;
     if (fit->given->json) return end_as_json(fit);
     printf("%-16s %12s %12s %12s\n", fit->given->loss, "before", "after", "ratio");
-    print_row("training", s->first_loss, s->last_loss);
-    print_row("validation", s->first_val, s->last_val);
-    print_row("best validation", s->first_val, s->best_val);
+    if (!isnan(s->first_loss)) print_row("training", s->first_loss, s->last_loss);
+    if (s->validations) print_row("validation", s->first_val, s->last_val);
+    if (isfinite(s->best_val)) print_row("best validation", s->first_val, s->best_val);
     if (s->skipped)
         printf("left out, for their loss or gradient is not finite: %s of them\n", tn_count_text(s->skipped));
     if (fit->stopped_early)

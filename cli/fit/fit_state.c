@@ -18,22 +18,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { FORMAT = 1 };
+enum { FORMAT = 2 };
 
 static const char file_name[] = "checkpoint.safetensors";
 
 /* ---- the note ---- */
-
-/* JSON has no NaN; null is "none yet". */
-static json_t *number_or_null(double value)
-{
-    return isnan(value) ? json_null() : json_real(value);
-}
-
-static json_t *text_or_null(const char *text)
-{
-    return text ? json_string(text) : json_null();
-}
 
 /* Everything on the command line that decides the bits of the result. */
 static json_t *describe_options(const tn_fit *fit)
@@ -41,21 +30,20 @@ static json_t *describe_options(const tn_fit *fit)
     const tn_fit_settings *g = fit->given;
     char seed[24];
     snprintf(seed, sizeof seed, "%" PRIu64, g->seed);
-    json_t *options =
-        json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:b, s:b, s:s, s:f, s:I, s:b}", "loss",
-                  g->loss, "steps", (json_int_t)fit->steps, "batch", (json_int_t)g->batch, "accumulate",
-                  (json_int_t)g->accumulate, "warmup", (json_int_t)g->warmup, "lr", g->lr, "min-lr", g->min_lr,
-                  "weight-decay", g->weight_decay, "clip", g->clip, "beta1", g->beta1, "beta2", g->beta2, "eps", g->eps,
-                  "decay-biases", g->decay_biases, "no-master", g->no_master, "seed", seed, "val-fraction",
-                  g->val_fraction, "patience", (json_int_t)g->patience, "skip-nonfinite", g->skip_nonfinite);
+    json_t *options = json_pack(
+        "{s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:s, s:o, s:I, s:b}", "loss", g->loss,
+        "steps", (json_int_t)fit->steps, "batch", (json_int_t)g->batch, "accumulate", (json_int_t)g->accumulate,
+        "warmup", (json_int_t)g->warmup, "lr", tn_json_real(g->lr), "min-lr", tn_json_real(g->min_lr), "weight-decay",
+        tn_json_real(g->weight_decay), "clip", tn_json_real(g->clip), "beta1", tn_json_real(g->beta1), "beta2",
+        tn_json_real(g->beta2), "eps", tn_json_real(g->eps), "decay-biases", g->decay_biases, "no-master", g->no_master,
+        "seed", seed, "val-fraction", tn_json_real(g->val_fraction), "patience", (json_int_t)g->patience,
+        "skip-nonfinite", g->skip_nonfinite);
     if (!options) return NULL;
-    json_object_set_new(options, "freeze", text_or_null(g->freeze));
+    json_object_set_new(options, "freeze", tn_json_text(g->freeze));
     json_object_set_new(options, "window", g->window == TENON_UNSET ? json_null() : json_integer(g->window));
-    json_object_set_new(options, "grid",
-                        g->grid.height ? json_pack("[I, I]", (json_int_t)g->grid.height, (json_int_t)g->grid.width)
-                                       : json_null());
-    json_object_set_new(options, "tensor", text_or_null(g->tensor));
-    json_object_set_new(options, "target-tensor", text_or_null(g->target_tensor));
+    json_object_set_new(options, "grid", g->grid.height ? tn_json_pair(g->grid.height, g->grid.width) : json_null());
+    json_object_set_new(options, "tensor", tn_json_text(g->tensor));
+    json_object_set_new(options, "target-tensor", tn_json_text(g->target_tensor));
     json_object_set_new(options, "npy-bf16", json_boolean(g->npy_bfloat16));
     json_object_set_new(options, "ranks", json_integer(tn_ranks_count()));
     /* Only where something is done at the interval that counts for the result. */
@@ -66,13 +54,14 @@ static json_t *describe_options(const tn_fit *fit)
 static char *make_note(const tn_fit *fit)
 {
     const tn_fit_state *s = &fit->state;
-    json_t *note = json_pack(
-        "{s:i, s:o, s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:f, s:I}", "format", FORMAT, "options",
-        describe_options(fit), "level", tenon_adapter_cpu(fit->adapter), "model", fit->start_hash, "data",
-        fit->data_hash, "done", (json_int_t)s->done, "skipped", (json_int_t)s->skipped, "stale", (json_int_t)s->stale,
-        "first_loss", number_or_null(s->first_loss), "last_loss", number_or_null(s->last_loss), "first_val",
-        number_or_null(s->first_val), "last_val", number_or_null(s->last_val), "best_val", number_or_null(s->best_val),
-        "seconds", s->seconds + tn_seconds() - fit->started, "log_bytes", (json_int_t)s->log_bytes);
+    json_t *note =
+        json_pack("{s:i, s:o, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "format", FORMAT,
+                  "options", describe_options(fit), "level", tenon_adapter_cpu(fit->adapter), "model", fit->start_hash,
+                  "data", fit->data_hash, "done", (json_int_t)s->done, "skipped", (json_int_t)s->skipped, "validations",
+                  (json_int_t)s->validations, "stale", (json_int_t)s->stale, "first_loss", tn_json_real(s->first_loss),
+                  "last_loss", tn_json_real(s->last_loss), "first_val", tn_json_real(s->first_val), "last_val",
+                  tn_json_real(s->last_val), "best_val", tn_json_real(s->best_val), "seconds",
+                  tn_json_real(s->seconds + tn_seconds() - fit->started), "log_bytes", (json_int_t)s->log_bytes);
     char *text = note ? json_dumps(note, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     json_decref(note);
     return text;
@@ -80,8 +69,7 @@ static char *make_note(const tn_fit *fit)
 
 static double number_of(const json_t *note, const char *key)
 {
-    const json_t *value = json_object_get(note, key);
-    return json_is_number(value) ? json_number_value(value) : NAN;
+    return tn_json_read_real(json_object_get(note, key), NAN);
 }
 
 static int64_t count_of(const json_t *note, const char *key)
@@ -93,6 +81,7 @@ static void read_state(tn_fit_state *state, const json_t *note)
 {
     *state = (tn_fit_state){.done = count_of(note, "done"),
                             .skipped = count_of(note, "skipped"),
+                            .validations = count_of(note, "validations"),
                             .stale = count_of(note, "stale"),
                             .first_loss = number_of(note, "first_loss"),
                             .last_loss = number_of(note, "last_loss"),

@@ -2,6 +2,7 @@
 /* tenon init: a connector with fresh parameters, drawn as PyTorch draws them, in a self-describing file. */
 #include "commands.h"
 #include "config_options.h"
+#include "json.h"
 #include "model.h"
 #include "report.h"
 
@@ -79,8 +80,8 @@ static int report(const tenon_adapter *adapter, const settings *given, tenon_dty
     size_t bytes;
     int64_t count = count_parameters(adapter, &bytes);
     if (given->json)
-        return tn_print_json(json_pack("{s:s, s:o, s:I, s:I, s:I, s:I, s:s, s:o}", "file", given->output, "config",
-                                       tn_json_config(tenon_adapter_config(adapter)), "in_dim",
+        return tn_print_json(json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:s, s:o}", "file", tn_json_text(given->output),
+                                       "config", tn_json_config(tenon_adapter_config(adapter)), "in_dim",
                                        (json_int_t)given->in_dim, "out_dim", (json_int_t)given->out_dim, "parameters",
                                        (json_int_t)count, "bytes", (json_int_t)bytes, "dtype", tenon_dtype_name(dtype),
                                        "seed", seed_as_json(given->seed)));

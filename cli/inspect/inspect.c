@@ -2,6 +2,7 @@
 /* tenon inspect: what a file's connector is, what it costs and how many tokens it makes. For files that describe no
  * connector it lists the tensors, so that one can see what a config would have to say. */
 #include "commands.h"
+#include "json.h"
 #include "model.h"
 #include "report.h"
 
@@ -63,7 +64,8 @@ static json_t *tensor_as_json(const tenon_file_tensor *tensor)
     json_t *shape = json_array();
     for (int i = 0; i < tensor->ndim; i++)
         json_array_append_new(shape, json_integer(tensor->shape[i]));
-    return json_pack("{s:s, s:s, s:o}", "name", tensor->name, "stored", tensor->stored, "shape", shape);
+    return json_pack("{s:o, s:o, s:o}", "name", tn_json_text(tensor->name), "stored", tn_json_text(tensor->stored),
+                     "shape", shape);
 }
 
 static void list_tensors(const tenon_file *file, const char *path, bool json)
@@ -84,7 +86,9 @@ static void list_tensors(const tenon_file *file, const char *path, bool json)
             printf("  %-48s %-6s %s\n", tensor.name, tensor.stored, tn_shape_text(tensor.ndim, tensor.shape));
     }
     if (!json && count > SHOWN) printf("  ... and %" PRId64 " more (--json lists all)\n", count - SHOWN);
-    if (json) tn_print_json(json_pack("{s:s, s:s, s:o}", "file", path, "kind", tenon_file_kind(file), "tensors", list));
+    if (json)
+        tn_print_json(
+            json_pack("{s:o, s:s, s:o}", "file", tn_json_text(path), "kind", tenon_file_kind(file), "tensors", list));
 }
 
 /* The file could not be opened as a connector: shows what it does hold, then says why. */
@@ -228,8 +232,8 @@ static json_t *parameters_as_json(const tenon_adapter *adapter)
 
 static json_t *grid_as_json(const grid_row *row)
 {
-    json_t *object = json_pack("{s:[I, I], s:I}", "grid", (json_int_t)row->grid.height, (json_int_t)row->grid.width,
-                               "tokens_in", (json_int_t)row->tokens_in);
+    json_t *object = json_pack("{s:o, s:I}", "grid", tn_json_pair(row->grid.height, row->grid.width), "tokens_in",
+                               (json_int_t)row->tokens_in);
     json_object_set_new(object, "tokens", row->refused ? json_null() : json_integer(row->tokens));
     json_object_set_new(object, "flops", row->refused ? json_null() : tn_json_real(row->flops));
     json_object_set_new(object, "workspace", row->refused ? json_null() : json_integer((json_int_t)row->workspace));
@@ -243,13 +247,14 @@ static int print_as_json(const char *path, const tenon_adapter *adapter, const t
     json_t *grids = json_array();
     for (size_t i = 0; i < count; i++)
         json_array_append_new(grids, grid_as_json(&rows[i]));
-    return tn_print_json(json_pack(
-        "{s:s, s:s, s:I, s:I, s:o, s:I, s:I, s:s, s:I, s:I, s:o, s:o, s:o}", "file", path, "type",
-        tenon_config_type(tenon_adapter_config(adapter)), "in_dim", (json_int_t)tenon_adapter_in_dim(adapter),
-        "out_dim", (json_int_t)tenon_adapter_out_dim(adapter), "config", tn_json_config(tenon_adapter_config(adapter)),
-        "parameters", (json_int_t)sum.elements, "bytes", (json_int_t)sum.bytes, "prefix", found->used_prefix,
-        "tensors_used", (json_int_t)found->num_used, "tensors_unused", (json_int_t)found->num_unused, "layers",
-        layers_as_json(adapter), "tensors", parameters_as_json(adapter), "grids", grids));
+    return tn_print_json(
+        json_pack("{s:o, s:s, s:I, s:I, s:o, s:I, s:I, s:o, s:I, s:I, s:o, s:o, s:o}", "file", tn_json_text(path),
+                  "type", tenon_config_type(tenon_adapter_config(adapter)), "in_dim",
+                  (json_int_t)tenon_adapter_in_dim(adapter), "out_dim", (json_int_t)tenon_adapter_out_dim(adapter),
+                  "config", tn_json_config(tenon_adapter_config(adapter)), "parameters", (json_int_t)sum.elements,
+                  "bytes", (json_int_t)sum.bytes, "prefix", tn_json_text(found->used_prefix), "tensors_used",
+                  (json_int_t)found->num_used, "tensors_unused", (json_int_t)found->num_unused, "layers",
+                  layers_as_json(adapter), "tensors", parameters_as_json(adapter), "grids", grids));
 }
 
 /* --in-dim and --out-dim: does it fit between two models? */

@@ -92,8 +92,11 @@ bool tn_manifest_save(tn_manifest *manifest, tenon_error *error)
 bool tn_manifest_add(tn_manifest *manifest, const char *shard, json_t *entry, tenon_error *error)
 {
     json_t *shards = json_object_get(manifest->root, "shards");
-    if (!entry || json_object_set_new(shards, shard, entry) != 0)
-        return tn_error(error, "%s: out of memory, or the shard's name '%s' is not UTF-8", manifest->path, shard);
+    char *key = tn_json_key(shard);
+    bool good = key && json_object_set(shards, key, entry) == 0;
+    json_decref(entry);
+    free(key);
+    if (!good) return tn_error(error, "%s: out of memory", manifest->path);
     manifest->is_behind = true;
     /* A folder of 10^5 shards has a manifest of many MiB; rewriting it each time would cost more than the work. */
     if (tn_seconds() - manifest->written < 10 * manifest->cost) return true;
@@ -102,8 +105,11 @@ bool tn_manifest_add(tn_manifest *manifest, const char *shard, json_t *entry, te
 
 json_t *tn_manifest_find(const tn_manifest *manifest, const char *shard)
 {
-    json_t *found = json_object_get(json_object_get(manifest->root, "shards"), shard);
-    return found ? found : json_object_get(json_object_get(manifest->others, "shards"), shard);
+    char *key = tn_json_key(shard);
+    json_t *found = key ? json_object_get(json_object_get(manifest->root, "shards"), key) : NULL;
+    if (key && !found) found = json_object_get(json_object_get(manifest->others, "shards"), key);
+    free(key);
+    return found;
 }
 
 const char *tn_manifest_path(const tn_manifest *manifest)

@@ -12,9 +12,8 @@
 #ifndef TN_CLI_MANIFEST_H
 #define TN_CLI_MANIFEST_H
 
+#include "json.h"
 #include "tenon/tenon.h"
-
-#include <jansson.h>
 
 typedef struct tn_manifest tn_manifest;
 

@@ -4,6 +4,7 @@
 
 #include "commands.h"
 #include "interrupt.h"
+#include "json.h"
 #include "model.h"
 #include "pool.h"
 #include "ranks.h"
@@ -196,13 +197,13 @@ static bool run_any(tn_run_setup *setup, const settings *given, const char *feat
 static int report_json(const tn_run_setup *setup, const settings *given, const char *features, const outcome *out)
 {
     const tn_run_totals *totals = &out->result.totals;
-    json_t *object = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f, s:f}}",
-                               "model", setup->model, "features", features, "output", given->output, "device", "cpu",
-                               "cpu", tenon_adapter_cpu(setup->adapter), "images", (json_int_t)totals->images, "tokens",
-                               (json_int_t)totals->tokens, "width", (json_int_t)setup->out_dim, "dtype",
-                               tenon_dtype_name(setup->dtype), "weights", setup->weights, "seconds", "load",
-                               out->load_seconds, "read", totals->read_seconds, "compute", totals->compute_seconds,
-                               "write", totals->write_seconds, "total", out->total_seconds);
+    json_t *object = json_pack(
+        "{s:o, s:o, s:o, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f, s:f}}", "model",
+        tn_json_text(setup->model), "features", tn_json_text(features), "output", tn_json_text(given->output), "device",
+        "cpu", "cpu", tenon_adapter_cpu(setup->adapter), "images", (json_int_t)totals->images, "tokens",
+        (json_int_t)totals->tokens, "width", (json_int_t)setup->out_dim, "dtype", tenon_dtype_name(setup->dtype),
+        "weights", setup->weights, "seconds", "load", out->load_seconds, "read", totals->read_seconds, "compute",
+        totals->compute_seconds, "write", totals->write_seconds, "total", out->total_seconds);
     if (object && out->is_folder)
         json_object_set_new(
             object, "shards",

@@ -2,6 +2,7 @@
 /* A folder of shards: which are finished already, and the others through the pipeline, each recorded in the manifest as
  * soon as its file has its name. A run can be killed at any time and started again. Several ranks share the shards. */
 #include "interrupt.h"
+#include "json.h"
 #include "lock.h"
 #include "manifest.h"
 #include "ranks.h"
@@ -38,24 +39,18 @@ static const char *entry_key(int role)
 
 /* ---- the manifest's side ---- */
 
-static json_t *json_or_null(const char *text)
-{
-    return text ? json_string(text) : json_null();
-}
-
 /* Everything but the weights that decides what the tokens are, bits included: so the CPU level is among it. */
 static json_t *describe_options(const plan *p)
 {
     const tn_run_setup *setup = p->setup;
     const tenon_call *call = &setup->call;
     json_t *grid = json_null();
-    if (call->grid_height != TENON_UNSET)
-        grid = json_pack("[I, I]", (json_int_t)call->grid_height, (json_int_t)call->grid_width);
+    if (call->grid_height != TENON_UNSET) grid = tn_json_pair(call->grid_height, call->grid_width);
     json_t *window = call->pool_window == TENON_UNSET ? json_null() : json_integer(call->pool_window);
     return json_pack("{s:o, s:o, s:o, s:s, s:s, s:o, s:b, s:b, s:b, s:b}", "config",
                      tn_json_config(tenon_adapter_config(setup->adapter)), "window", window, "grid", grid, "dtype",
                      tenon_dtype_name(setup->dtype), "cpu", tenon_adapter_cpu(setup->adapter), "tensor",
-                     json_or_null(setup->tensor), "npy_bf16", setup->npy_bfloat16, "frame_mask",
+                     tn_json_text(setup->tensor), "npy_bf16", setup->npy_bfloat16, "frame_mask",
                      p->folders[TN_FRAME_MASK] != NULL, "patch_mask", p->folders[TN_PATCH_MASK] != NULL, "attention",
                      p->folders[TN_ATTENTION] != NULL);
 }

@@ -3,6 +3,7 @@
  * built; the count is the one that `run` writes. */
 #include "commands.h"
 #include "config_options.h"
+#include "json.h"
 #include "model.h"
 #include "report.h"
 
@@ -143,8 +144,7 @@ static int print_as_json(const tenon_config *config, const settings *given, cons
                   (json_int_t)made->per_image, "frames", (json_int_t)given->frames, "visual", (json_int_t)made->visual,
                   "length", (json_int_t)made->length);
     if (object && given->grid.height)
-        json_object_set_new(object, "grid",
-                            json_pack("[I, I]", (json_int_t)given->grid.height, (json_int_t)given->grid.width));
+        json_object_set_new(object, "grid", tn_json_pair(given->grid.height, given->grid.width));
     if (object && given->max_seq != TENON_UNSET) {
         json_object_set_new(object, "max_seq", json_integer(given->max_seq));
         json_object_set_new(object, "fits", json_boolean(made->length <= given->max_seq));

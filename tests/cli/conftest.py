@@ -33,7 +33,8 @@ class Result:
 
 def run(*words, env=None, **options):
     done = subprocess.run(
-        [BINARY, *map(str, words)], capture_output=True, text=True, timeout=300, env={**os.environ, **(env or {})}, **options
+        [BINARY, *map(str, words)], capture_output=True, text=True, errors="surrogateescape", timeout=300,
+        env={**os.environ, **(env or {})}, **options
     )
     return Result(done)
 

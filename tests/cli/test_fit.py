@@ -342,6 +342,75 @@ def test_an_infinite_gradient_is_named(tenon, data):
     assert tenon(*words, "--skip-nonfinite", "-o", "out.safetensors", "--json").json["skipped"] == 1
 
 
+# ---- what JSON cannot say ----
+
+
+def note_of(folder):
+    return json.loads(reference.read_header(f"{folder}/checkpoint.safetensors")[0]["__metadata__"]["tenon.note"])
+
+
+def spoil(name, image, value):
+    array = numpy.load(name)
+    array[image, 2, 3] = value
+    numpy.save(name, array)
+
+
+def spoil_validation(tenon, value):
+    """Makes one target infinite or NaN, and returns the seed that holds its image out for validation."""
+    spoil("t/1.npy", 7, value)
+    for seed in range(20):
+        words = [*FIT, "--steps", 1, "--val-fraction", "0.2", "--skip-nonfinite", "--seed", seed]
+        if not isinstance(tenon(*words, "-o", "probe.safetensors", "--json").json["validation_before"], float):
+            return seed
+    raise AssertionError("no seed holds the image out")
+
+
+@pytest.mark.parametrize("value, word", [(numpy.inf, "inf"), (numpy.nan, "nan")])
+def test_C30_a_validation_loss_that_is_no_number_is_written_and_read_back(tenon, data, value, word):
+    seed = spoil_validation(tenon, value)
+    words = [*FIT, "--batch", 2, "--val-fraction", "0.2", "--skip-nonfinite", "--every", 5, "--seed", seed, "--json"]
+    whole = tenon(*words, "--steps", 40, "--log", "whole.log", "-o", "whole.safetensors").json
+    assert (whole["validation_before"], whole["validation_after"], whole["validation_best"]) == (word, word, None)
+    assert whole["after"] < whole["before"]
+    assert {line["validation_loss"] for line in log_of("whole.log") if "validation_loss" in line} == {word}
+    words += ["--checkpoint", "ck", "--resume", "--log", "log", "-o", "out.safetensors", "--steps", 40]
+    process = start(*words)
+    while process.poll() is None and not os.path.exists("ck/checkpoint.safetensors"):
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    again = tenon(*words).json
+    assert read("out.safetensors") == read("whole.safetensors") and log_of("log") == log_of("whole.log")
+    assert {**again, "seconds": 0, "output": ""} == {**whole, "seconds": 0, "output": ""}
+    assert not os.path.exists("ck/best.safetensors")
+    note = note_of("ck")
+    assert note["last_val"] == word and note["validations"] == 9
+
+
+def test_C30_no_step_and_no_validation_are_null(tenon, data):
+    for i in range(3):
+        spoil(f"t/{i}.npy", slice(None), numpy.nan)
+    result = tenon(*FIT, "--steps", 2, "--skip-nonfinite", "-o", "out.safetensors", "--json").json
+    assert result["skipped"] == 2
+    assert [result[k] for k in ("before", "after", "validation_before", "validation_after", "validation_best")] == [None] * 5
+
+
+def test_C30_names_that_are_not_utf8(tenon, data):
+    """File names and words of the command line are bytes; in JSON those that are not UTF-8 are \\xNN."""
+    odd = os.fsdecode(b"caf\xe9\\")
+    for folder in "xt":
+        os.rename(f"{folder}/1.npy", f"{folder}/{odd}.npy")
+        os.rename(folder, f"{folder}{odd}")
+    os.rename("start.safetensors", f"{odd}.safetensors")
+    words = ["fit", "--model", f"{odd}.safetensors", "--features", f"x{odd}", "--targets", f"t{odd}", "--tensor", odd]
+    words += ["--steps", 3, "--checkpoint", f"ck{odd}", "--resume", "-o", f"out{odd}.safetensors", "--json"]
+    result = tenon(*words).json
+    assert result["output"] == "outcaf\\xe9\\\\.safetensors" and result["model"] == "caf\\xe9\\\\.safetensors"
+    assert tenon(*words).json["steps"] == 3
+    note = note_of(f"ck{odd}")
+    assert note["options"]["tensor"] == "caf\\xe9\\\\"
+
+
 # ---- data ----
 
 

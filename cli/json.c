@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+#include "json.h"
+
+#include "report.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- numbers ---- */
+
+static const struct {
+    const char *name;
+    double value;
+} words[] = {{"nan", NAN}, {"inf", INFINITY}, {"-inf", -INFINITY}};
+
+json_t *tn_json_real(double value)
+{
+    if (isnan(value)) return json_string(words[0].name);
+    if (isinf(value)) return json_string(words[value > 0 ? 1 : 2].name);
+    return json_real(value);
+}
+
+double tn_json_read_real(const json_t *value, double missing)
+{
+    if (json_is_number(value)) return json_number_value(value);
+    for (size_t i = 0; json_is_string(value) && i < sizeof words / sizeof *words; i++)
+        if (!strcmp(json_string_value(value), words[i].name)) return words[i].value;
+    return missing;
+}
+
+/* ---- texts ---- */
+
+/* Bytes of the UTF-8 character at `text`, 0 when there is none. Jansson is asked, because it is what refuses. */
+static size_t character_length(const char *text)
+{
+    for (size_t length = 1; length <= 4 && text[length - 1]; length++) {
+        json_t *character = json_stringn(text, length);
+        json_decref(character);
+        if (character) return length;
+    }
+    return 0;
+}
+
+/* `text`, which is not UTF-8, as UTF-8. */
+static char *escaped(const char *text)
+{
+    char *made = malloc(4 * strlen(text) + 1);
+    size_t used = 0;
+    while (made && *text) {
+        size_t length = character_length(text);
+        if (length == 0)
+            used += (size_t)sprintf(made + used, "\\x%02x", (unsigned char)*text);
+        else if (*text == '\\')
+            made[used++] = '\\';
+        memcpy(made + used, text, length);
+        used += length;
+        text += length ? length : 1;
+    }
+    if (made) made[used] = 0;
+    return made;
+}
+
+char *tn_json_key(const char *text)
+{
+    json_t *valid = json_string(text);
+    json_decref(valid);
+    return valid ? strdup(text) : escaped(text);
+}
+
+json_t *tn_json_text(const char *text)
+{
+    if (!text) return json_null();
+    json_t *valid = json_string(text);
+    if (valid) return valid;
+    char *key = escaped(text);
+    json_t *made = key ? json_string(key) : NULL;
+    free(key);
+    return made;
+}
+
+/* ---- the rest ---- */
+
+json_t *tn_json_pair(int64_t height, int64_t width)
+{
+    return json_pack("[I, I]", (json_int_t)height, (json_int_t)width);
+}
+
+json_t *tn_json_config(const tenon_config *config)
+{
+    size_t length = 0;
+    if (tenon_config_to_json(config, NULL, 0, &length, NULL) != TENON_OK) return NULL;
+    char *text = malloc(length + 1);
+    json_t *object = NULL;
+    if (text && tenon_config_to_json(config, text, length + 1, &length, NULL) == TENON_OK)
+        object = json_loads(text, 0, NULL);
+    free(text);
+    return object;
+}
+
+int tn_print_json(json_t *object)
+{
+    char *text = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
+    json_decref(object);
+    if (!text) return tn_failed("out of memory while writing the JSON result");
+    puts(text);
+    free(text);
+    return TN_EXIT_OK;
+}

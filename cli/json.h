@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* What JSON cannot say, said the same way by every subcommand: in results, logs, manifests and checkpoints.
+ *
+ *     NaN and the infinities    the strings "nan", "inf" and "-inf"
+ *     bytes that are not UTF-8  \xNN, two hexadecimal digits for each byte; in such a text a backslash is two
+ *
+ * The functions that make a value return NULL only when memory ran out, and Jansson's setters then fail. */
+#ifndef TN_CLI_JSON_H
+#define TN_CLI_JSON_H
+
+#include "tenon/tenon.h"
+
+#include <jansson.h>
+
+/* A number. */
+json_t *tn_json_real(double value);
+
+/* A number that tn_json_real wrote; `missing` for anything else. */
+double tn_json_read_real(const json_t *value, double missing);
+
+/* A text that may hold any bytes, such as the name of a file or a word of the command line; NULL becomes null. */
+json_t *tn_json_text(const char *text);
+
+/* The same as the text of a key, freed with free(). */
+char *tn_json_key(const char *text);
+
+/* "HxW" as [H, W]. */
+json_t *tn_json_pair(int64_t height, int64_t width);
+
+/* The config as a JSON object, or NULL. */
+json_t *tn_json_config(const tenon_config *config);
+
+/* Prints the object and frees it. Returns an exit code: NULL, which is a lack of memory, fails. */
+int tn_print_json(json_t *object);
+
+#endif
