@@ -231,8 +231,10 @@ static void calls_are_checked(void **state)
     assert_ok(FORWARD);
     tx.shape[2] = 3; /* B22, B108 */
     assert_says(FORWARD, TENON_MISMATCH, "x has width 3; the adapter's in_dim is 4");
-    FRESH, tx.tensor.ndim = 2; /* B17 */
-    assert_says(FORWARD, TENON_MISMATCH, "x has 2 dimensions");
+    FRESH, tx.tensor.ndim = 1; /* B17 */
+    assert_says(FORWARD, TENON_MISMATCH, "x has 1 dimensions; expected 3");
+    FRESH, tx.tensor.ndim = 4;
+    assert_says(FORWARD, TENON_MISMATCH, "x has 4 dimensions; expected 3: (batch, tokens, in_dim), or 2 for one image");
     FRESH, ty.shape[1] = 5;
     assert_says(FORWARD, TENON_MISMATCH, "y has shape [2, 5, 6]; expected [2, 4, 6]");
     FRESH, ty.tensor.dtype = (DLDataType){kDLFloat, 64, 1};
@@ -270,6 +272,72 @@ static void calls_are_checked(void **state)
     prepare_double(adapter);
     assert_says(FORWARD, TENON_UNSUPPORTED, "'avgpool' has no pooling weights");
     tenon_adapter_free(adapter);
+}
+
+/* The tensor without its first axis, of which it is the first part. */
+static DLTensor first_of(const DLTensor *all)
+{
+    DLTensor one = *all;
+    one.ndim--;
+    one.shape++;
+    if (one.strides != NULL) one.strides++;
+    return one;
+}
+
+/* x of two axes is one image, at every call, and gives the bits that it gives in a batch of one. */
+static void two_axes_are_one_image(void **state)
+{
+    (void)state;
+    const DLDataType f32 = {kDLFloat, 32, 1};
+    tenon_adapter *adapter =
+        adapter_of("{\"type\": \"attentional_pool\", \"pool_heads\": 2, \"prefix_tokens\": 1}", 4, 6);
+    tenon_prepare_options prepared;
+    tenon_prepare_options_init(&prepared);
+    prepared.train = true;
+    assert_ok(tenon_adapter_prepare(adapter, &prepared, &error));
+    float *x = random_floats(17 * 4), *dy = random_floats(4 * 6), y[2][4 * 6], a[2][4 * 2 * 4], dx[2][17 * 4];
+    uint8_t bits[16] = {1, 1, 1, 1, 1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1}, frame = 1;
+    tensor3 tx, ty, tdy, tdx;
+    for (int one = 0; one < 2; one++) {
+        tenon_call call;
+        tenon_gradients gradients;
+        DLTensor mask = {bits, {kDLCPU, 0}, 2, {kDLUInt, 8, 1}, (int64_t[]){1, 16}, NULL, 0};
+        DLTensor frames = {&frame, {kDLCPU, 0}, 1, {kDLUInt, 8, 1}, (int64_t[]){1}, NULL, 0};
+        DLTensor attention = {a[one], {kDLCPU, 0}, 4, f32, (int64_t[]){1, 4, 2, 4}, NULL, 0};
+        tensor3_init(&tx, x, 1, 17, 4), tensor3_init(&ty, y[one], 1, 4, 6);
+        tensor3_init(&tdy, dy, 1, 4, 6), tensor3_init(&tdx, dx[one], 1, 17, 4);
+        DLTensor all[] = {tx.tensor, ty.tensor, tdy.tensor, tdx.tensor, mask, attention};
+        for (int i = 0; one && i < 6; i++)
+            all[i] = first_of(&all[i]);
+        tenon_call_init(&call);
+        call.patch_mask = &all[4];
+        call.frame_mask = &frames;
+        call.attention = &all[5];
+        assert_ok(tenon_adapter_forward(adapter, &all[0], &all[1], &call, NULL, &error));
+        call.patch_mask = &mask; /* (1, patches) will do as well */
+        assert_ok(tenon_adapter_forward(adapter, &all[0], &all[1], &call, NULL, &error));
+        tenon_gradients_init(&gradients);
+        gradients.x = &all[3];
+        call.attention = NULL;
+        assert_ok(tenon_adapter_backward(adapter, &all[2], &all[0], &gradients, &call, NULL, &error));
+    }
+    assert_memory_equal(y[0], y[1], sizeof y[0]);
+    assert_memory_equal(a[0], a[1], sizeof a[0]);
+    assert_memory_equal(dx[0], dx[1], sizeof dx[0]);
+    const DLTensor image = first_of(&tx.tensor);
+    tenon_gradients gradients;
+    tenon_gradients_init(&gradients);
+    assert_says(tenon_adapter_forward(adapter, &image, &ty.tensor, NULL, NULL, &error), TENON_MISMATCH,
+                "y has 3 dimensions; expected 2, because x is one image without an axis of images");
+    assert_says(tenon_adapter_backward(adapter, &tdy.tensor, &image, &gradients, NULL, NULL, &error), TENON_MISMATCH,
+                "dy has 3 dimensions; expected 2");
+    ty.shape[1] = 5;
+    DLTensor tokens = first_of(&ty.tensor);
+    assert_says(tenon_adapter_forward(adapter, &image, &tokens, NULL, NULL, &error), TENON_MISMATCH,
+                "y has shape [5, 6]; expected [4, 6]");
+    tenon_adapter_free(adapter);
+    free(x);
+    free(dy);
 }
 
 /* With a byte less, one worker has too little. */
@@ -614,6 +682,7 @@ int main(void)
         cmocka_unit_test(parameters_are_set_and_borrowed),
         cmocka_unit_test(changes_unpublish_the_pack),
         cmocka_unit_test(calls_are_checked),
+        cmocka_unit_test(two_axes_are_one_image),
         cmocka_unit_test(workspaces_are_enough),
         cmocka_unit_test(b111_workspaces_are_bounded),
         cmocka_unit_test(every_allocation_may_fail),

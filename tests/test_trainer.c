@@ -426,6 +426,31 @@ static void bad_batches_are_refused(void **state)
     run_close(&r);
 }
 
+/* Two axes are one image, here as in forward and backward. */
+static void an_image_without_a_batch_axis(void **state)
+{
+    (void)state;
+    uint32_t bits[2];
+    double losses[2];
+    for (int one = 0; one < 2; one++) {
+        run r = run_open(2, TENON_F32, NULL);
+        const DLDataType f32 = tenon_dtype_to_dlpack(TENON_F32);
+        fill(&r, 0);
+        r.x_shape[0] = r.t_shape[0] = 1;
+        const DLTensor x = {r.x, {kDLCPU, 0}, 3 - one, f32, r.x_shape + one, NULL, 0};
+        const DLTensor t = {r.t, {kDLCPU, 0}, 3 - one, f32, r.t_shape + one, NULL, 0};
+        expect_ok(tenon_trainer_step(r.trainer, &x, &t, NULL, &losses[one], &error), &error);
+        assert_true(apply(&r).applied);
+        bits[one] = bits_of(r.adapter);
+        expect_ok(tenon_trainer_evaluate(r.trainer, &x, &t, NULL, NULL, &error), &error);
+        const DLTensor batch = {r.t, {kDLCPU, 0}, 2 + one, f32, r.t_shape + 1 - one, NULL, 0};
+        assert_int_equal(tenon_trainer_step(r.trainer, &x, &batch, NULL, NULL, &error), TENON_MISMATCH);
+        run_close(&r);
+    }
+    assert_int_equal(bits[0], bits[1]);
+    assert_true(losses[0] == losses[1]);
+}
+
 /* ---- what is not finite, masked or empty ---- */
 
 static void a_step_that_is_not_finite_is_not_applied(void **state)
@@ -545,6 +570,7 @@ int main(void)
         cmocka_unit_test(frozen_parameters_do_not_change_by_a_bit),
         cmocka_unit_test(bad_options_are_refused),
         cmocka_unit_test(bad_batches_are_refused),
+        cmocka_unit_test(an_image_without_a_batch_axis),
         cmocka_unit_test(a_step_that_is_not_finite_is_not_applied),
         cmocka_unit_test(the_norm_finds_a_gradient_that_is_not_finite),
         cmocka_unit_test(masks_and_empty_batches),

@@ -413,9 +413,10 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_workspace_size(const tenon
                                                                      size_t *bytes, tenon_error *error);
 
 /* Runs the connector: x (batch, tokens, in_dim) of f32, bf16 or f16 with any strides; y (batch, out_tokens, out_dim) of
- * any of these, its last axis contiguous. What is written (y, attention, workspace) may not overlap what is read.
- * `call` may be NULL. With a workspace nothing is allocated; with NULL the adapter's allocator serves the call. Any
- * number of threads may run one adapter at once. */
+ * any of these, its last axis contiguous. Features of two axes, (tokens, in_dim), are one image; then y, the attention
+ * and in a backward dy and the gradient of x come without the axis of the batch too, and a patch_mask may. What is
+ * written (y, attention, workspace) may not overlap what is read. `call` may be NULL. With a workspace nothing is
+ * allocated; with NULL the adapter's allocator serves the call. Any number of threads may run one adapter at once. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_forward(const tenon_adapter *adapter, const DLTensor *x,
                                                               DLTensor *y, const tenon_call *call,
                                                               const tenon_workspace *workspace, tenon_error *error);
@@ -666,8 +667,9 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_new(tenon_adapter *adapter
 TENON_API void tenon_trainer_free(tenon_trainer *trainer);
 
 /* Forward, loss and backward of x (batch, tokens, in_dim) against target (batch, out_tokens, out_dim), both of any
- * storage dtype and strides; adds to the gradients. `losses` [batch] gets each image's; it and `call` may be NULL. An
- * infinite or NaN loss is no error: it shows in `losses`, backward is left out, and tenon_trainer_apply will not apply.
+ * storage dtype and strides, both without the axis of the batch for one image; adds to the gradients. `losses` [batch]
+ * gets each image's; it and `call` may be NULL. An infinite or NaN loss is no error: it shows in `losses`, backward is
+ * left out, and tenon_trainer_apply will not apply.
  */
 TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_step(tenon_trainer *trainer, const DLTensor *x,
                                                            const DLTensor *target, const tenon_call *call,

@@ -343,8 +343,8 @@ static tenon_status check_dx(pass *p, const DLTensor *dx, tenon_error *error)
 {
     p->wants_x = dx != NULL;
     if (dx == NULL) return TENON_OK;
-    TN_TRY(tn_tensor_view(dx, "the gradient of x", 3, &p->dx, error));
-    TN_TRY(tn_check_shape(&p->dx, "the gradient of x", p->run.x.shape, error));
+    const tn_run *r = &p->run;
+    TN_TRY(tn_images_view(dx, "the gradient of x", 3, r->one_image, r->x.shape, &p->dx, error));
     return tn_check_written(&p->dx, "the gradient of x", error);
 }
 

@@ -19,17 +19,16 @@ tenon_status tn_run_acquire(tn_run *run, const tenon_adapter *adapter, tenon_err
                    "parameters were reset, loaded or set");
 }
 
-tenon_status tn_check_shape(const tn_tensor *t, const char *name, const int64_t *expected, tenon_error *error)
-{
-    if (memcmp(t->shape, expected, (size_t)t->ndim * sizeof expected[0]) == 0) return TENON_OK;
-    return tn_fail(error, TENON_MISMATCH, "%s has shape %s; expected %s", name,
-                   tn_shape_to_text(t->ndim, t->shape).text, tn_shape_to_text(t->ndim, expected).text);
-}
-
 static tenon_status check_features(tn_run *r, const DLTensor *x, const tenon_call *call, tenon_error *error)
 {
     const tenon_adapter *adapter = r->adapter;
-    TN_TRY(tn_tensor_view(x, "x", 3, &r->x, error));
+    if (x != NULL && x->ndim != 2 && x->ndim != 3) {
+        return tn_fail(error, TENON_MISMATCH,
+                       "x has %d dimensions; expected 3: (batch, tokens, in_dim), or 2 for one image: (tokens, in_dim)",
+                       x->ndim);
+    }
+    r->one_image = x != NULL && x->ndim == 2;
+    TN_TRY(tn_images_view(x, "x", 3, r->one_image, NULL, &r->x, error));
     if (r->x.shape[2] != adapter->in_dim) {
         return tn_fail(error, TENON_MISMATCH, "x has width %lld; the adapter's in_dim is %lld (x is %s)",
                        (long long)r->x.shape[2], (long long)adapter->in_dim, tn_shape_to_text(3, r->x.shape).text);
@@ -41,7 +40,9 @@ static tenon_status check_masks(tn_run *r, const tenon_call *call, tenon_error *
 {
     const int64_t batch = r->x.shape[0];
     if (call->patch_mask != NULL) {
-        TN_TRY(tn_mask_view(call->patch_mask, "patch_mask", 2, &r->masks.patch, error));
+        const bool one_row = r->one_image && call->patch_mask->ndim == 1;
+        TN_TRY(tn_mask_view(call->patch_mask, "patch_mask", one_row ? 1 : 2, &r->masks.patch, error));
+        if (one_row) tn_tensor_add_images(&r->masks.patch);
         TN_TRY(tn_check_shape(&r->masks.patch, "patch_mask", (int64_t[]){batch, r->geometry.count[0]}, error));
     }
     if (call->frame_mask != NULL) {
@@ -62,10 +63,9 @@ tenon_status tn_run_check(tn_run *run, const DLTensor *x, const tenon_call *call
 
 tenon_status tn_run_check_tokens(tn_run *run, const DLTensor *y, const char *name, tenon_error *error)
 {
-    TN_TRY(tn_tensor_view(y, name, 3, &run->y, error));
     const tn_geometry *geometry = &run->geometry;
     const int64_t expected[] = {run->x.shape[0], geometry->count[geometry->num_windows], run->adapter->out_dim};
-    return tn_check_shape(&run->y, name, expected, error);
+    return tn_images_view(y, name, 3, run->one_image, expected, &run->y, error);
 }
 
 tenon_status tn_check_written(const tn_tensor *t, const char *name, tenon_error *error)

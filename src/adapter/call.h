@@ -12,6 +12,7 @@ typedef struct tn_run {
     tn_parallel parallel;
     tn_geometry geometry;
     tn_masks masks;
+    bool one_image;      /* x and what goes with it came without the axis of images; the views here have it */
     tn_tensor x;         /* [batch, tokens, in_dim] */
     tn_tensor y;         /* [batch, out_tokens, out_dim]; in a backward, its gradient */
     tn_tensor attention; /* [batch, out_tokens, heads, window^2], or data NULL */
@@ -30,8 +31,6 @@ tenon_status tn_run_check(tn_run *run, const DLTensor *x, const tenon_call *call
 
 /* Tokens, or their gradient, called `name`: any strides. */
 tenon_status tn_run_check_tokens(tn_run *run, const DLTensor *y, const char *name, tenon_error *error);
-
-tenon_status tn_check_shape(const tn_tensor *t, const char *name, const int64_t *expected, tenon_error *error);
 
 /* What is written must be injective, its last axis contiguous. */
 tenon_status tn_check_written(const tn_tensor *t, const char *name, tenon_error *error);

@@ -95,11 +95,10 @@ static tenon_status check_attention(tn_run *r, const tenon_call *call, tenon_err
 {
     if (call->attention == NULL) return TENON_OK;
     TN_TRY(tn_run_find_attention(r, error));
-    TN_TRY(tn_tensor_view(call->attention, "attention", 4, &r->attention, error));
     const int64_t slots = tn_tiling_slots(&r->geometry.tiling[r->geometry.num_windows - 1]);
     const int64_t heads = r->pack->plan->steps[r->attention_step].layer.heads;
     const int64_t expected[] = {r->x.shape[0], r->geometry.count[r->geometry.num_windows], heads, slots};
-    TN_TRY(tn_check_shape(&r->attention, "attention", expected, error));
+    TN_TRY(tn_images_view(call->attention, "attention", 4, r->one_image, expected, &r->attention, error));
     const tn_tensor *t = &r->attention;
     const bool dense = (t->stride[3] == 1 || slots == 1) && (t->stride[2] == slots || heads == 1);
     if (t->dtype != TN_F32 || !dense || !tn_tensor_is_injective(t)) {

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/size.h"
+#include <string.h>
 
 /* Lowest and highest element offset that the shape and strides reach; false when they leave int64. */
 static bool span(const tn_tensor *t, int64_t *low, int64_t *high)
@@ -86,6 +87,39 @@ tenon_status tn_tensor_view(const DLTensor *tensor, const char *name, int ndim, 
     }
     TN_TRY(fill_view(tensor, name, ndim, tn_dtype_size(found.dtype), &found, error));
     *view = found;
+    return TENON_OK;
+}
+
+void tn_tensor_add_images(tn_tensor *view)
+{
+    for (int i = view->ndim; i > 0; i--) {
+        view->shape[i] = view->shape[i - 1];
+        view->stride[i] = view->stride[i - 1];
+    }
+    view->ndim++;
+    view->shape[0] = 1;
+    view->stride[0] = 0; /* never used: there is no second image */
+}
+
+tenon_status tn_check_shape(const tn_tensor *tensor, const char *name, const int64_t *expected, tenon_error *error)
+{
+    if (memcmp(tensor->shape, expected, (size_t)tensor->ndim * sizeof expected[0]) == 0) return TENON_OK;
+    return tn_fail(error, TENON_MISMATCH, "%s has shape %s; expected %s", name,
+                   tn_shape_to_text(tensor->ndim, tensor->shape).text, tn_shape_to_text(tensor->ndim, expected).text);
+}
+
+tenon_status tn_images_view(const DLTensor *tensor, const char *name, int ndim, bool one_image, const int64_t *expected,
+                            tn_tensor *view, tenon_error *error)
+{
+    const int skip = one_image ? 1 : 0;
+    if (one_image && tensor != NULL && tensor->ndim != ndim - skip) {
+        return tn_fail(error, TENON_MISMATCH,
+                       "%s has %d dimensions; expected %d, because x is one image without an axis of images", name,
+                       tensor->ndim, ndim - skip);
+    }
+    TN_TRY(tn_tensor_view(tensor, name, ndim - skip, view, error));
+    if (expected != NULL) TN_TRY(tn_check_shape(view, name, expected + skip, error));
+    if (one_image) tn_tensor_add_images(view);
     return TENON_OK;
 }
 

@@ -21,7 +21,17 @@ typedef struct tn_tensor {
  * what sentences call it. Sizes and reachable offsets are checked against int64; an empty tensor may have no data. */
 tenon_status tn_tensor_view(const DLTensor *tensor, const char *name, int ndim, tn_tensor *view, tenon_error *error);
 
-/* The same for a mask: bool, int8 or uint8, read as bytes; view->dtype is not set. */
+/* The same for a tensor whose first axis is the images, and of the shape `expected` [ndim] (NULL: any). With
+ * `one_image` it comes without that axis, and the view gets one of length 1. */
+tenon_status tn_images_view(const DLTensor *tensor, const char *name, int ndim, bool one_image, const int64_t *expected,
+                            tn_tensor *view, tenon_error *error);
+
+tenon_status tn_check_shape(const tn_tensor *tensor, const char *name, const int64_t *expected, tenon_error *error);
+
+/* Gives a view of one image the axis of images: shape (1, ...). */
+void tn_tensor_add_images(tn_tensor *view);
+
+/* As tn_tensor_view for a mask: bool, int8 or uint8, read as bytes; view->dtype is not set. */
 tenon_status tn_mask_view(const DLTensor *tensor, const char *name, int ndim, tn_tensor *view, tenon_error *error);
 
 /* True when element order is dense row-major. */

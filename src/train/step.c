@@ -70,14 +70,6 @@ static tenon_status get_workspace(batch *b, bool backward, tenon_workspace *work
 
 /* ---- a batch ---- */
 
-static tenon_status check_target(batch *b, const DLTensor *target, tenon_error *error)
-{
-    TN_TRY(tn_tensor_view(target, "target", 3, &b->target, error));
-    if (memcmp(b->target.shape, b->shape, sizeof b->shape) == 0) return TENON_OK;
-    return tn_fail(error, TENON_MISMATCH, "target has shape %s; expected %s, the tokens of these features",
-                   tn_shape_to_text(3, b->target.shape).text, tn_shape_to_text(3, b->shape).text);
-}
-
 static tenon_status open_batch(batch *b, tenon_trainer *trainer, const DLTensor *x, const DLTensor *target,
                                const tenon_call *call, double *losses, tenon_error *error)
 {
@@ -86,18 +78,19 @@ static tenon_status open_batch(batch *b, tenon_trainer *trainer, const DLTensor 
     TN_TRY(tn_call_read(&b->call, call, error));
     if (b->call.threads == 0) b->call.threads = trainer->options.threads;
     if (b->call.executor == NULL) b->call.executor = trainer->options.executor;
-    TN_TRY(tn_tensor_view(x, "x", 3, &view, error));
+    const bool one_image = x != NULL && x->ndim == 2;
+    TN_TRY(tn_images_view(x, "x", 3, one_image, NULL, &view, error));
     b->patches = view.shape[1];
     b->shape[0] = view.shape[0];
     b->shape[2] = trainer->adapter->out_dim;
     TN_TRY(tenon_adapter_output_num_tokens(trainer->adapter, &b->call, b->patches, &b->shape[1], error));
-    TN_TRY(check_target(b, target, error));
+    TN_TRY(tn_images_view(target, "target", 3, one_image, b->shape, &b->target, error));
     TN_TRY(grow_for(b, error));
     b->tokens = (DLTensor){.data = trainer->tokens.data,
                            .device = {kDLCPU, 0},
-                           .ndim = 3,
+                           .ndim = one_image ? 2 : 3,
                            .dtype = tenon_dtype_to_dlpack(TENON_F32),
-                           .shape = b->shape};
+                           .shape = one_image ? b->shape + 1 : b->shape};
     return TENON_OK;
 }
 
