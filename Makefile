@@ -9,7 +9,7 @@ demo: ## install what is missing, build, and run two connectors on a photograph
 test: ## install what is missing, build, run all tests and checks (minutes)
 	@sh scripts/install_deps.sh test && sh scripts/test.sh release && \
 	  TENON_PREBUILT=$(CURDIR)/build/release/src/libtenon.a sh scripts/python_test.sh
-test-long: ## clang, sanitizers, no OpenMP, each CPU level, sdist, oldest PyTorch, MPI, kills; ARM where installed
+test-long: ## clang, sanitizers, no OpenMP, each CPU level, sdist, oldest PyTorch, MPI, kills, forks; ARM where installed
 	@sh scripts/install_deps.sh ci && sh scripts/test_long.sh
 coverage: ## lines of src and cli that the tests reach
 	@sh scripts/install_deps.sh test && sh scripts/coverage.sh

@@ -10,7 +10,7 @@ values='^test_(core|golden|init|properties|reports|sample|adapter|layers|ops|tra
 few_values='^test_(core|golden_(references|recorded|small|gradients)|init|properties|sample|adapter|layers|ops|backward)'
 unit_tests='^(test_|replay)'
 # Tests whose threads are pthreads of their own, or of the command.
-threads='^test_(core|adapter|properties|reports|registry|threads)|^replay|cli'
+threads='^test_(core|adapter|fork|properties|reports|registry|threads)|^replay|cli'
 
 # The tests of the neon preset, a program at a time on each core: qemu runs threads, but slowly.
 emulated() {
@@ -31,17 +31,18 @@ part() {
         sh scripts/build.sh mpi -DTENON_TESTS=ON -DPython3_EXECUTABLE="$(sh scripts/test_python.sh)"
         PYTEST_ADDOPTS='-k "mpi or folder"' ctest --test-dir build/release -R '^cli' --output-on-failure ;;
     kills) TENON_KILLS=100 PYTEST_ADDOPTS='-k "killed_at_any_moment"' sh scripts/test.sh release -R '^cli' ;;
+    forks) TENON_FORKS=3000 sh scripts/test.sh release -R '^test_fork' --timeout 600 ;;
     baseline | avx2) TENON_CPU=$1 sh scripts/test.sh release -R "$values" ;;
     neon) emulated -R "$few_values" ;;
-    neon-all) emulated -R "$unit_tests" -E '_py$|manifest' ;;
+    neon-all) emulated -R "$unit_tests" -E '_py$|manifest|fork' ;;
     wheel-arm64) sh scripts/python_test_arm64.sh ;;
-    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, avx2, sdist, oldest, mpi, kills, neon, neon-all, wheel-arm64" >&2; exit 2 ;;
+    *) echo "no part '$1'; there are clang, asan, tsan, serial, baseline, avx2, sdist, oldest, mpi, kills, forks, neon, neon-all, wheel-arm64" >&2; exit 2 ;;
     esac
 }
 
 # What is not everybody's: left out of "all parts" where it is not installed.
 if [ $# -eq 0 ]; then
-    set -- clang asan tsan serial baseline avx2 sdist oldest mpi kills
+    set -- clang asan tsan serial baseline avx2 sdist oldest mpi kills forks
     if command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null; then
         set -- "$@" neon-all
     else

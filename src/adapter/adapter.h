@@ -10,6 +10,7 @@
 #define TN_ADAPTER_ADAPTER_H
 
 #include "connectors/config.h"
+#include "core/lock.h"
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "layers/geometry.h"
@@ -44,9 +45,11 @@ typedef struct tn_plan {
 /* `train`: nothing is folded, because gradients are those of the layers. */
 void tn_plan_make(tn_plan *plan, const tn_list *list, bool train);
 
-/* Packed weights for one ops table; immutable once published, freed by the last who holds it. */
+/* Packed weights for one ops table, freed by the last who holds a reference. A published pack is immutable unless it
+ * has a writer; nobody reads it then. */
 typedef struct tn_pack {
-    int references; /* under the adapter's lock */
+    int references;  /* under the adapter's lock; the publisher's, the writer's, and one of each call that runs on it */
+    unsigned writer; /* likewise: the process (tn_process) of the thread that writes over it; 0: nobody does */
     const tn_ops *ops;
     bool train;                            /* packed for backward too */
     const tn_plan *plan;                   /* the adapter's, for inference or for training */
@@ -64,7 +67,7 @@ struct tenon_adapter {
     tn_list *list;
     tn_plan plan, train_plan;
     tn_parameter *parameters; /* [list->num_parameters] */
-    tn_lock *lock;            /* guards `pack` and the packs' reference counts */
+    tn_lock *lock;            /* guards `pack`, and the packs' references and writers */
     tn_pack *pack;            /* published, or NULL */
 };
 
@@ -75,7 +78,8 @@ tenon_status tn_pack_plan(const tenon_adapter *adapter, tn_pack *pack, tenon_err
 /* The ops table of a level; NULL: what TENON_CPU says, or the best. */
 tenon_status tn_find_table(const char *level, const tn_ops **ops, tenon_error *error);
 
-/* Takes a reference to the published pack, or NULL; gives it back. */
+/* Takes a reference to the published pack, or NULL; gives it back. Waits for a thread that is writing over it. Where
+ * that thread is one that this process lost when it was forked, the caller's does its work first. */
 const tn_pack *tn_pack_acquire(const tenon_adapter *adapter);
 void tn_pack_release(const tenon_adapter *adapter, const tn_pack *pack);
 

@@ -161,6 +161,7 @@ tenon_status tenon_adapter_reset_parameters(tenon_adapter *adapter, tenon_dtype 
 
 void tenon_adapter_release_parameters(tenon_adapter *adapter)
 {
+    tn_pack_release(adapter, tn_pack_acquire(adapter)); /* it is whole now: nobody reads the storage any more */
     for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
         const tn_dtype dtype = adapter->parameters[i].dtype;
         drop_storage(adapter, &adapter->parameters[i]);

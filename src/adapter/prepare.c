@@ -7,15 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const tn_pack *tn_pack_acquire(const tenon_adapter *adapter)
-{
-    tn_lock_acquire(adapter->lock);
-    tn_pack *pack = adapter->pack;
-    if (pack != NULL) pack->references++;
-    tn_lock_release(adapter->lock);
-    return pack;
-}
-
 static void free_pack(const tenon_adapter *adapter, tn_pack *pack)
 {
     if (pack == NULL) return;
@@ -33,11 +24,18 @@ void tn_pack_release(const tenon_adapter *adapter, const tn_pack *pack)
     if (last) free_pack(adapter, held);
 }
 
+/* The thread that was writing over it when this process was forked does not exist here. */
+static bool is_abandoned(const tn_pack *pack)
+{
+    return pack->writer != 0 && pack->writer != tn_process();
+}
+
 static void publish(tenon_adapter *adapter, tn_pack *pack)
 {
     tn_lock_acquire(adapter->lock);
     tn_pack *old = adapter->pack;
     adapter->pack = pack;
+    if (old != NULL && is_abandoned(old)) old->references--; /* its writer's */
     tn_lock_release(adapter->lock);
     tn_pack_release(adapter, old);
 }
@@ -140,6 +138,7 @@ static tenon_status fill_pack(const tenon_adapter *adapter, tn_pack *pack, const
         void *memory = NULL;
         size_t size = 0;
         if (type->pack == NULL) continue;
+        pack->weights[i] = planned_weights(adapter, step, pack->ops);
         if (step->folded >= 0) {
             TN_TRY(fold(adapter, step, context, &pack->weights[i], &memory, &size, error));
         }
@@ -169,22 +168,67 @@ static tenon_status make_pack(const tenon_adapter *adapter, const tn_pack *plann
     return TENON_OK;
 }
 
-/* Writes over the published pack, if it is one for training of the same layout that nobody holds. The lock is kept
- * meanwhile, so that whoever wants the pack waits for it. Nothing in here can fail: nothing is folded. */
-static bool refill_pack(tenon_adapter *adapter, const tn_pack *planned, const tn_context *context)
+/* ---- writing over a published pack ---- */
+
+/* Makes the caller its writer; the reference of a writer who is gone becomes the caller's. */
+static void take_over_locked(tn_pack *pack)
+{
+    if (!is_abandoned(pack)) pack->references++;
+    pack->writer = tn_process();
+}
+
+/* The lock is not held meanwhile. Nothing in here can fail: nothing is folded for training. */
+static void write_over(const tenon_adapter *adapter, tn_pack *pack, const tn_parallel *parallel)
+{
+    const tn_context context = {.ops = pack->ops, .parallel = parallel};
+    (void)!fill_pack(adapter, pack, &context, NULL);
+    tn_lock_acquire(adapter->lock);
+    pack->writer = 0;
+    tn_lock_release(adapter->lock);
+}
+
+/* Writes over the published pack, if it is one for training of the same layout that nobody uses. */
+static bool refill_pack(const tenon_adapter *adapter, const tn_pack *planned, const tn_parallel *parallel)
 {
     tn_lock_acquire(adapter->lock);
     tn_pack *pack = adapter->pack;
-    const bool fits = pack != NULL && pack->references == 1 && pack->train && planned->train &&
+    const bool fits = pack != NULL && (pack->references == 1 || is_abandoned(pack)) && pack->train && planned->train &&
                       pack->ops == planned->ops && pack->size == planned->size &&
                       memcmp(pack->offset, planned->offset, sizeof pack->offset) == 0;
-    if (fits) {
-        memcpy(pack->weights, planned->weights, sizeof pack->weights);
-        (void)!fill_pack(adapter, pack, context, NULL);
-    }
+    if (fits) take_over_locked(pack);
     tn_lock_release(adapter->lock);
-    return fits;
+    if (!fits) return false;
+    write_over(adapter, pack, parallel);
+    tn_pack_release(adapter, pack);
+    return true;
 }
+
+/* The same on one thread, for a call that finds the pack abandoned. */
+static void finish_pack(const tenon_adapter *adapter, tn_pack *pack)
+{
+    const tn_parallel serial = {.workers = 1};
+    tn_environment environment;
+    tn_environment_enter(&environment);
+    write_over(adapter, pack, &serial);
+    tn_environment_leave(&environment);
+}
+
+const tn_pack *tn_pack_acquire(const tenon_adapter *adapter)
+{
+    for (int turn = 0;; turn++) {
+        tn_lock_acquire(adapter->lock);
+        tn_pack *pack = adapter->pack;
+        const bool whole = pack == NULL || pack->writer == 0, abandoned = !whole && is_abandoned(pack);
+        if (abandoned) take_over_locked(pack);
+        if (whole && pack != NULL) pack->references++;
+        tn_lock_release(adapter->lock);
+        if (abandoned) finish_pack(adapter, pack);
+        if (whole || abandoned) return pack;
+        tn_nap(turn);
+    }
+}
+
+/* ---- prepare ---- */
 
 static tenon_status prepare(tenon_adapter *adapter, const tn_ops *ops, const tn_parallel *parallel, bool train,
                             tenon_error *error)
@@ -195,7 +239,7 @@ static tenon_status prepare(tenon_adapter *adapter, const tn_ops *ops, const tn_
     const tn_context context = {.ops = ops, .parallel = parallel};
     tn_environment environment;
     tn_environment_enter(&environment);
-    const bool refilled = refill_pack(adapter, &planned, &context);
+    const bool refilled = refill_pack(adapter, &planned, parallel);
     const tenon_status status = refilled ? TENON_OK : make_pack(adapter, &planned, &context, &pack, error);
     tn_environment_leave(&environment);
     if (status == TENON_OK && !refilled) publish(adapter, pack);

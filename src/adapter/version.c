@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* What was built, and what this machine can run. */
 #include "core/error.h"
+#include "core/lock.h"
 #include "core/parallel.h"
 #include "ops/ops.h"
+#include <stdatomic.h>
 
 const char *tenon_version(void)
 {
@@ -12,6 +14,7 @@ const char *tenon_version(void)
 /* The strings below depend on the machine alone: whoever comes first writes them, under the lock. */
 static char levels[128];
 static char info[256];
+static atomic_bool are_written;
 
 static void describe_locked(void)
 {
@@ -26,7 +29,8 @@ static void describe_locked(void)
 static const char *described(const char *text)
 {
     tn_global_lock_acquire();
-    if (info[0] == '\0') describe_locked();
+    if (!are_written) describe_locked();
+    are_written = true; /* after the last byte: a fork may come at any time */
     tn_global_lock_release();
     return text;
 }

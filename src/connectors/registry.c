@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: MIT */
-/* Names of connector types and the functions that build them. Rows that a program registers are kept, under the global
- * lock, for the rest of the process. */
+/* Names of connector types and the functions that build them. Rows that a program registers are kept for the rest of
+ * the process. */
 #include "connectors/registry.h"
 
 #include "core/error.h"
-#include "core/parallel.h"
+#include "core/lock.h"
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct row {
     const char *name;
     tn_recipe recipe;
-    struct row *next;
+    struct row *_Atomic next;
 } row;
 
 /* Sorted by name. */
@@ -22,10 +23,11 @@ static row shipped[] = {
     {"mlp_2layer", {tn_build_mlp_2layer, NULL}, NULL},
 };
 
-/* The list, sorted; rows are only ever added, under the global lock. */
-static row *first = &shipped[0];
+/* The list, sorted. Rows are only ever added: under the global lock, and by one store, so that whoever reads, a forked
+ * child too, needs no lock and finds a whole list. */
+static row *_Atomic first = &shipped[0];
 
-static const row *find_locked(const char *name)
+static const row *find(const char *name)
 {
     for (const row *r = first; r != NULL; r = r->next) {
         if (strcmp(r->name, name) == 0) return r;
@@ -35,10 +37,11 @@ static const row *find_locked(const char *name)
 
 static void insert_locked(row *added)
 {
-    row **link = &first;
-    while (*link != NULL && strcmp((*link)->name, added->name) < 0)
-        link = &(*link)->next;
-    added->next = *link;
+    row *_Atomic *link = &first;
+    row *next;
+    while ((next = *link) != NULL && strcmp(next->name, added->name) < 0)
+        link = &next->next;
+    added->next = next;
     *link = added;
 }
 
@@ -46,14 +49,14 @@ tenon_status tn_registry_find(const char *name, tn_recipe *recipe, tenon_error *
 {
     char names[1024] = "";
     tn_text text = {names, sizeof names, 0};
-    tn_global_lock_acquire();
-    const row *found = find_locked(name);
-    if (found != NULL) *recipe = found->recipe;
-    for (const row *r = first; r != NULL && found == NULL; r = r->next) {
-        tn_text_add(&text, "%s%s", r == first ? "" : ", ", r->name);
+    const row *found = find(name);
+    if (found != NULL) {
+        *recipe = found->recipe;
+        return TENON_OK;
     }
-    tn_global_lock_release();
-    if (found != NULL) return TENON_OK;
+    for (const row *r = first; r != NULL; r = r->next) {
+        tn_text_add(&text, "%s%s", text.length > 0 ? ", " : "", r->name);
+    }
     return tn_fail(error, TENON_NOT_FOUND, "unknown adapter type '%s'; registered types: %s", tn_quote(name).text,
                    names);
 }
@@ -80,7 +83,7 @@ tenon_status tenon_register_adapter(const char *name, tenon_builder_function fun
     }
     *added = (row){copy, {function, context}, NULL};
     tn_global_lock_acquire();
-    const bool taken = find_locked(name) != NULL;
+    const bool taken = find(name) != NULL;
     if (!taken) insert_locked(added);
     tn_global_lock_release();
     if (!taken) return TENON_OK;
@@ -92,10 +95,8 @@ tenon_status tenon_register_adapter(const char *name, tenon_builder_function fun
 size_t tenon_list_adapters(const char **names, size_t capacity)
 {
     size_t count = 0;
-    tn_global_lock_acquire();
     for (const row *r = first; r != NULL; r = r->next, count++) {
         if (count < capacity) names[count] = r->name;
     }
-    tn_global_lock_release();
     return count;
 }

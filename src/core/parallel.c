@@ -3,43 +3,24 @@
 #include "core/parallel.h"
 
 #include "core/error.h"
+#include "core/lock.h"
 #include "core/size.h"
 #include "core/versioned.h"
-#include <pthread.h>
 #include <stdatomic.h>
-#include <stdlib.h>
-#include <unistd.h>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
+static int openmp_threads(int threads)
+{
 #ifdef _OPENMP
-/* The process that loaded the library. OpenMP's threads may have run there, for us or for others, and do not exist in
- * its children. */
-static pid_t loading_process;
-
-__attribute__((constructor)) static void remember_process(void)
-{
-    loading_process = getpid();
-}
-
-static bool is_forked_child(void)
-{
-    return getpid() != loading_process;
-}
-
-static int openmp_threads(int threads)
-{
-    if (is_forked_child()) return 1;
+    if (tn_is_forked_child()) return 1;
     return threads > 0 ? threads : omp_get_max_threads();
-}
 #else
-static int openmp_threads(int threads)
-{
     (void)threads;
     return 1;
-}
 #endif
+}
 
 int tenon_num_threads(void)
 {
@@ -155,48 +136,4 @@ const char *tn_parallel_kind(void)
 #else
     return "serial";
 #endif
-}
-
-struct tn_lock {
-    pthread_mutex_t mutex;
-};
-
-tenon_status tn_lock_new(tn_lock **lock, tenon_error *error)
-{
-    tn_lock *made = malloc(sizeof *made);
-    if (made == NULL || pthread_mutex_init(&made->mutex, NULL) != 0) {
-        free(made);
-        return tn_fail(error, TENON_NO_MEMORY, "out of memory: a lock cannot be made");
-    }
-    *lock = made;
-    return TENON_OK;
-}
-
-void tn_lock_free(tn_lock *lock)
-{
-    if (lock == NULL) return;
-    pthread_mutex_destroy(&lock->mutex);
-    free(lock);
-}
-
-void tn_lock_acquire(tn_lock *lock)
-{
-    pthread_mutex_lock(&lock->mutex);
-}
-
-void tn_lock_release(tn_lock *lock)
-{
-    pthread_mutex_unlock(&lock->mutex);
-}
-
-static pthread_mutex_t global_mutex = PTHREAD_MUTEX_INITIALIZER;
-
-void tn_global_lock_acquire(void)
-{
-    pthread_mutex_lock(&global_mutex);
-}
-
-void tn_global_lock_release(void)
-{
-    pthread_mutex_unlock(&global_mutex);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* All threading of the library: queues of tasks over OpenMP, a caller's executor, or one thread; a lock; counters. */
+/* All threading of the library: queues of tasks over OpenMP, a caller's executor, or one thread. */
 #ifndef TN_CORE_PARALLEL_H
 #define TN_CORE_PARALLEL_H
 
@@ -32,16 +32,5 @@ void tn_environment_leave(const tn_environment *environment);
 
 /* "OpenMP" or "serial". */
 const char *tn_parallel_kind(void);
-
-/* A mutex. */
-typedef struct tn_lock tn_lock;
-tenon_status tn_lock_new(tn_lock **lock, tenon_error *error);
-void tn_lock_free(tn_lock *lock);
-void tn_lock_acquire(tn_lock *lock);
-void tn_lock_release(tn_lock *lock);
-
-/* The process-wide lock of the registry. */
-void tn_global_lock_acquire(void);
-void tn_global_lock_release(void);
 
 #endif

@@ -6,6 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Jansson draws the seed of its hash tables when the first one is made, and other threads spin until that is done. In a
+ * child that was forked meanwhile it never is; so it is done before there are threads. */
+__attribute__((constructor)) static void seed_hash_tables(void)
+{
+    json_object_seed(0);
+}
+
 tenon_status tn_read_header(const tn_input *input, uint64_t offset, size_t size, char **text, tenon_error *error)
 {
     char *made = malloc(size + 1);
