@@ -39,7 +39,7 @@ static void c14_pointers_and_pages(void **state)
     expect_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa"
         "5e2ca24d17e2393\nsize 12345\n",
-        "Git LFS pointer", "the file itself was not downloaded; fetch it with `git lfs pull`");
+        "Git LFS pointer", "the file itself was not downloaded; fetch it with 'git lfs pull'");
     expect_text("version https://hawser.github.com/spec/v1\noid sha256:00\nsize 1\n", "Git LFS pointer",
                 "git lfs pull");
     expect_text("/annex/objects/SHA256E-s3--00.safetensors\n", "git-annex pointer", "git annex get");
@@ -82,7 +82,7 @@ static void c14_archives(void **state)
     char zip[200] = "";
     static const struct {
         const char *name, *kind, *words;
-    } cases[] = {{"x.npy", "npz", "unpack it with `unzip` and name one"},
+    } cases[] = {{"x.npy", "npz", "unpack it with 'unzip' and name one"},
                  {"archive/data.pkl", "PyTorch checkpoint (zip)", "tenon.convert"},
                  {"model/.format_version", "PyTorch checkpoint (zip)", "tenon.convert"},
                  {"readme.txt", "zip archive", "unpack it"},
@@ -102,7 +102,7 @@ static void c14_archives(void **state)
         sum += (unsigned char)tar[i];
     snprintf(tar + 148, 8, "%06o", sum);
     tar[155] = ' ';
-    expect_named(tar, sizeof tar, "tar archive", "unpack it with `tar -xf`");
+    expect_named(tar, sizeof tar, "tar archive", "unpack it with 'tar -xf'");
     memset(tar + 257, 0, 5); /* as before POSIX */
     snprintf(tar + 148, 8, "%06o", sum - 'u' - 's' - 't' - 'a' - 'r');
     expect_named(tar, sizeof tar, "tar archive", "tar");

@@ -484,6 +484,15 @@ TENON_API void tenon_file_tensor_init(tenon_file_tensor *tensor);
 /* Opens and checks the headers; reads no data. The caller owns *file. `options` may be NULL. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_open(const char *path, const tenon_file_options *options,
                                                         tenon_file **file, tenon_error *error);
+
+/* Opens the one safetensors or npy file that a descriptor delivers: a pipe, a socket, standard input. It is read to its
+ * end now and copied to a file without a name in $TMPDIR (/tmp by default), which must have room for it and goes with
+ * the tenon_file; a regular file that is at its beginning is read in place instead. `name` stands for the path in
+ * messages. The descriptor stays the caller's. TENON_INVALID: a terminal, a folder, an index of shards. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_file_open_stream(int descriptor, const char *name,
+                                                               const tenon_file_options *options, tenon_file **file,
+                                                               tenon_error *error);
+
 TENON_API void tenon_file_close(tenon_file *file);
 
 /* "safetensors", "safetensors index" or "npy". */
@@ -511,6 +520,13 @@ typedef struct tenon_writer tenon_writer;
 /* Opens a hidden file beside the target; under its name nothing is written yet. TENON_INVALID: another suffix, or the
  * target is no regular file. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_writer_new(const char *path, tenon_writer **writer, tenon_error *error);
+
+/* Writes to a descriptor (a pipe, standard output) instead, as "npy" or "safetensors"; `name` stands for the path in
+ * messages. Nothing is held back: bytes are gone when tenon_writer_write returns, a failure leaves the stream cut
+ * short, and tensors are filled in the file's order (larger elements first, then as declared). The descriptor stays the
+ * caller's. A reader that went away raises SIGPIPE, unless the program ignores it; then it is TENON_IO. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_writer_new_stream(int descriptor, const char *name, const char *format,
+                                                                tenon_writer **writer, tenon_error *error);
 
 /* Declares a tensor, before the first write; *index (may be NULL) numbers it. f32, f16, integers and bool; bf16 in
  * safetensors, and in npy as uint16. An npy file has exactly one; its name is ignored. */

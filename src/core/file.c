@@ -14,12 +14,6 @@
 #include <string.h>
 #include <unistd.h>
 
-struct tn_input {
-    int file;
-    struct stat opened;
-    char *path;
-};
-
 tenon_status tn_fail_errno(tenon_error *error, const char *path, const char *what, int number)
 {
     char reason[128];
@@ -103,6 +97,11 @@ uint64_t tn_input_size(const tn_input *input)
 const char *tn_input_path(const tn_input *input)
 {
     return input->path;
+}
+
+bool tn_input_is_stream(const tn_input *input)
+{
+    return input->is_stream;
 }
 
 static tenon_status check_unchanged(const tn_input *input, tenon_error *error)

@@ -16,6 +16,11 @@ tenon_status tn_input_open(const char *path, tn_input **input, tenon_error *erro
  * snapshots/<revision>/<file> to them. */
 tenon_status tn_input_open_beside(const char *path, const char *name, tn_input **input, tenon_error *error);
 
+/* What a descriptor delivers until its end, which is read now and copied to a nameless file in $TMPDIR (/tmp); a
+ * regular file that is at its beginning is read in place. `name` is for messages. The descriptor stays the caller's. */
+tenon_status tn_input_open_stream(int descriptor, const char *name, tn_input **input, tenon_error *error);
+bool tn_input_is_stream(const tn_input *input);
+
 void tn_input_close(tn_input *input);
 uint64_t tn_input_size(const tn_input *input);
 const char *tn_input_path(const tn_input *input);
@@ -44,6 +49,14 @@ char *tn_path_join(const char *folder, const char *name);
  * link is written through. */
 typedef tenon_atomic_file tn_output;
 tenon_status tn_output_open(const char *path, tn_output **output, tenon_error *error);
+
+/* A descriptor instead: what is written is gone at once, so it is written in order, and nothing of it is atomic. */
+tenon_status tn_output_open_stream(int descriptor, const char *name, tn_output **output, tenon_error *error);
+
+/* Bytes up to the end of what has been written: where a stream goes on. */
+uint64_t tn_output_end(const tn_output *output);
+bool tn_output_is_stream(const tn_output *output);
+
 tenon_status tn_output_write(tn_output *output, uint64_t offset, const void *data, size_t size, tenon_error *error);
 
 /* From now on what is aligned to TN_DIRECT_ALIGN, in the file and in memory, is written past the cache of the system

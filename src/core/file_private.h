@@ -6,6 +6,16 @@
 #include "tenon/tenon.h"
 #include <sys/stat.h>
 
+struct tn_input {
+    int file;
+    struct stat opened;
+    char *path;
+    bool is_stream; /* came through a descriptor: there is nothing beside it */
+};
+
+/* Waits until a descriptor that does not wait by itself is ready (POLLIN, POLLOUT). */
+void tn_wait_for(int descriptor, short events);
+
 /* "path: what: the system's reason", as TENON_NOT_FOUND, TENON_NO_MEMORY or TENON_IO by the reason. */
 tenon_status tn_fail_errno(tenon_error *error, const char *path, const char *what, int number);
 tenon_status tn_fail_memory(tenon_error *error, const char *path);

@@ -8,6 +8,7 @@
 #include "core/file_private.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,10 +18,11 @@ enum { max_links = 40, max_names = 1000 };
 
 struct tenon_atomic_file {
     int file;
-    uint64_t end;    /* where tenon_atomic_file_write appends */
     char *path;      /* as the caller named it */
     char *target;    /* where its symbolic links end */
     char *temporary; /* NULL: there is none (any more) */
+    uint64_t end;    /* of what has been written */
+    bool is_stream;
     bool wants_direct;
     bool is_direct; /* O_DIRECT is on */
 };
@@ -123,9 +125,34 @@ tenon_status tn_output_open(const char *path, tn_output **output, tenon_error *e
     return TENON_OK;
 }
 
+tenon_status tn_output_open_stream(int descriptor, const char *name, tn_output **output, tenon_error *error)
+{
+    tn_output *made = malloc(sizeof *made);
+    if (made == NULL) return tn_fail_memory(error, name);
+    *made = (tn_output){.path = strdup(name), .is_stream = true, .file = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)};
+    const int number = made->file < 0 ? errno : 0;
+    if (made->path == NULL || number != 0) {
+        tn_output_free(made);
+        return number != 0 ? tn_fail_errno(error, name, "cannot write to it", number) : tn_fail_memory(error, name);
+    }
+    *output = made;
+    return TENON_OK;
+}
+
+bool tn_output_is_stream(const tn_output *output)
+{
+    return output->is_stream;
+}
+
+uint64_t tn_output_end(const tn_output *output)
+{
+    return output->end;
+}
+
+/* On a pipe O_DIRECT means something else. */
 void tn_output_set_direct(tn_output *output)
 {
-    output->wants_direct = true;
+    output->wants_direct = !output->is_stream;
 }
 
 /* Turns O_DIRECT on or off; false where it cannot be had. */
@@ -149,9 +176,20 @@ static size_t direct_bytes(const tn_output *output, uint64_t offset, const char 
     return output->wants_direct && aligned ? size - size % TN_DIRECT_ALIGN : 0;
 }
 
+/* As write, which waits where the descriptor itself would not. */
+static ssize_t send_some(const tn_output *output, const char *data, size_t size)
+{
+    const ssize_t put = write(output->file, data, size);
+    if (put >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) return put;
+    tn_wait_for(output->file, POLLOUT);
+    errno = EINTR; /* once more */
+    return -1;
+}
+
 /* As pwrite, with O_DIRECT where that goes. What the file system then refuses is written once more without. */
 static ssize_t put_some(tn_output *output, uint64_t offset, const char *data, size_t size)
 {
+    if (output->is_stream) return send_some(output, data, size);
     const size_t direct = direct_bytes(output, offset, data, size);
     if (direct > 0 && turn_direct(output, true)) {
         const ssize_t put = pwrite(output->file, data, direct, (off_t)offset);
@@ -167,11 +205,16 @@ tenon_status tn_output_write(tn_output *output, uint64_t offset, const void *dat
     if (offset > INT64_MAX || size > INT64_MAX - offset) {
         return tn_fail_errno(error, output->path, "cannot write it", EFBIG);
     }
+    if (output->is_stream && offset != output->end) {
+        return tn_fail(error, TENON_INVALID, "%s: a stream is written in order: byte %llu comes next, not byte %llu",
+                       tn_quote(output->path).text, (unsigned long long)output->end, (unsigned long long)offset);
+    }
     for (size_t done = 0; done < size;) {
         const ssize_t put = put_some(output, offset + done, (const char *)data + done, size - done);
         if (put < 0 && errno == EINTR) continue;
         if (put <= 0) return tn_fail_errno(error, output->path, "cannot write it", put < 0 ? errno : ENOSPC);
         done += (size_t)put;
+        if (offset + done > output->end) output->end = offset + done;
     }
     return TENON_OK;
 }
@@ -202,6 +245,11 @@ static tenon_status sync_folder(const tn_output *output, tenon_error *error)
 
 static int sync_and_rename(tn_output *output)
 {
+    if (output->is_stream) {
+        const int closed = close(output->file);
+        output->file = -1;
+        return closed != 0 && errno != EINTR ? errno : 0;
+    }
     /* EINVAL: this file system cannot sync; there is nothing better to be had. */
     if (fsync(output->file) != 0 && errno != EINVAL) return errno;
     const int closed = close(output->file);
@@ -221,7 +269,7 @@ tenon_status tn_output_commit(tn_output *output, tenon_error *error)
         discard(output);
         return tn_fail_errno(error, output->path, "cannot put it in place", number);
     }
-    return sync_folder(output, error);
+    return output->is_stream ? TENON_OK : sync_folder(output, error);
 }
 
 void tn_output_free(tn_output *output)
@@ -243,9 +291,7 @@ tenon_status tenon_atomic_file_new(const char *path, tenon_atomic_file **file, t
 
 tenon_status tenon_atomic_file_write(tenon_atomic_file *file, const void *data, size_t bytes, tenon_error *error)
 {
-    TN_TRY(tn_output_write(file, file->end, data, bytes, error));
-    file->end += bytes;
-    return TENON_OK;
+    return tn_output_write(file, file->end, data, bytes, error);
 }
 
 tenon_status tenon_atomic_file_commit(tenon_atomic_file *file, tenon_error *error)

@@ -163,6 +163,12 @@ tenon_status tn_index_open(tenon_file *file, const tn_input *input, tenon_error 
 {
     file->kind = "safetensors index";
     const uint64_t size = tn_input_size(input);
+    if (tn_input_is_stream(input)) {
+        return tn_fail(error, TENON_INVALID,
+                       "%s: is an index of shards, which names files that lie beside it; name its file or its folder "
+                       "instead",
+                       tn_quote(tn_input_path(input)).text);
+    }
     if (size > TN_MAX_HEADER) {
         return tn_fail(error, TENON_BAD_FILE, "%s: the index is %llu bytes long; at most %d are read",
                        tn_quote(tn_input_path(input)).text, (unsigned long long)size, TN_MAX_HEADER);

@@ -31,11 +31,22 @@ static const tn_write_format *find_format(const char *path)
     return NULL;
 }
 
-static tenon_status open_writer(tenon_writer *writer, tenon_error *error)
+static tenon_status make_writer(const char *path, tenon_writer **writer, tenon_error *error)
 {
-    if (writer->path == NULL || writer->names == NULL) {
+    tenon_writer *made = calloc(1, sizeof *made);
+    if (made == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory for a file to write");
+    made->path = strdup(path);
+    made->names = json_object();
+    if (made->path == NULL || made->names == NULL) {
+        tenon_writer_free(made);
         return tn_fail(error, TENON_NO_MEMORY, "out of memory for a file to write");
     }
+    *writer = made;
+    return TENON_OK;
+}
+
+static tenon_status open_writer(tenon_writer *writer, tenon_error *error)
+{
     /* What is there is looked at before the name is, so that /dev/full is called a device. */
     if (writer->format != NULL || tn_path_exists(writer->path)) {
         TN_TRY(tn_output_open(writer->path, &writer->output, error));
@@ -47,21 +58,45 @@ static tenon_status open_writer(tenon_writer *writer, tenon_error *error)
     return TENON_OK;
 }
 
+/* Hands the writer to the caller, or frees it where opening failed. */
+static tenon_status deliver(tenon_status status, tenon_writer *made, tenon_writer **writer)
+{
+    if (status == TENON_OK) {
+        *writer = made;
+    } else {
+        tenon_writer_free(made);
+    }
+    return status;
+}
+
 tenon_status tenon_writer_new(const char *path, tenon_writer **writer, tenon_error *error)
 {
     if (path == NULL || writer == NULL) return tn_fail(error, TENON_INVALID, "a writer needs a path and a place");
-    tenon_writer *made = calloc(1, sizeof *made);
-    if (made == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory for a file to write");
+    tenon_writer *made = NULL;
+    TN_TRY(make_writer(path, &made, error));
     made->format = find_format(path);
-    made->path = strdup(path);
-    made->names = json_object();
-    const tenon_status status = open_writer(made, error);
-    if (status != TENON_OK) {
-        tenon_writer_free(made);
-        return status;
+    return deliver(open_writer(made, error), made, writer);
+}
+
+static tenon_status open_stream(tenon_writer *writer, int descriptor, const char *format, tenon_error *error)
+{
+    for (int i = 0; i < num_formats; i++) {
+        if (format != NULL && strcmp(formats[i].suffix + 1, format) == 0) writer->format = &formats[i];
     }
-    *writer = made;
-    return TENON_OK;
+    if (writer->format == NULL) {
+        return tn_fail(error, TENON_INVALID, "%s: '%s' is no format to write; expected npy or safetensors",
+                       tn_quote(writer->path).text, tn_quote(format != NULL ? format : "").text);
+    }
+    return tn_output_open_stream(descriptor, writer->path, &writer->output, error);
+}
+
+tenon_status tenon_writer_new_stream(int descriptor, const char *name, const char *format, tenon_writer **writer,
+                                     tenon_error *error)
+{
+    if (name == NULL || writer == NULL) return tn_fail(error, TENON_INVALID, "a stream needs a name and a place");
+    tenon_writer *made = NULL;
+    TN_TRY(make_writer(name, &made, error));
+    return deliver(open_stream(made, descriptor, format, error), made, writer);
 }
 
 void tenon_writer_free(tenon_writer *writer)
@@ -213,6 +248,13 @@ tenon_status tenon_writer_write(tenon_writer *writer, int64_t index, const void 
                        tn_quote(writer->path).text, tn_quote(part->name).text, part->bytes - part->written, bytes);
     }
     TN_TRY(start(writer, error));
+    if (tn_output_is_stream(writer->output) && bytes > 0 &&
+        part->offset + part->written != tn_output_end(writer->output)) {
+        return tn_fail(error, TENON_INVALID,
+                       "%s: a stream is written in the file's order, and tensor '%s' does not come next; larger "
+                       "elements come first, then the order of declaration counts",
+                       tn_quote(writer->path).text, tn_quote(part->name).text);
+    }
     TN_TRY(tn_output_write(writer->output, part->offset + part->written, data, bytes, error));
     part->written += bytes;
     return TENON_OK;
