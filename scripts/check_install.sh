@@ -1,18 +1,28 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Installs a build into an empty folder and builds and runs the examples from there: with each compiler that is here,
-# through pkg-config (shared and static) and through CMake.  scripts/check_install.sh BUILD_FOLDER
+# Installs a build into an empty folder, moves that, and builds and runs the installed examples from there: with each
+# compiler that is here, through pkg-config (shared and static) and through CMake. Then removes it again.
+#     scripts/check_install.sh BUILD_FOLDER
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$(cd "$1" && pwd)
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+# The list of what an installation by hand wrote stays what it was, for `make uninstall`.
+manifest=$build/install_manifest.txt
+[ ! -e "$manifest" ] || cp "$manifest" "$folder/manifest"
+finish() {
+    rm -f "$manifest"
+    [ ! -e "$folder/manifest" ] || cp "$folder/manifest" "$manifest"
+    rm -rf "$folder"
+}
+trap finish EXIT
 
-cmake --install "$build" --prefix "$folder/usr" >"$folder/log"
+cmake --install "$build" --prefix "$folder/first" >"$folder/log"
+mv "$folder/first" "$folder/usr"
 libraries=$(dirname "$(find "$folder/usr" -name libtenon.a)")
+examples=$folder/usr/share/doc/tenon/examples
 export PKG_CONFIG_PATH="$libraries/pkgconfig"
-# The .pc file says where the build was configured to go; this copy lies elsewhere.
-pc() { pkg-config --define-variable=prefix="$folder/usr" "$@" tenon; }
+pc() { pkg-config "$@" tenon; }
 
 # Where both libraries lie the linker takes the shared one; here it finds the static one first.
 mkdir "$folder/static"
@@ -23,7 +33,7 @@ ln -s "$libraries/libtenon.a" "$folder/static"
 
 run() { # PROGRAM EXAMPLE
     case $2 in
-    01_*) "$1" "$folder/adapter.safetensors" "$root/examples/data/coffee.npy" ;;
+    01_*) "$1" "$folder/adapter.safetensors" "$examples/data/coffee.npy" ;;
     *) "$1" ;;
     esac >"$folder/out" || { echo "$1 failed" >&2; exit 1; }
     grep -q '[0-9] tokens' "$folder/out" || { echo "$1 printed no count of tokens" >&2; cat "$folder/out" >&2; exit 1; }
@@ -37,7 +47,7 @@ ran=0
 for compiler in gcc clang; do
     command -v $compiler >/dev/null || continue
     warnings="-std=c11 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wpedantic -Werror"
-    for source in "$root"/examples/*.c; do
+    for source in "$examples"/*.c; do
         example=$(basename "$source" .c)
         program=$folder/$example-$compiler
         # shellcheck disable=SC2046,SC2086 # lists of words
@@ -48,10 +58,10 @@ for compiler in gcc clang; do
         run "$program-shared" "$example"
         run "$program-static" "$example"
     done
-    cmake -S "$root/examples" -B "$folder/$compiler" -DCMAKE_C_COMPILER=$compiler -DCMAKE_BUILD_TYPE=Release \
+    cmake -S "$examples" -B "$folder/$compiler" -DCMAKE_C_COMPILER=$compiler -DCMAKE_BUILD_TYPE=Release \
         -DCMAKE_PREFIX_PATH="$folder/usr" -DCMAKE_C_FLAGS="-Wall -Wextra -Werror" >"$folder/log"
     cmake --build "$folder/$compiler" >"$folder/log" 2>&1 || { cat "$folder/log" >&2; exit 1; }
-    for source in "$root"/examples/*.c; do
+    for source in "$examples"/*.c; do
         example=$(basename "$source" .c)
         run "$folder/$compiler/$example-tenon" "$example"
         run "$folder/$compiler/$example-tenon_static" "$example"
@@ -59,7 +69,21 @@ for compiler in gcc clang; do
 done
 [ "$ran" -gt 0 ] || { echo "neither gcc nor clang is here" >&2; exit 1; }
 
-for file in bin/tenon include/tenon/tenon.h share/man/man1/tenon.1 share/bash-completion/completions/tenon; do
+for file in bin/tenon include/tenon/tenon.h share/man/man1/tenon.1 share/bash-completion/completions/tenon \
+    share/doc/tenon/LICENSE share/doc/tenon/docs/cli.md share/doc/tenon/examples/README.md; do
     [ -s "$folder/usr/$file" ] || { echo "$file was not installed" >&2; exit 1; }
 done
+
+# Staged under another root, as packagers do; and nothing of it is left by the removal.
+DESTDIR=$folder/stage cmake --install "$build" --prefix /opt/vlm >"$folder/log"
+PKG_CONFIG_PATH=$(dirname "$(find "$folder/stage" -name tenon.pc)") pkg-config --cflags tenon |
+    grep -q "^-I$folder/stage/opt/vlm/" || { echo "tenon.pc does not follow DESTDIR" >&2; exit 1; }
+uninstall() { cmake -DMANIFEST="$manifest" -DPREFIX="$1" -P "$root/cmake/uninstall.cmake" >"$folder/log" 2>&1; }
+if DESTDIR=$folder/stage uninstall /opt/other; then
+    echo "another prefix was taken for the one of the installation" >&2
+    exit 1
+fi
+DESTDIR=$folder/stage uninstall /opt/vlm || { cat "$folder/log" >&2; exit 1; }
+left=$(find "$folder/stage" ! -type d -o -name tenon)
+[ -z "$left" ] || { echo "not removed: $left" >&2; exit 1; }
 echo "$ran runs of the examples against the installed library, all alike"

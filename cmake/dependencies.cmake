@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+# What tenon is built with. Everything that is missing is named in one error, by the names of Debian's packages.
+find_package(PkgConfig QUIET)
+find_package(Threads REQUIRED)
+set(tenon_missing "")
+
+# Adds a Debian package to the missing ones unless the condition holds: tenon_need(PACKAGE "what it is" CONDITION...)
+macro(tenon_need package what)
+  if(NOT (${ARGN}))
+    list(APPEND tenon_missing "${package}")
+    string(APPEND tenon_missing_text "\n  ${package}: ${what}")
+  endif()
+endmacro()
+
+tenon_need(pkg-config "pkg-config, which finds the others" PKG_CONFIG_FOUND)
+find_path(TENON_DLPACK_INCLUDE_DIR dlpack/dlpack.h)
+tenon_need(libdlpack-dev "the header dlpack/dlpack.h; -DTENON_DLPACK_INCLUDE_DIR= names its folder"
+           TENON_DLPACK_INCLUDE_DIR)
+pkg_check_modules(TENON_JANSSON QUIET IMPORTED_TARGET jansson>=2.13)
+tenon_need(libjansson-dev "Jansson, 2.13 or later" TENON_JANSSON_FOUND)
+
+if(TENON_OPENMP)
+  find_package(OpenMP QUIET COMPONENTS C)
+  if(CMAKE_C_COMPILER_ID MATCHES Clang)
+    set(openmp_package libomp-dev)
+  else()
+    set(openmp_package libgomp1)
+  endif()
+  tenon_need(${openmp_package} "OpenMP for ${CMAKE_C_COMPILER_ID}; -DTENON_OPENMP=OFF does without" OpenMP_C_FOUND)
+endif()
+if(TENON_CLI)
+  pkg_check_modules(TENON_XXHASH QUIET IMPORTED_TARGET libxxhash)
+  tenon_need(libxxhash-dev "xxhash, for the command; -DTENON_CLI=OFF does without" TENON_XXHASH_FOUND)
+endif()
+if(TENON_CLI AND TENON_MPI)
+  find_package(MPI QUIET COMPONENTS C)
+  tenon_need(libopenmpi-dev "MPI, for -DTENON_MPI=ON" MPI_C_FOUND)
+endif()
+if(TENON_TESTS)
+  pkg_check_modules(TENON_CMOCKA QUIET IMPORTED_TARGET cmocka)
+  tenon_need(libcmocka-dev "cmocka, for the tests; -DTENON_TESTS=OFF does without" TENON_CMOCKA_FOUND)
+endif()
+if(TENON_PYTHON)
+  find_package(Python3 3.10 QUIET COMPONENTS Interpreter Development.Module)
+  tenon_need(python3-dev "Python's headers, 3.10 or later" Python3_FOUND)
+endif()
+
+if(tenon_missing)
+  list(JOIN tenon_missing " " packages)
+  message(FATAL_ERROR "tenon: packages are missing:${tenon_missing_text}\n"
+                      "On Debian, as root:\n  apt-get install ${packages}\n"
+                      "Elsewhere, install what your system calls them.")
+endif()

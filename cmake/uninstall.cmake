@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+# Removes what the last `cmake --install` of a build wrote, and folders of tenon's own that are empty then:
+#     [DESTDIR=...] cmake -DMANIFEST=BUILD/install_manifest.txt [-DPREFIX=...] -P uninstall.cmake
+# With PREFIX it first makes sure that the installation was there.
+if(NOT EXISTS "${MANIFEST}")
+  message(FATAL_ERROR "${MANIFEST} is not there: this build was not installed")
+endif()
+file(STRINGS "${MANIFEST}" files)
+if(PREFIX)
+  get_filename_component(PREFIX "${PREFIX}" ABSOLUTE)
+  foreach(path IN LISTS files)
+    string(FIND "${path}" "${PREFIX}/" position)
+    if(NOT position EQUAL 0)
+      message(FATAL_ERROR "the last installation of this build was not under ${PREFIX}, as it wrote ${path}; "
+                          "install it there again and then uninstall, or name that prefix")
+    endif()
+  endforeach()
+endif()
+
+set(removed 0)
+foreach(path IN LISTS files)
+  set(path "$ENV{DESTDIR}${path}")
+  if(EXISTS "${path}" OR IS_SYMLINK "${path}")
+    file(REMOVE "${path}")
+    math(EXPR removed "${removed} + 1")
+  endif()
+  get_filename_component(folder "${path}" DIRECTORY)
+  while("${folder}/" MATCHES "/tenon/" AND IS_DIRECTORY "${folder}")
+    file(GLOB content "${folder}/*" "${folder}/.*")
+    list(REMOVE_ITEM content "${folder}/." "${folder}/..")
+    if(content)
+      break()
+    endif()
+    file(REMOVE_RECURSE "${folder}")
+    get_filename_component(folder "${folder}" DIRECTORY)
+  endwhile()
+endforeach()
+message(STATUS "${removed} files removed")
