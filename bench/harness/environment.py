@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tenon"
@@ -71,15 +72,19 @@ def install_debian() -> None:
             say(f"apt-get could not install {' '.join(missing)}; they are left out")
 
 
-def build() -> pathlib.Path:
-    """Our release build with the contenders; returns its folder."""
+def build(source: pathlib.Path = ROOT, folder: pathlib.Path = BUILD, targets: Sequence[str] = ("all",)) -> pathlib.Path:
+    """A release build with the contenders; returns its folder. The compiler's words are shown where it fails."""
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    fresh = [] if (BUILD / "CMakeCache.txt").exists() else generator
+    fresh = [] if (folder / "CMakeCache.txt").exists() else generator
     flags = ["-DCMAKE_BUILD_TYPE=Release", "-DTENON_BENCH=ON", "-DTENON_TESTS=OFF"]
-    quiet = {"stdout": subprocess.DEVNULL}
-    subprocess.run(["cmake", "-S", ROOT, "-B", BUILD, *fresh, *flags], check=True, **quiet)
-    subprocess.run(["cmake", "--build", BUILD, "-j", str(os.cpu_count())], check=True, **quiet)
-    return BUILD
+    steps = (["cmake", "-S", source, "-B", folder, *fresh, *flags],
+             ["cmake", "--build", folder, "-j", str(os.cpu_count()), "--target", *targets])
+    for step in steps:
+        done = subprocess.run(step, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode != 0:
+            sys.stderr.write(done.stdout[-4000:])
+            raise subprocess.CalledProcessError(done.returncode, step)
+    return folder
 
 
 def install_package(python: pathlib.Path) -> pathlib.Path | None:
@@ -93,8 +98,13 @@ def install_package(python: pathlib.Path) -> pathlib.Path | None:
     return folder
 
 
-def enter(arguments: list[str], script: str) -> None:
-    """Goes on in the peers' interpreter, unless this is it."""
-    python = make_venv()
-    if pathlib.Path(sys.prefix).resolve() != VENV.resolve():
+def tests_python() -> pathlib.Path:
+    """The interpreter of the tests: NumPy without the peers."""
+    words = ["sh", ROOT / "scripts/test_python.sh"]
+    return pathlib.Path(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+
+
+def enter(python: pathlib.Path, arguments: list[str], script: str) -> None:
+    """Goes on in that interpreter, unless this is it."""
+    if pathlib.Path(sys.prefix).resolve() != python.parents[1].resolve():
         os.execv(python, [str(python), script, *arguments])

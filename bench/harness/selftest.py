@@ -88,6 +88,63 @@ def _agreement() -> None:
         raise AssertionError("a wrong result was accepted")
 
 
+def _against() -> None:
+    """Old and new in turns, by pairs of processes; what is refused and what is judged."""
+    import numpy as np
+
+    from . import against
+    from .report import Disagreement
+    from .workers import WorkerError
+
+    row = against.rows("engine")[0]
+    old = np.full(3 * 4096, 0.5, np.float32)
+
+    class Fake:
+        turns: list[str] = []
+
+        def __init__(self, name, seconds, output):
+            self.name, self.time, self.numbers, self.closed = name, seconds, output, 0
+
+        def prepared(self, worker, **fields):
+            assert worker == "engine" and fields == row.fields
+            return self
+
+        def seconds(self):
+            Fake.turns.append(self.name)
+            return self.time
+
+        def output(self):
+            return self.numbers
+
+        def close(self):
+            self.closed += 1
+
+    def result(new, seconds=1.0, rounds=5):
+        sessions = {"old": Fake("o", 1.0, old), "new": Fake("n", seconds, new)}
+        found = against.measure(sessions, row, rounds)
+        assert all(session.closed == min(against.STARTS, rounds) for session in sessions.values())
+        return found
+
+    slower = result(old, 1.01)
+    assert "".join(Fake.turns) == "noonnonoon" and slower["ratio"] == 1.01 and slower["same"]  # pairs of 1, 2, 2 rounds
+    assert slower["new"]["rounds"] == 5 and not result(old * np.float32(1 + 1e-6))["same"]
+    for wrong, refusal in ((old * np.float32(1.001), Disagreement), (old[:4096], WorkerError)):
+        try:
+            result(wrong)
+        except refusal:
+            continue
+        raise AssertionError("results that differ were compared")
+    assert against.verdict([result(old), result(old, 1.004, 1)])[0]
+    assert not against.verdict([slower, slower])[0]  # 1.01 on the average
+    passed, sentence = against.verdict([result(old)] * 9 + [result(old, 1.03)])
+    assert not passed and "worst row 1.030" in sentence and "1.005: met" in sentence
+    assert "| 1.010 | 1.010-1.010 | the same | met |" in against.table([slower])
+    titles = [row.title for section in ("connectors", "training", "engine") for row in against.rows(section)]
+    assert len(set(titles)) == len(titles) == 21
+    training = against.rows("training")[1]
+    assert training.fields["train"] == 1 and training.fields["type"] == "avgpool"
+
+
 def _report() -> None:
     from . import machine, report, roofline
     from .cases import CONNECTORS
@@ -113,7 +170,7 @@ def run() -> int:
     except ImportError:
         print("NumPy is missing: skipped")
         return SKIPPED
-    for check in (_measures, _protocol, _inputs, _agreement, _report):
+    for check in (_measures, _protocol, _inputs, _agreement, _against, _report):
         check()
     print("the harness agrees with itself")
     return 0

@@ -38,7 +38,7 @@ LABELS = {
 
 @dataclass
 class Session:
-    python: pathlib.Path
+    python: pathlib.Path | None  # of the contenders in Python
     build: pathlib.Path
     rounds: int
     quick: bool
