@@ -15,9 +15,13 @@ from pathlib import Path
 MAX_FUNCTION, MAX_FILE, MAX_COLUMN = 100, 700, 120
 SPDX = "SPDX-License-Identifier: MIT"
 SOURCE = {".c", ".h", ".py", ".pyi", ".sh", ".cmake"}
-TEXT = {".c", ".h", ".py", ".pyi", ".sh", ".md", ".txt", ".cmake", ".json", ".in", ".1", ".bash", ""}
+TEXT = {".c", ".h", ".py", ".pyi", ".sh", ".md", ".txt", ".cmake", ".json", ".in", ".1", ".bash", ".rst", ".toml", ""}
 MACHINE = re.compile(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b.*\b(__(?:x86|amd64|i386|AVX|SSE|FMA|F16C|ARM|arm|aarch64|CUDA|HIP)"
                      r"\w*|TN_HAVE_(?:AVX|CUDA)\w*)")
+
+# On PyPI `tenon` is somebody else's; this distribution is tenon-vlm.
+FOREIGN = re.compile(r"\b(?:pip3?|pipx|uv|poetry|conda|mamba)\s+(?:install|add|run|tool install)(?:\s+-\S+)*\s+['\"]?tenon(?![\w-]|\.\w)"
+                     r"|\btenon\[[a-z]")
 
 
 def tracked(root):
@@ -43,6 +47,8 @@ def check_text(place, lines):
     for number, line in enumerate(lines, 1):
         if line != line.rstrip():
             yield f"{place}:{number}: blanks at the end of the line"
+        if FOREIGN.search(line):
+            yield f"{place}:{number}: names another project's package; this one is tenon-vlm"
         if "\t" in line and not place.endswith("Makefile"):
             yield f"{place}:{number}: a tab"
 

@@ -17,3 +17,6 @@ sh scripts/check_wheel.sh "$wheel" "$(uname -m)"
 python -m zipfile -e "$wheel" $folder/wheel
 PYTHONPATH=$folder/wheel python -c 'import numpy, tenon
 tenon.build_adapter("linear", 4, 4, seed=1)(numpy.zeros((1, 1, 4), numpy.float32))'
+python -m venv --without-pip $folder/venv
+python -m pip --python $folder/venv/bin/python install --quiet --no-deps --no-index "$wheel"
+$folder/venv/bin/tenon tokens --type avgpool --window 3 729

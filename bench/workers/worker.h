@@ -4,8 +4,8 @@
  *   request   NAME key=value key=value ...
  *   answer    ok key=value ...        or        error SENTENCE
  *
- * Requests and keys keep their meaning, as `bench/run.py --against` asks the contenders of other commits too: new keys may
- * be added, with a default that is what was done before.
+ * Requests and keys keep their meaning, as `bench/run.py --against` asks the contenders of other commits too. New keys
+ * may be added, with a default that is what was done before.
  *
  * A contender keeps what it prepared from one request to the next; the driver stops the process (SIGSTOP) while others
  * run. Times are nanoseconds of the monotonic clock, comma-separated.

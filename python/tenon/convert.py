@@ -171,7 +171,7 @@ def _torch(path: pathlib.Path) -> Any:
     try:
         import torch
     except ModuleNotFoundError:
-        raise ImportError(f"{path}: this form needs PyTorch: pip install 'tenon[torch]'") from None
+        raise ImportError(f"{path}: this form needs PyTorch: pip install 'tenon-vlm[torch]'") from None
     return torch
 
 

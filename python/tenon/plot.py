@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pictures of connectors, drawn with matplotlib: ``pip install 'tenon[plot]'``.
+"""Pictures of connectors, drawn with matplotlib: ``pip install 'tenon-vlm[plot]'``.
 
 Each function draws into the axes it is given, or into new ones, and returns them; nothing is shown or saved unasked.
 """
@@ -20,7 +20,7 @@ try:
     import matplotlib.pyplot as plt
     from matplotlib import colors, patches, ticker
 except ModuleNotFoundError:
-    raise ImportError("tenon.plot needs matplotlib: pip install 'tenon[plot]'") from None
+    raise ImportError("tenon.plot needs matplotlib: pip install 'tenon-vlm[plot]'") from None
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
