@@ -35,6 +35,32 @@ def test_reference(tmp_path):
         assert f'id="{name}"' in shown, name
 
 
+def test_the_readme_runs(command):
+    """Its shell, C and Python, by language; the command is that of the wheel's build folder, as the C library is."""
+    words = [sys.executable, SOURCE / "scripts/run_page.py", SOURCE / "README.md"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, env={**os.environ, "TENON_BIN": command})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "page, said",
+    [
+        ("```sh\ntenon frobnicate\n```\n", "frobnicate"),
+        ("```sh\nmake nonsense\n```\n", "there is no nonsense"),
+        ("```sh\npip install '.[nonsense]'\n```\n", "there is no nonsense"),
+        ("```console\n$ tenon tokens --type avgpool --window 3 729\n82\n```\n", "the console prints something else"),
+        ("```c\ntenon_nonsense();\n```\n", "compiling its C fails"),
+        ("```python\nimport tenon\ntenon.nonsense\n```\n", "its Python fails"),
+        ("```\ntenon --version\n```\n", "a block of ''"),
+    ],
+)
+def test_a_page_that_does_not_run_is_told(tmp_path, command, page, said):
+    (tmp_path / "page.md").write_text(page)
+    words = [sys.executable, SOURCE / "scripts/run_page.py", tmp_path / "page.md"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, env={**os.environ, "TENON_BIN": command})
+    assert done.returncode == 1 and said in done.stderr, done.stderr
+
+
 def test_stubs_name_what_there_is():
     """tenon/_C.pyi lists the extension module, no more and no less."""
     import ast
