@@ -3,7 +3,7 @@
 
     python3 bench/run.py                          everything; about half an hour on two cores
     python3 bench/run.py --only connectors,engine --quick
-    python3 bench/run.py --write-docs             and put the tables into docs/performance.md
+    python3 bench/run.py --write-docs             and put the tables into docs/performance.md, and draw README.md's chart
     python3 bench/run.py --against COMMIT         ours beside that commit of ours: was speed lost?
 
 Makes the peers' environment in the user's cache folder, builds ours, runs all contenders in turns, checks that they

@@ -9,7 +9,7 @@ import json
 import pathlib
 import sys
 
-from . import machine, report, roofline
+from . import chart, machine, report, roofline
 from .environment import CACHE, ROOT, say
 from .session import LABELS, Session
 
@@ -106,8 +106,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def write_docs(options: argparse.Namespace) -> int:
-    """The kept results of this machine, as tables of docs/performance.md."""
+    """The kept results of this machine, as tables of docs/performance.md and as README.md's chart."""
     path = _path(options)
+    chart.write(path)
     report.write_docs({"bench": fragment(json.loads(path.read_text())), "roofline": roofline.table()})
     say(f"{path.name} is in {report.DOCS}")
     return 0

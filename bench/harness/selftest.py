@@ -146,13 +146,15 @@ def _against() -> None:
 
 
 def _report() -> None:
-    from . import machine, report, roofline
+    from . import chart, machine, report, roofline
     from .cases import CONNECTORS
 
     page = "a\n<!-- x:begin -->\n{}\n<!-- x:end -->\nz"
     assert report.insert(page.format("old"), "x", "new\n") == page.format("new")
     docs = report.DOCS.read_text()
     assert report.insert(docs, "roofline", roofline.table()) == docs, "docs/performance.md: run.py --write-docs"
+    picture = chart.PICTURE.read_text()
+    assert chart.draw(chart.source(picture)) == picture, f"{chart.PICTURE}: run.py --docs-only"
     assert "<!-- bench:begin -->" in docs and "<!-- bench:end -->" in docs
     assert machine.slug("AMD EPYC (R) 7763") == "amd-epyc-r-7763"
     assert report.cell_ms({"median": 0.1234, "low": 0.12, "high": 0.2}) == "123 (120-200)"
