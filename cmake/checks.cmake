@@ -25,7 +25,7 @@ if(NOT CMAKE_C_FLAGS MATCHES "-fsanitize|--coverage")
   add_test(NAME check_symbols
            COMMAND sh ${scripts}/check_symbols.sh $<TARGET_FILE:tenon> $<TARGET_FILE:tenon_static>)
   add_test(NAME check_install COMMAND sh ${scripts}/check_install.sh ${PROJECT_BINARY_DIR})
-  if(NOT CMAKE_CROSSCOMPILING)
+  if(NOT CMAKE_CROSSCOMPILING AND TENON_OPENMP)
     add_test(NAME check_layouts COMMAND sh ${scripts}/check_layouts.sh ${PROJECT_BINARY_DIR} ${CMAKE_C_COMPILER})
     add_test(NAME check_subproject COMMAND sh ${scripts}/check_subproject.sh ${CMAKE_C_COMPILER})
     add_test(NAME check_dependencies COMMAND sh ${scripts}/check_dependencies.sh)

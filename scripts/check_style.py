@@ -20,8 +20,8 @@ MACHINE = re.compile(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b.*\b(__(?:x86|amd64|i38
                      r"\w*|TN_HAVE_(?:AVX|CUDA)\w*)")
 
 # On PyPI `tenon` is somebody else's; this distribution is tenon-vlm.
-FOREIGN = re.compile(r"\b(?:pip3?|pipx|uv|poetry|conda|mamba)\s+(?:install|add|run|tool install)(?:\s+-\S+)*\s+['\"]?tenon(?![\w-]|\.\w)"
-                     r"|\btenon\[[a-z]")
+FOREIGN = re.compile(r"\b(?:pip3?|pipx|uv|poetry|conda|mamba)\s+(?:install|add|run|tool install)(?:\s+-\S+)*"
+                     r"\s+['\"]?tenon(?![\w-]|\.\w)|\btenon\[[a-z]")
 
 
 def tracked(root):
