@@ -6,6 +6,7 @@
 #define TN_CLI_RUN_H
 
 #include "hash.h"
+#include "names.h"
 #include "options.h"
 #include "paths.h"
 #include "progress.h"
@@ -119,6 +120,11 @@ typedef struct tn_folder_result {
     size_t done;
     size_t skipped;
 } tn_folder_result;
+
+/* Adds the files that a run of the folder makes: those of the shards, of the manifest and of the lock. `attention` may
+ * be NULL. */
+bool tn_run_folder_names(tn_names *names, const char *features, const char *tokens, const char *attention,
+                         tenon_error *error);
 
 /* Runs every shard of the folders in `folders` (by role; features and tokens at least) that the manifest does not list
  * as finished. */
