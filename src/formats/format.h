@@ -14,6 +14,9 @@
 /* safetensors' reference implementation refuses longer headers; so do we, and our index files keep to it too. */
 enum { TN_MAX_HEADER = 100000000, TN_MAX_FILE_DIMS = 64 };
 
+/* What transformers calls the only file of a checkpoint; its index adds ".index.json". */
+#define TN_USUAL_FILE "model.safetensors"
+
 /* DLPack's code of bool, which headers before its 0.9 do not name. */
 enum { TN_DL_BOOL = 6 };
 
@@ -22,10 +25,16 @@ enum { TN_DL_BOOL = 6 };
 typedef struct tn_encoding {
     const char *safetensors; /* its name there, NULL: it has none */
     const char *npy;         /* the same, without the byte order: "f4" */
-    size_t stored_size;      /* bytes of an element in the file; 0: not known, or no whole number */
+    size_t stored_bits;      /* of an element in the file; 0: not known */
     DLDataType dtype;        /* what a read delivers; kDLOpaqueHandle: it cannot be read */
     void (*convert)(void *to, const void *from, size_t count); /* NULL: delivered as stored */
 } tn_encoding;
+
+/* Bytes of an element in the file; 0: not known, or no whole number. */
+static inline size_t tn_stored_size(const tn_encoding *encoding)
+{
+    return encoding->stored_bits % 8 == 0 ? encoding->stored_bits / 8 : 0;
+}
 
 /* NULL when there is none of that name. */
 const tn_encoding *tn_encoding_of_safetensors(const char *name, size_t length);
@@ -51,11 +60,20 @@ typedef struct tn_entry {
     char *stored; /* the dtype as the file spells it */
     int64_t *shape;
     int ndim;
-    bool swapped; /* the file's byte order is not the machine's */
+    bool swapped;         /* the file's byte order is not the machine's */
+    bool is_column_major; /* the first axis is the fastest; only npy has that */
     const tn_encoding *encoding;
     const tn_input *input;
     uint64_t offset; /* of the first byte in `input` */
+    int64_t absent;  /* the number of its shard in file->absent, from 1 on; 0: the tensor is there */
 } tn_entry;
+
+/* A shard that an index names and that is not there. Its tensors are entries of which only the name is known. */
+typedef struct tn_absent_shard {
+    char *name;
+    char *reason; /* "was not found beside the index" */
+    int64_t num_tensors;
+} tn_absent_shard;
 
 struct tenon_file {
     const char *kind;
@@ -66,6 +84,9 @@ struct tenon_file {
     int64_t num_entries, capacity;
     int64_t *by_name; /* [num_entries] numbers of entries, sorted by name */
     json_t *metadata; /* an object of strings, or NULL */
+    tn_absent_shard *absent;
+    int64_t num_absent;
+    bool is_folder; /* the path is a folder's, so that the file to read was chosen for the caller */
     bool npy_bfloat16;
 };
 
@@ -81,6 +102,20 @@ tenon_status tn_file_sort_names(tenon_file *file, tenon_error *error);
 
 /* The entry of that name, or -1. Needs tn_file_sort_names. */
 int64_t tn_file_find(const tenon_file *file, const char *name);
+
+/* Notes a shard of an index that is not there; `reason` follows its name in a sentence. */
+tenon_status tn_file_add_absent(tenon_file *file, const char *name, const char *reason, tenon_error *error);
+
+/* TENON_NOT_FOUND, with the shard and some of its tensors, where the entry's shard is absent. */
+tenon_status tn_file_check_present(const tenon_file *file, const tn_entry *entry, tenon_error *error);
+
+/* Reads elements [first, first + count) as they follow each other in the file, and delivers them as the encoding says.
+ */
+tenon_status tn_read_elements(const tn_entry *entry, uint64_t first, size_t count, void *data, tenon_error *error);
+
+/* The same of slices [first, first + count) of a column-major entry, of `slice` elements each, row-major in `data`. */
+tenon_status tn_read_column_major(const tn_entry *entry, int64_t first, int64_t count, size_t slice, void *data,
+                                  tenon_error *error);
 
 /* The header of the file that `input` is open on becomes entries. */
 tenon_status tn_safetensors_open(tenon_file *file, const tn_input *input, tenon_error *error);
@@ -107,6 +142,7 @@ typedef struct tn_kind {
     tenon_status (*open)(tenon_file *file, const tn_input *input, tenon_error *error); /* NULL: refused */
     tenon_status status;                                                               /* of the refusal */
     const char *sentence; /* of the refusal, after "FILE: "; %s: how the file begins, where the sentence shows it */
+    bool is_pointer;      /* stands for a file that was not downloaded */
 } tn_kind;
 
 tenon_status tn_read_head(const tn_input *input, tn_head *head, tenon_error *error);
@@ -121,7 +157,7 @@ bool tn_is_pickle(const tn_head *head);
 bool tn_is_torch_pickle(const tn_head *head);
 
 /* The file in a folder that a checkpoint starts at; the caller frees *path. */
-tenon_status tn_index_resolve_folder(const char *folder, char **path, tenon_error *error);
+tenon_status tn_resolve_folder(const char *folder, char **path, tenon_error *error);
 
 /* JSON text of the file `path` -> *json, to be given back with json_decref. TENON_BAD_FILE: `what` is no JSON object,
  * or a key is there twice. `base`: the text's offset in the file, for messages. */
