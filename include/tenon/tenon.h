@@ -371,10 +371,23 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_match(const char *source, 
                                                             tenon_adapter **adapter, int64_t *indices, int64_t capacity,
                                                             tenon_error *error);
 
-/* Writes a self-describing safetensors file: parameters, config, widths. Written beside the target, synced, renamed:
- * after a failure the old file is still there. */
+/* TENON_INVALID, with the tensor, the place of the first and how many there are, when numbers among the parameters are
+ * infinite or NaN. TENON_NOT_PREPARED: a parameter has no storage. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_check_finite(const tenon_adapter *adapter, tenon_error *error);
+
+typedef struct tenon_save_options {
+    size_t size;
+    const char *prefix; /* "model.adapter.": in front of the tensors' names, as it is; NULL: nothing. With a prefix the
+                           metadata says {"format": "pt"} too, which transformers wants */
+    bool allow_nonfinite; /* write infinite numbers and NaN */
+} tenon_save_options;
+
+TENON_API void tenon_save_options_init(tenon_save_options *options);
+
+/* Writes a self-describing safetensors file: parameters, config, widths. The file is written atomically: after a
+ * failure the old one is still there. `options` may be NULL. TENON_INVALID: parameters are infinite or NaN. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_save(const tenon_adapter *adapter, const char *path,
-                                                           tenon_error *error);
+                                                           const tenon_save_options *options, tenon_error *error);
 
 /* ---- 7. prepare and run ----------------------------------------------------------------------------------------- */
 

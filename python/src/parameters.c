@@ -205,7 +205,7 @@ static PyObject *save(PyObject *object, PyObject *path_object)
     if (!tnpy_read_path(path_object, &keeper, &path)) return NULL;
     tnpy_adapter_lock(self);
     Py_BEGIN_ALLOW_THREADS;
-    status = tenon_adapter_save(self->handle, path, &error);
+    status = tenon_adapter_save(self->handle, path, NULL, &error);
     Py_END_ALLOW_THREADS;
     tnpy_adapter_unlock(self);
     PyObject *result = status == TENON_OK ? Py_NewRef(Py_None) : tnpy_raise_for_path(status, &error, path);
