@@ -203,6 +203,27 @@ static void unexpected_tensors_are_those_under_the_prefix(void **state)
     EXPECT_REFUSAL(TENON_MISMATCH, LINEAR, NULL, NULL, 0, "unexpected: model.module.extra.scale;");
 }
 
+/* New names do not make others unexpected, but the old names tell what belongs together. */
+static void renamed_tensors_have_their_old_place(void **state)
+{
+    (void)state;
+    const tenon_rename rename[] = {{"mm.linear_1", "proj1"}, {"mm.linear_2", "proj2"}};
+    c.count = 0;
+    add_linear("module.mm.linear_1.%s", 20, 24);
+    add_linear("module.mm.linear_2.%s", 10, 20);
+    add_linear("module.lm.head.%s", 3, 3);
+    expect_match(MLP, NULL, rename, 2, "", 24, 10, NULL);
+    add_linear("module.mm.linear_3.%s", 10, 10);
+    EXPECT_REFUSAL(TENON_MISMATCH, MLP, NULL, rename, 2,
+                   "unexpected: module.mm.linear_3.weight, module.mm.linear_3.bias;");
+    const tenon_rename apart[] = {{"a.up", "proj1"}, {"b.down", "proj2"}};
+    c.count = 0;
+    add_linear("a.up.%s", 20, 24);
+    add_linear("b.down.%s", 10, 20);
+    add_linear("lm.head.%s", 3, 3);
+    expect_match(MLP, NULL, apart, 2, "", 24, 10, NULL);
+}
+
 /* C40: a few names and how many more. */
 static void c40_many_unmatched_tensors(void **state)
 {
@@ -359,11 +380,17 @@ static void arguments_are_checked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(widths_are_the_tensors),     cmocka_unit_test(what_does_not_fit_is_measured_by_what_does),
-        cmocka_unit_test(wrappers_are_left_out),      cmocka_unit_test(unexpected_tensors_are_those_under_the_prefix),
-        cmocka_unit_test(c40_many_unmatched_tensors), cmocka_unit_test(c37_names_are_escaped),
-        cmocka_unit_test(tensors_get_new_names),      cmocka_unit_test(renames_that_cannot_be),
-        cmocka_unit_test(connectors_of_ones_own),     cmocka_unit_test(arguments_are_checked),
+        cmocka_unit_test(widths_are_the_tensors),
+        cmocka_unit_test(what_does_not_fit_is_measured_by_what_does),
+        cmocka_unit_test(wrappers_are_left_out),
+        cmocka_unit_test(unexpected_tensors_are_those_under_the_prefix),
+        cmocka_unit_test(renamed_tensors_have_their_old_place),
+        cmocka_unit_test(c40_many_unmatched_tensors),
+        cmocka_unit_test(c37_names_are_escaped),
+        cmocka_unit_test(tensors_get_new_names),
+        cmocka_unit_test(renames_that_cannot_be),
+        cmocka_unit_test(connectors_of_ones_own),
+        cmocka_unit_test(arguments_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -502,6 +502,13 @@ TENON_API void tenon_file_options_init(tenon_file_options *options);
  * a file that is told to be safetensors can be a broken one. TENON_INVALID: the path is no regular file. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_identify(const char *path, const char **kind, tenon_error *error);
 
+/* The path of a file that the file `path` mentions by name, as an index mentions its shards, into `found` of `capacity`
+ * bytes, NUL included. TENON_BAD_FILE: the name is no plain relative one ("sub/x.bin" is), or leads out of the folder
+ * of `path` by a link, save from snapshots/ to blobs/ of a Hugging Face cache. TENON_NOT_FOUND: there is no such file.
+ */
+TENON_API TENON_MUST_CHECK tenon_status tenon_file_beside(const char *path, const char *name, char *found,
+                                                          size_t capacity, tenon_error *error);
+
 /* A tensor of the file. `dtype` is what tenon_file_read delivers: f32 for stored f64 (narrowed) and 8-bit floats
  * (widened), the stored dtype in the machine's byte order otherwise; kDLOpaqueHandle for what it does not read. The
  * strings and the shape live as long as the file. */

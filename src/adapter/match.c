@@ -224,7 +224,7 @@ static int64_t spelt_length(const tn_match *match, const tn_names *names, int64_
     return length <= TN_MAX_PREFIX ? length : -1;
 }
 
-/* What all the tensors' own names begin with, where that is one prefix. */
+/* Keeps the wrappers in front of the names, where they are the same for all. */
 static void spell_prefix(tn_match *match, const tn_names *names)
 {
     const char *first = NULL;
@@ -238,7 +238,6 @@ static void spell_prefix(tn_match *match, const tn_names *names)
         first = name;
         length = own;
     }
-    match->is_spelt = first != NULL;
     if (first != NULL) snprintf(match->spelt, sizeof match->spelt, "%.*s", (int)length, first);
 }
 

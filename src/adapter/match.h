@@ -11,8 +11,7 @@ enum { TN_MAX_PREFIX = 255 };
 
 typedef struct tn_match {
     char prefix[TN_MAX_PREFIX + 1]; /* in front of the connector's names */
-    char spelt[TN_MAX_PREFIX + 1];  /* the same as the checkpoint spells it, wrappers included */
-    bool is_spelt;                  /* so it does, in all names; else `spelt` is `prefix` */
+    char spelt[TN_MAX_PREFIX + 1];  /* the same with wrappers, where all (renamed) names have the same ones in front */
     const tn_expected *expected;    /* the alternative that was taken */
     int64_t widths[TN_NUM_WIDTHS];  /* 0: its tensors do not tell */
     int64_t *tensors;               /* [expected->count] numbers of tensors; owned */

@@ -123,18 +123,49 @@ static bool is_taken(const tn_match *m, int64_t tensor)
     return false;
 }
 
-/* Tensors under the prefix that no parameter is made of: another connector's, which would be cut short. */
+/* The place of a tensor in the checkpoint: its own name without as many parts at the end as the parameter has. */
+static size_t place_length(const char *own, const char *parameter)
+{
+    size_t length = strlen(own);
+    for (const char *c = parameter; c != NULL; c = strchr(c + 1, '.')) {
+        while (length > 0 && own[length - 1] != '.')
+            length--;
+        length -= length > 0;
+    }
+    return length > 0 ? length + 1 : 0; /* with the dot */
+}
+
+/* The one place of all the connector's tensors; NULL: they have several. */
+static const char *find_place(const tn_match *m, const tn_names *names, size_t *length)
+{
+    const char *place = NULL;
+    for (int64_t p = 0; p < m->expected->count; p++) {
+        if (m->tensors[p] < 0) continue;
+        const char *own = names->tensors[m->tensors[p]].name;
+        const size_t own_length = place_length(own, m->expected->parameters[p].name);
+        if (place != NULL && (own_length != *length || memcmp(own, place, own_length) != 0)) return NULL;
+        place = own;
+        *length = own_length;
+    }
+    return place;
+}
+
+/* Tensors in the connector's place that no parameter is made of: another connector's, which would be cut short. Where
+ * the tensors have several places, what counts is the prefix; without one, who renamed them knows which they are. */
 static int64_t add_unexpected(tn_text *text, const tn_match *m, const tn_names *names)
 {
-    char *const *own = m->is_spelt ? names->renamed : names->plain;
-    const char *prefix = m->is_spelt ? m->spelt : m->prefix;
-    const size_t length = strlen(prefix);
+    size_t length = strlen(m->prefix);
+    const char *place = find_place(m, names, &length);
     int64_t count = 0;
     tn_items items = {.text = text};
+    if (place == NULL && length == 0 && names->has_renames) return 0;
     for (int64_t t = 0; t < names->count; t++) {
-        if (strncmp(own[t], prefix, length) != 0 || is_taken(m, t)) continue;
+        const char *own = names->tensors[t].name;
+        const bool inside =
+            place != NULL ? strncmp(own, place, length) == 0 : strncmp(names->plain[t], m->prefix, length) == 0;
+        if (!inside || is_taken(m, t)) continue;
         if (count++ == 0) tn_text_add(text, "; unexpected: ");
-        tn_items_add(&items, "%s", tn_quote(names->renamed[t]).text);
+        tn_items_add(&items, "%s", tn_quote(own).text);
     }
     tn_items_end(&items);
     return count;

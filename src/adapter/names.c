@@ -169,7 +169,7 @@ tenon_status tn_names_make(tn_names *names, const char *source, const tenon_file
     tn_rename_rule *rules = NULL;
     TN_TRY(tn_rename_rules(&rules, rename, num_rename, error));
     const size_t places = (size_t)count + 1; /* never 0 */
-    *names = (tn_names){.source = source, .tensors = tensors, .count = count};
+    *names = (tn_names){.source = source, .tensors = tensors, .count = count, .has_renames = num_rename > 0};
     names->renamed = calloc(places, sizeof *names->renamed);
     names->plain = calloc(places, sizeof *names->plain);
     names->by_renamed = calloc(places, sizeof *names->by_renamed);

@@ -15,6 +15,7 @@ typedef struct tn_names {
     const char *source;               /* the checkpoint, for messages; printable */
     const tenon_file_tensor *tensors; /* [count], the caller's */
     int64_t count;
+    bool has_renames;
     char **renamed;                 /* [count] the tensor's own name where no rename concerns it */
     char **plain;                   /* [count] without wrappers; `renamed` itself where it has none */
     tn_name *by_renamed, *by_plain; /* [count] the same, sorted */
