@@ -73,7 +73,7 @@ int main(int argc, char **argv)
             printf("step %3lld: loss %.2e, gradient %.2e, rate %.2e\n", (long long)info.step, info.loss,
                    info.gradient_norm, info.lr);
     }
-    if (argc == 2) check(tenon_adapter_save(student, argv[1], &error));
+    if (argc == 2) check(tenon_adapter_save(student, argv[1], NULL, &error));
 
     tenon_trainer_free(trainer);
     tenon_adapter_free(student);

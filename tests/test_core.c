@@ -2,6 +2,7 @@
 /* Core: quoting, sizes, dtypes, tensor checks, the generator, the task queue. */
 #include "core/dtype.h"
 #include "core/error.h"
+#include "core/items.h"
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "core/size.h"
@@ -20,6 +21,53 @@ static void quotes_hostile_names(void **state)
     const tn_quoted cut = tn_quote_bytes(big, sizeof big);
     assert_true(strlen(cut.text) < sizeof cut.text);
     assert_non_null(strstr(cut.text, "..."));
+}
+
+/* C40: a list says how many it leaves out, whether they are many or long. */
+static void c40_lists_are_cut_with_a_count(void **state)
+{
+    (void)state;
+    char data[200] = "";
+    tn_text text = {data, sizeof data, 0};
+    tn_items items = {.text = &text};
+    for (int i = 0; i < 528; i++)
+        tn_items_add(&items, "n%d", i);
+    tn_items_end(&items);
+    assert_string_equal(data, "n0, n1, n2, n3, n4, n5, n6, n7 and 520 more");
+    text = (tn_text){data, sizeof data, 0};
+    items = (tn_items){.text = &text, .most = INT64_MAX};
+    for (int i = 0; i < 5; i++)
+        tn_items_add(&items, "%060d", i);
+    tn_items_end(&items);
+    assert_string_equal(data + strlen(data) - 11, " and 3 more");
+    text = (tn_text){data, sizeof data, 0};
+    tn_items_add(&items, "a");
+    tn_items_add(&items, "b");
+    tn_items_end(&items);
+    assert_string_equal(data, "a, b");
+}
+
+/* C37: a sentence that is too long ends at the end of a character. */
+static void c37_sentences_are_cut_between_characters(void **state)
+{
+    (void)state;
+    char wide[4 * 1024 + 1] = "", data[64];
+    static const char *const characters[] = {"\xc3\xb6", "\xe6\x8a\x95", "\xf0\x9f\xa6\x99"};
+    for (size_t c = 0; c < 3; c++) {
+        const size_t length = strlen(characters[c]);
+        for (size_t at = 0; at + length < sizeof wide; at += length)
+            memcpy(wide + at, characters[c], length + 1);
+        for (int before = 0; before < 4; before++) {
+            tenon_error error;
+            tn_text text = {data, sizeof data, 0};
+            (void)tn_fail(&error, TENON_INVALID, "%.*s%s%s", before, "abc", wide, wide);
+            const size_t kept = strlen(error.message);
+            assert_true(kept > TENON_ERROR_SIZE - 1 - length && (kept - (size_t)before) % length == 0);
+            tn_text_add(&text, "%.*s%s", before, "abc", wide);
+            tn_text_add(&text, "never seen");
+            assert_true(text.length == strlen(data) && (text.length - (size_t)before) % length == 0);
+        }
+    }
 }
 
 static void shape_bytes_are_checked(void **state)
@@ -210,10 +258,16 @@ static void tasks_run_in_the_default_environment(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(quotes_hostile_names),    cmocka_unit_test(shape_bytes_are_checked),
-        cmocka_unit_test(half_formats_round_trip), cmocka_unit_test(tensor_checks_name_the_fault),
-        cmocka_unit_test(overlap_is_seen),         cmocka_unit_test(mt19937_is_the_standard_one),
-        cmocka_unit_test(every_task_runs_once),    cmocka_unit_test(tasks_run_in_the_default_environment),
+        cmocka_unit_test(quotes_hostile_names),
+        cmocka_unit_test(c40_lists_are_cut_with_a_count),
+        cmocka_unit_test(c37_sentences_are_cut_between_characters),
+        cmocka_unit_test(shape_bytes_are_checked),
+        cmocka_unit_test(half_formats_round_trip),
+        cmocka_unit_test(tensor_checks_name_the_fault),
+        cmocka_unit_test(overlap_is_seen),
+        cmocka_unit_test(mt19937_is_the_standard_one),
+        cmocka_unit_test(every_task_runs_once),
+        cmocka_unit_test(tasks_run_in_the_default_environment),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -118,6 +118,12 @@ static void expect_misfit(tenon_adapter *adapter, const char *path, tenon_load_o
 
 static const DLDataType f32 = {kDLFloat, 32, 1};
 
+static void expect_failure(tenon_status status, tenon_status expected, const char *part)
+{
+    assert_int_equal(status, expected);
+    expect_message(&error, part, NULL);
+}
+
 static void saved_adapters_open(void **state)
 {
     (void)state;
@@ -132,7 +138,7 @@ static void saved_adapters_open(void **state)
         assert_ok(tenon_adapter_new(config, 6, 10, NULL, &saved, &error));
         assert_ok(tenon_adapter_reset_parameters(saved, dtypes[i], 3, &error));
         const char *path = scratch_path("a.safetensors");
-        assert_ok(tenon_adapter_save(saved, path, &error));
+        assert_ok(tenon_adapter_save(saved, path, NULL, &error));
         tenon_load_options options;
         tenon_load_options_init(&options);
         assert_ok(tenon_adapter_open(path, &options, &opened, &error));
@@ -164,13 +170,82 @@ static void saving_needs_storage(void **state)
 {
     (void)state;
     tenon_adapter *adapter = new_adapter("linear", 2, 2);
-    assert_int_equal(tenon_adapter_save(adapter, scratch_path("none.safetensors"), &error), TENON_NOT_PREPARED);
+    assert_int_equal(tenon_adapter_save(adapter, scratch_path("none.safetensors"), NULL, &error), TENON_NOT_PREPARED);
     expect_message(&error, "proj.weight", NULL);
     assert_ok(tenon_adapter_reset_parameters(adapter, TENON_F32, 0, &error));
-    assert_int_equal(tenon_adapter_save(adapter, "/dev/full", &error), TENON_INVALID);
-    assert_int_equal(tenon_adapter_save(adapter, "/no/such/folder/a.safetensors", &error), TENON_NOT_FOUND);
+    assert_int_equal(tenon_adapter_save(adapter, "/dev/full", NULL, &error), TENON_INVALID);
+    assert_int_equal(tenon_adapter_save(adapter, "/no/such/folder/a.safetensors", NULL, &error), TENON_NOT_FOUND);
     expect_message(&error, "/no/such/folder", NULL);
     tenon_adapter_free(adapter);
+}
+
+static void a_prefix_is_saved_for_others(void **state)
+{
+    (void)state;
+    tenon_adapter *saved = new_adapter("mlp_2layer", 3, 5), *opened;
+    assert_ok(tenon_adapter_reset_parameters(saved, TENON_BF16, 3, &error));
+    const char *path = scratch_path("prefixed.safetensors");
+    tenon_save_options options;
+    tenon_save_options_init(&options);
+    static const char *const prefixes[] = {NULL, "", "model.adapter.", "model.adapter"}; /* the dot may be left out */
+    for (int i = 0; i < 4; i++) {
+        tenon_load_options found;
+        tenon_load_options_init(&found);
+        options.prefix = prefixes[i];
+        assert_ok(tenon_adapter_save(saved, path, &options, &error));
+        assert_ok(tenon_adapter_open(path, &found, &opened, &error));
+        assert_string_equal(found.used_prefix, i < 2 ? "" : "model.adapter.");
+        assert_same_parameters(saved, opened);
+        tenon_adapter_free(opened);
+        tenon_file *file = open_file(path, NULL);
+        const char *format = tenon_file_metadata(file, "format");
+        assert_true(i < 2 ? format == NULL : format != NULL && strcmp(format, "pt") == 0);
+        tenon_file_close(file);
+    }
+    options.prefix = "\xff";
+    assert_int_equal(tenon_adapter_save(saved, path, &options, &error), TENON_INVALID);
+    expect_message(&error, "UTF-8", NULL);
+    tenon_adapter_free(saved);
+}
+
+/* C29: a file with infinite numbers or NaN is written only when it is asked for; whatever was there stays. */
+static void c29_nothing_nonfinite_is_saved(void **state)
+{
+    (void)state;
+    static const tenon_dtype dtypes[] = {TENON_F32, TENON_BF16, TENON_F16};
+    static const uint32_t hostile[][2] = {{0x7f800000, 0xffc00001}, {0xff80, 0x7fc0}, {0x7c00, 0xfe01}};
+    static const uint32_t largest[] = {0x7f7fffff, 0xff7f, 0x7bff};
+    const char *path = scratch_path("finite.safetensors");
+    for (int d = 0; d < 3; d++) {
+        tenon_adapter *adapter = new_adapter("linear", 70, 100), *opened;
+        assert_int_equal(tenon_adapter_check_finite(adapter, &error), TENON_NOT_PREPARED);
+        assert_ok(tenon_adapter_reset_parameters(adapter, dtypes[d], 3, &error));
+        const size_t size = tenon_dtype_size(dtypes[d]);
+        char *weight = (char *)(uintptr_t)parameter_at(adapter, 0).data; /* the adapter's own */
+        char *bias = (char *)(uintptr_t)parameter_at(adapter, 1).data;
+        memcpy(weight, &largest[d], size);
+        assert_ok(tenon_adapter_check_finite(adapter, &error));
+        assert_ok(tenon_adapter_save(adapter, path, NULL, &error));
+        memcpy(weight + (97 * 70 + 13) * size, &hostile[d][0], size);
+        expect_failure(tenon_adapter_check_finite(adapter, &error), TENON_INVALID,
+                       "1 of the parameters' numbers, in 1 of the tensors, is infinite or NaN, the first in "
+                       "'proj.weight' at [97, 13]");
+        memcpy(weight + 99 * 70 * size, &hostile[d][1], size);
+        memcpy(bias + 7 * size, &hostile[d][1], size);
+        expect_failure(tenon_adapter_save(adapter, path, NULL, &error), TENON_INVALID,
+                       "finite.safetensors: is not written: 3 of the parameters' numbers, in 2 of the tensors, are");
+        assert_ok(tenon_adapter_open(path, NULL, &opened, &error));
+        assert_ok(tenon_adapter_check_finite(opened, &error)); /* the old file */
+        tenon_adapter_free(opened);
+        tenon_save_options options;
+        tenon_save_options_init(&options);
+        options.allow_nonfinite = true;
+        assert_ok(tenon_adapter_save(adapter, path, &options, &error));
+        assert_ok(tenon_adapter_open(path, NULL, &opened, &error));
+        assert_same_parameters(adapter, opened);
+        tenon_adapter_free(opened);
+        tenon_adapter_free(adapter);
+    }
 }
 
 /* B24, B27: one set of tensors, whatever stands before the names. */
@@ -199,7 +274,7 @@ static void b24_prefixes_are_found(void **state)
     plan_adapter(&plan, source, "ema.adapter.");
     const char *path = write_plan(&plan, "two.safetensors");
     tenon_adapter *loaded = new_adapter("mlp_2layer", 3, 5);
-    EXPECT_MISFIT(loaded, path, NULL, "2 prefixes: 'adapter.', 'ema.adapter.'", "give the prefix");
+    EXPECT_MISFIT(loaded, path, NULL, "2 prefixes: 'adapter.', 'ema.adapter.'", "choose one with `prefix`");
     tenon_load_options options;
     tenon_load_options_init(&options);
     options.prefix = "ema.adapter"; /* the dot may be left out */
@@ -284,7 +359,7 @@ static void b22_widths_are_named(void **state)
     assert_ok(tenon_adapter_reset_parameters(adapter, TENON_F16, 9, &error));
     assert_ok(tenon_adapter_reset_parameters(other, TENON_F16, 9, &error));
     const char *path = scratch_path("w.safetensors");
-    assert_ok(tenon_adapter_save(other, path, &error));
+    assert_ok(tenon_adapter_save(other, path, NULL, &error));
     EXPECT_MISFIT(adapter, path, NULL, "proj1.weight is [8, 1664], expected [8, 1024]");
     tenon_adapter_free(adapter);
     tenon_adapter_free(other);
@@ -296,7 +371,7 @@ static void b26_other_types_are_recognised(void **state)
     tenon_adapter *mlp = new_adapter("mlp_2layer", 3, 5), *linear = new_adapter("linear", 3, 5);
     assert_ok(tenon_adapter_reset_parameters(mlp, TENON_F32, 9, &error));
     const char *path = scratch_path("mlp.safetensors");
-    assert_ok(tenon_adapter_save(mlp, path, &error));
+    assert_ok(tenon_adapter_save(mlp, path, NULL, &error));
     EXPECT_MISFIT(linear, path, NULL, "missing: proj.weight, proj.bias",
                   "the file holds tensors of adapter type 'mlp_2layer' under prefix ''");
     tenon_adapter_free(mlp);
@@ -338,7 +413,8 @@ static void foreign_files_need_a_config(void **state)
     plan_adapter(&plan, source, "model.adapter.");
     const char *path = write_plan(&plan, "foreign.safetensors");
     expect_closed(path, NULL, TENON_NOT_FOUND, "carries no adapter config");
-    expect_closed(path, "{\"type\": \"avgpool\", \"in_dim\": 3}", TENON_BAD_FILE, "'out_dim' is missing");
+    expect_closed(path, "{\"type\": \"avgpool\", \"in_dim\": 4}", TENON_MISMATCH,
+                  "proj.weight is [5, 3], expected [5, 4]");
     expect_closed(path, "{\"type\": \"avgpool\", \"in_dim\": 3, \"out_dim\": 5.5}", TENON_BAD_FILE, "no integer");
     expect_closed(path, "{\"type\": \"gemma4uv\", \"in_dim\": 3, \"out_dim\": 5}", TENON_NOT_FOUND,
                   "'gemma4uv'"); /* B32 */
@@ -375,7 +451,7 @@ static void b45_file_names_mean_nothing(void **state)
     tenon_adapter *adapter = new_adapter("linear", 3, 5), *opened;
     assert_ok(tenon_adapter_reset_parameters(adapter, TENON_F32, 9, &error));
     const char *path = scratch_path("llava-lora.safetensors"), *other = scratch_path("mlp_2layer.npy");
-    assert_ok(tenon_adapter_save(adapter, path, &error));
+    assert_ok(tenon_adapter_save(adapter, path, NULL, &error));
     assert_int_equal(rename(path, other), 0);
     assert_ok(tenon_adapter_open(other, NULL, &opened, &error));
     assert_same_parameters(adapter, opened);
@@ -403,6 +479,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(saved_adapters_open),           cmocka_unit_test(saving_needs_storage),
+        cmocka_unit_test(a_prefix_is_saved_for_others),  cmocka_unit_test(c29_nothing_nonfinite_is_saved),
         cmocka_unit_test(b24_prefixes_are_found),        cmocka_unit_test(shapes_decide_between_prefixes),
         cmocka_unit_test(b25_missing_tensors_are_named), cmocka_unit_test(b21_b23_shapes_are_explained),
         cmocka_unit_test(b22_widths_are_named),          cmocka_unit_test(b26_other_types_are_recognised),

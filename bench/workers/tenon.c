@@ -405,7 +405,7 @@ static void memory(const request *r)
 
 static void save(const request *r)
 {
-    if (good(tenon_adapter_save(s.adapter, request_text(r, "path", ""), &s.error))) worker_ok("saved=1");
+    if (good(tenon_adapter_save(s.adapter, request_text(r, "path", ""), NULL, &s.error))) worker_ok("saved=1");
 }
 
 /* Bytes that a process asked the kernel for, cached or not. */

@@ -299,7 +299,7 @@ static bool fit_all(const tn_command *command, tn_fit *fit, int *signal, tenon_e
     tn_fit_report_close(fit);
     if (!good || *signal) return good;
     if (tn_ranks_index() != 0) return tn_ranks_agree(true);
-    return tn_ranks_agree(tenon_adapter_save(fit->adapter, fit->given->output, error) == TENON_OK);
+    return tn_ranks_agree(tenon_adapter_save(fit->adapter, fit->given->output, NULL, error) == TENON_OK);
 }
 
 static int finish(const tn_fit *fit, bool good, int signal, const tenon_error *error)

@@ -132,7 +132,7 @@ static bool save_best(const tn_fit *fit, tenon_error *error)
     if (!fit->given->checkpoint || tn_ranks_index() != 0) return true;
     char *path = tn_paths_join(fit->given->checkpoint, TN_FIT_BEST);
     bool good = path || tn_error(error, "out of memory");
-    good = good && tenon_adapter_save(fit->adapter, path, error) == TENON_OK;
+    good = good && tenon_adapter_save(fit->adapter, path, NULL, error) == TENON_OK;
     free(path);
     return good;
 }

@@ -98,7 +98,7 @@ static int make(const tenon_config *config, const settings *given, tenon_dtype d
     tenon_adapter *adapter = NULL;
     tenon_status status = tenon_adapter_new(config, given->in_dim, given->out_dim, NULL, &adapter, &error);
     if (status == TENON_OK) status = tenon_adapter_reset_parameters(adapter, dtype, given->seed, &error);
-    if (status == TENON_OK) status = tenon_adapter_save(adapter, given->output, &error);
+    if (status == TENON_OK) status = tenon_adapter_save(adapter, given->output, NULL, &error);
     int code = status == TENON_OK ? report(adapter, given, dtype) : tn_failed_error(&error);
     tenon_adapter_free(adapter);
     return code;

@@ -323,36 +323,71 @@ TENON_API void tenon_adapter_release_parameters(tenon_adapter *adapter);
 
 /* ---- 6. adapter files ------------------------------------------------------------------------------------------- */
 
+/* A tensor's name, or the first parts of names, and what stands in its place: {"mm.linear_1", "proj1"} makes
+ * "proj1.weight" of "mm.linear_1.weight". */
+typedef struct tenon_rename {
+    const char *from;
+    const char *to; /* "": the parts are dropped */
+} tenon_rename;
+
 /* How to find an adapter's tensors in a file, and what was found. */
 typedef struct tenon_load_options {
     size_t size;
     const char *prefix;      /* "model.adapter.": tensors are named prefix + parameter; NULL: match on suffix */
-    const char *config_json; /* tenon_adapter_open: for files without a config of their own, in_dim and out_dim
-                                included; NULL: the file's */
+    const char *config_json; /* tenon_adapter_open: for files without a config of their own. in_dim, out_dim and
+                                hidden_dim are the tensors' where it does not tell them; NULL: the file's config */
     bool describe_only;      /* tenon_adapter_open: names, shapes and dtypes, no data */
     const tenon_allocator *allocator; /* tenon_adapter_open */
     char used_prefix[256];            /* out: the prefix that was used */
     int64_t num_used;                 /* out: tensors of the file that the adapter took */
     int64_t num_unused;               /* out: the file's other tensors */
+    const tenon_rename *rename; /* [num_rename], applied before names are matched, to each the longest; borrowed */
+    int64_t num_rename;
 } tenon_load_options;
 
 TENON_API void tenon_load_options_init(tenon_load_options *options);
 
 /* Reads every parameter from a safetensors file, an index of shards (model.safetensors.index.json) or a folder that
- * holds one; dtypes are the file's. All or nothing: on failure the parameters are what they were, and the message names
- * every missing, unexpected and misshapen tensor and the prefixes seen. `options` may be NULL. */
+ * holds one; dtypes are the file's. Names may have any one prefix, and in between what DDP, torch.compile, FSDP and
+ * activation checkpointing put there ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.").
+ * All or nothing: on failure the parameters are what they were, and the message names the missing, misshapen and
+ * unexpected tensors and the prefixes seen. `options` may be NULL. TENON_NOT_FOUND: a rename that no tensor has use
+ * for. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_load(tenon_adapter *adapter, const char *path,
                                                            tenon_load_options *options, tenon_error *error);
 
-/* Builds the adapter that the file describes and loads it. The caller owns *adapter on success. `options` may be NULL.
- */
+/* Builds the adapter that the file, or options->config_json, describes and loads it. The caller owns *adapter on
+ * success. `options` may be NULL. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_open(const char *path, tenon_load_options *options,
                                                            tenon_adapter **adapter, tenon_error *error);
 
-/* Writes a self-describing safetensors file: parameters, config, widths. Written beside the target, synced, renamed:
- * after a failure the old file is still there. */
+/* The same for tensors [count] that no file of section 9 holds, such as those of a PyTorch checkpoint: builds the
+ * adapter that options->config_json describes, without parameters, and tells which tensor each of these is:
+ * indices[i], of `capacity` numbers, for parameter i. A tensor's `dtype` is what the caller can deliver, `stored` what
+ * messages call it; `source` is what they call the whole. TENON_MISMATCH: as tenon_adapter_load. */
+typedef struct tenon_file_tensor tenon_file_tensor;
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_match(const char *source, const tenon_file_tensor *const *tensors,
+                                                            int64_t count, tenon_load_options *options,
+                                                            tenon_adapter **adapter, int64_t *indices, int64_t capacity,
+                                                            tenon_error *error);
+
+/* TENON_INVALID, with the tensor, the place of the first and how many there are, when numbers among the parameters are
+ * infinite or NaN. TENON_NOT_PREPARED: a parameter has no storage. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_check_finite(const tenon_adapter *adapter, tenon_error *error);
+
+typedef struct tenon_save_options {
+    size_t size;
+    const char *prefix; /* "model.adapter.": in front of the tensors' names, as it is; NULL: nothing. With a prefix the
+                           metadata says {"format": "pt"} too, which transformers wants */
+    bool allow_nonfinite; /* write infinite numbers and NaN */
+} tenon_save_options;
+
+TENON_API void tenon_save_options_init(tenon_save_options *options);
+
+/* Writes a self-describing safetensors file: parameters, config, widths. The file is written atomically: after a
+ * failure the old one is still there. `options` may be NULL. TENON_INVALID: parameters are infinite or NaN. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_save(const tenon_adapter *adapter, const char *path,
-                                                           tenon_error *error);
+                                                           const tenon_save_options *options, tenon_error *error);
 
 /* ---- 7. prepare and run ----------------------------------------------------------------------------------------- */
 
@@ -473,10 +508,17 @@ TENON_API void tenon_file_options_init(tenon_file_options *options);
  * a file that is told to be safetensors can be a broken one. TENON_INVALID: the path is no regular file. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_identify(const char *path, const char **kind, tenon_error *error);
 
+/* The path of a file that the file `path` mentions by name, as an index mentions its shards, into `found` of `capacity`
+ * bytes, NUL included. TENON_BAD_FILE: the name is no plain relative one ("sub/x.bin" is), or leads out of the folder
+ * of `path` by a link, save from snapshots/ to blobs/ of a Hugging Face cache. TENON_NOT_FOUND: there is no such file.
+ */
+TENON_API TENON_MUST_CHECK tenon_status tenon_file_beside(const char *path, const char *name, char *found,
+                                                          size_t capacity, tenon_error *error);
+
 /* A tensor of the file. `dtype` is what tenon_file_read delivers: f32 for stored f64 (narrowed) and 8-bit floats
  * (widened), the stored dtype in the machine's byte order otherwise; kDLOpaqueHandle for what it does not read. The
  * strings and the shape live as long as the file. */
-typedef struct tenon_file_tensor {
+struct tenon_file_tensor {
     size_t size;
     const char *name;   /* "" for npy */
     const char *stored; /* as the file spells it: "BF16", "<f4" */
@@ -485,7 +527,7 @@ typedef struct tenon_file_tensor {
     const int64_t *shape;
     const char *absent_shard; /* the shard that holds it, where an index names one that was not downloaded; then only
                                  the name is known: ndim is 0, `stored` "". NULL: the tensor is there */
-} tenon_file_tensor;
+};
 
 TENON_API void tenon_file_tensor_init(tenon_file_tensor *tensor);
 

@@ -54,8 +54,7 @@ bool tnpy_adapter_prepare(tnpy_adapter *self, const tenon_prepare_options *optio
     return status == TENON_OK;
 }
 
-/* A Python object for a handle, which it takes over whatever happens. */
-static PyObject *wrap(PyTypeObject *type, tenon_adapter *handle)
+PyObject *tnpy_adapter_wrap(PyTypeObject *type, tenon_adapter *handle)
 {
     tnpy_adapter *self = (tnpy_adapter *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (self == NULL) {
@@ -92,39 +91,7 @@ static PyObject *adapter_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     if (!tnpy_read_config(PyTuple_GetItem(args, 0), &config)) return NULL;
     const tenon_status status = tenon_adapter_new(config, in_dim, out_dim, NULL, &handle, &error);
     tenon_config_free(config);
-    return status == TENON_OK ? wrap(type, handle) : tnpy_raise(status, &error);
-}
-
-/* None or NULL: NULL. */
-static bool read_optional_string(PyObject *object, const char *name, const char **text)
-{
-    *text = NULL;
-    if (object == NULL || object == Py_None) return true;
-    *text = tnpy_read_string(object, name);
-    return *text != NULL;
-}
-
-static PyObject *adapter_open(PyObject *type, PyObject *args)
-{
-    PyObject *path_object, *json = NULL, *prefix = NULL, *keeper;
-    const char *path;
-    tenon_load_options options;
-    tenon_adapter *handle;
-    tenon_error error;
-    tenon_status status;
-    tenon_load_options_init(&options);
-    if (!PyArg_ParseTuple(args, "O|OO:open", &path_object, &json, &prefix) ||
-        !read_optional_string(json, "config", &options.config_json) ||
-        !read_optional_string(prefix, "prefix", &options.prefix) || !tnpy_read_path(path_object, &keeper, &path)) {
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS;
-    status = tenon_adapter_open(path, &options, &handle, &error);
-    Py_END_ALLOW_THREADS;
-    PyObject *made =
-        status == TENON_OK ? wrap((PyTypeObject *)type, handle) : tnpy_raise_for_path(status, &error, path);
-    Py_DECREF(keeper);
-    return made;
+    return status == TENON_OK ? tnpy_adapter_wrap(type, handle) : tnpy_raise(status, &error);
 }
 
 static void adapter_dealloc(PyObject *object)
@@ -242,8 +209,6 @@ static PyObject *workspace_size(PyObject *self, PyObject *const *args, Py_ssize_
 }
 
 static PyMethodDef question_methods[] = {
-    {"open", adapter_open, METH_VARARGS | METH_CLASS,
-     "open(path, config_json=None, prefix=None): the adapter that a file describes, loaded."},
     {"output_num_tokens", TNPY_FAST(output_num_tokens), METH_FASTCALL,
      "output_num_tokens(num_input_tokens, pool_window, grid): tokens of one image."},
     {"flops", TNPY_FAST(flops), METH_FASTCALL, "flops(num_input_tokens, pool_window, grid): of one image, folded."},
@@ -256,7 +221,8 @@ static PyMethodDef question_methods[] = {
 static PyMethodDef *join_methods(void)
 {
     static PyMethodDef all[32];
-    PyMethodDef *const tables[] = {question_methods, tnpy_parameter_methods, tnpy_call_methods, tnpy_train_methods};
+    PyMethodDef *const tables[] = {question_methods, tnpy_parameter_methods, tnpy_checkpoint_methods, tnpy_call_methods,
+                                   tnpy_train_methods};
     size_t count = 0;
     for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++) {
         for (const PyMethodDef *m = tables[t]; m->ml_name != NULL && count + 1 < sizeof all / sizeof all[0]; m++)

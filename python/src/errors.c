@@ -2,6 +2,7 @@
 /* Statuses as exceptions. */
 #include "module.h"
 
+#include <string.h>
 #include <sys/stat.h>
 
 static PyObject *exception_of(tenon_status status)
@@ -18,9 +19,17 @@ static PyObject *exception_of(tenon_status status)
     }
 }
 
+/* A path or a name of the caller's may be no UTF-8. */
+static void raise_sentence(PyObject *exception, const char *message)
+{
+    PyObject *text = PyUnicode_DecodeUTF8(message, (Py_ssize_t)strlen(message), "backslashreplace");
+    if (text != NULL) PyErr_SetObject(exception, text);
+    Py_XDECREF(text);
+}
+
 PyObject *tnpy_raise(tenon_status status, const tenon_error *error)
 {
-    PyErr_SetString(exception_of(status), error->message);
+    raise_sentence(exception_of(status), error->message);
     return NULL;
 }
 
@@ -28,6 +37,6 @@ PyObject *tnpy_raise_for_path(tenon_status status, const tenon_error *error, con
 {
     struct stat found;
     if (status != TENON_NOT_FOUND || stat(path, &found) == 0) return tnpy_raise(status, error);
-    PyErr_SetString(PyExc_FileNotFoundError, error->message);
+    raise_sentence(PyExc_FileNotFoundError, error->message);
     return NULL;
 }

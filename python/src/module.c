@@ -25,7 +25,8 @@ PyMODINIT_FUNC PyInit__C(void)
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL) return NULL;
     if (add_constants(module) && tnpy_results_setup(module) && tnpy_array_setup(module) && tnpy_call_setup() &&
-        tnpy_builder_setup(module) && tnpy_adapter_setup(module) && tnpy_watch_setup(module)) {
+        tnpy_builder_setup(module) && tnpy_adapter_setup(module) && tnpy_files_setup(module) &&
+        tnpy_watch_setup(module)) {
         return module;
     }
     Py_DECREF(module);

@@ -119,7 +119,18 @@ PyObject *tnpy_register_adapter(PyObject *module, PyObject *args);
 
 bool tnpy_builder_setup(PyObject *module);
 
-/* adapter.c, parameters.c, call.c: the type Adapter. */
+/* files.c */
+
+/* identify(path): what a file is. */
+PyObject *tnpy_identify(PyObject *module, PyObject *path);
+
+/* file_beside(path, name): a file that `path` mentions, inside its folder. */
+PyObject *tnpy_file_beside(PyObject *module, PyObject *args);
+
+/* The type AtomicFile. */
+bool tnpy_files_setup(PyObject *module);
+
+/* adapter.c, parameters.c, checkpoints.c, call.c: the type Adapter. */
 
 /* Memory that waits for the next call. */
 typedef struct tnpy_workspace {
@@ -150,7 +161,11 @@ void tnpy_adapter_drop_owners(tnpy_adapter *self);
 /* tenon_adapter_prepare under the lock. */
 bool tnpy_adapter_prepare(tnpy_adapter *self, const tenon_prepare_options *options);
 
+/* A Python object for a handle, which it takes over whatever happens. */
+PyObject *tnpy_adapter_wrap(PyTypeObject *type, tenon_adapter *handle);
+
 extern PyMethodDef tnpy_parameter_methods[];
+extern PyMethodDef tnpy_checkpoint_methods[];
 extern PyMethodDef tnpy_call_methods[];
 extern PyMethodDef tnpy_train_methods[];
 

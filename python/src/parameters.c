@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Parameters of an adapter: drawn, loaded, borrowed, copied out. */
+/* Parameters of an adapter: drawn, borrowed, copied out. */
 #include "module.h"
 
 #include <string.h>
@@ -166,53 +166,6 @@ static PyObject *reset_parameters(PyObject *object, PyObject *const *args, Py_ss
     return status == TENON_OK ? Py_NewRef(Py_None) : tnpy_raise(status, &error);
 }
 
-static PyObject *load(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
-{
-    tnpy_adapter *self = (tnpy_adapter *)object;
-    PyObject *keeper;
-    const char *path;
-    tenon_load_options options;
-    tenon_error error;
-    tenon_status status;
-    tenon_load_options_init(&options);
-    if (nargs != 2) {
-        PyErr_Format(PyExc_TypeError, "load takes (path, prefix); got %zd arguments", nargs);
-        return NULL;
-    }
-    if (args[1] != Py_None && (options.prefix = tnpy_read_string(args[1], "prefix")) == NULL) return NULL;
-    if (!tnpy_read_path(args[0], &keeper, &path)) return NULL;
-    tnpy_adapter_lock(self);
-    Py_BEGIN_ALLOW_THREADS;
-    status = tenon_adapter_load(self->handle, path, &options, &error);
-    Py_END_ALLOW_THREADS;
-    if (status == TENON_OK) tnpy_adapter_drop_owners(self);
-    tnpy_adapter_note_dtype(self);
-    tnpy_adapter_unlock(self);
-    PyObject *report = status == TENON_OK ? Py_BuildValue("(sLL)", options.used_prefix, (long long)options.num_used,
-                                                          (long long)options.num_unused)
-                                          : tnpy_raise_for_path(status, &error, path);
-    Py_DECREF(keeper);
-    return report;
-}
-
-static PyObject *save(PyObject *object, PyObject *path_object)
-{
-    tnpy_adapter *self = (tnpy_adapter *)object;
-    PyObject *keeper;
-    const char *path;
-    tenon_error error;
-    tenon_status status;
-    if (!tnpy_read_path(path_object, &keeper, &path)) return NULL;
-    tnpy_adapter_lock(self);
-    Py_BEGIN_ALLOW_THREADS;
-    status = tenon_adapter_save(self->handle, path, &error);
-    Py_END_ALLOW_THREADS;
-    tnpy_adapter_unlock(self);
-    PyObject *result = status == TENON_OK ? Py_NewRef(Py_None) : tnpy_raise_for_path(status, &error, path);
-    Py_DECREF(keeper);
-    return result;
-}
-
 static PyObject *release_parameters(PyObject *object, PyObject *unused)
 {
     (void)unused;
@@ -238,9 +191,6 @@ PyMethodDef tnpy_parameter_methods[] = {
      "set_parameters(arrays, owner=None): all parameters, in declaration order, as set_parameter takes them."},
     {"reset_parameters", TNPY_FAST(reset_parameters), METH_FASTCALL,
      "reset_parameters(dtype, seed): PyTorch's initial values, bit for bit, in storage of the adapter's own."},
-    {"load", TNPY_FAST(load), METH_FASTCALL,
-     "load(path, prefix): every parameter from a file; (used prefix, tensors used, tensors not used)."},
-    {"save", save, METH_O, "save(path): a self-describing safetensors file."},
     {"release_parameters", release_parameters, METH_NOARGS, "Drops the parameters; what prepare made stays in use."},
     {NULL, NULL, 0, NULL},
 };

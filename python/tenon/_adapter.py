@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -151,13 +152,30 @@ class Adapter(_C.Adapter):
         """How many numbers the parameters are."""
         return sum(int(np.prod(shape, dtype=np.int64)) for _, _, shape, _ in self.parameters())
 
-    def load(self, path: str | os.PathLike[str], prefix: str | None = None) -> LoadReport:
+    def load(  # type: ignore[override]  # _C's takes pairs
+        self, path: str | os.PathLike[str], prefix: str | None = None, rename: Mapping[str, str] | None = None
+    ) -> LoadReport:
         """Reads every parameter from safetensors: a file, an index of shards, or a folder of one.
 
-        Names may have any one prefix; `prefix` chooses where there are several. After an exception the parameters are
-        what they were.
+        Names may have any one prefix, and in between what DDP, FSDP and torch.compile put there; `prefix` chooses where
+        several fit. `rename` maps names, or their beginnings up to a dot, before they are looked for:
+        ``{"mm.linear_1": "proj1"}``. After an exception the parameters are what they were.
         """
-        return LoadReport(*super().load(path, prefix))
+        return LoadReport(*super().load(path, prefix, rename_pairs(rename)))
+
+    def save(
+        self, path: str | os.PathLike[str], prefix: str | None = None, allow_nonfinite: bool = False
+    ) -> None:
+        """Writes a safetensors file that describes itself, atomically; the mode of a file that it replaces is kept.
+
+        `prefix` ("model.adapter.") stands in front of the tensors' names, and transformers can then load the file.
+        ValueError: parameters are infinite or NaN, unless `allow_nonfinite`.
+        """
+        super().save(path, prefix, allow_nonfinite)
+
+    def check_finite(self) -> None:
+        """Raises ValueError, with the first and how many there are, when parameters are infinite or NaN."""
+        super().check_finite()
 
     # ---- the object itself ----
 
@@ -210,25 +228,52 @@ def build_adapter(
     return adapter
 
 
+def rename_pairs(rename: Mapping[str, str] | None) -> tuple[tuple[str, str], ...] | None:
+    """The pairs that the C library takes."""
+    if rename is None:
+        return None
+    if not isinstance(rename, Mapping):
+        raise TypeError(f"rename is of type {type(rename).__name__}; expected a mapping of old names to new ones")
+    return tuple(rename.items())
+
+
+def _width(value: Any, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is of type {type(value).__name__}; expected an integer") from None
+
+
+def config_text(config: Any, in_dim: int | None, out_dim: int | None) -> str:
+    """A config with what is known of the widths, as JSON; a mapping may hold them too."""
+    widths = {"in_dim": in_dim, "out_dim": out_dim}
+    if isinstance(config, Mapping):
+        config = dict(config)
+        for name in widths:
+            own = config.pop(name, None)
+            if widths[name] is None:
+                widths[name] = own
+    known = {name: _width(value, name) for name, value in widths.items() if value is not None}
+    return json.dumps({**as_config(config).to_dict(), **known})
+
+
 def load(
     path: str | os.PathLike[str],
     config: Any = None,
     in_dim: int | None = None,
     out_dim: int | None = None,
     prefix: str | None = None,
+    rename: Mapping[str, str] | None = None,
 ) -> Adapter:
     """The adapter that a safetensors file (an index of shards, a folder) describes, loaded.
 
-    For files that do not describe themselves, `config`, `in_dim` and `out_dim` do; a mapping may hold the widths too.
+    For files that do not describe themselves `config` does. `in_dim`, `out_dim` and the config's hidden_dim are the
+    tensors' where they are not given; a mapping may hold the widths too. `prefix` and `rename`: see
+    :meth:`Adapter.load`.
     """
-    text = None
-    if isinstance(config, Mapping):
-        config = dict(config)
-        own_in, own_out = config.pop("in_dim", None), config.pop("out_dim", None)
-        in_dim = own_in if in_dim is None else in_dim
-        out_dim = own_out if out_dim is None else out_dim
-    if config is not None:
-        if in_dim is None or out_dim is None:
-            raise TypeError("load: a config needs in_dim and out_dim beside it")
-        text = json.dumps({**as_config(config).to_dict(), "in_dim": in_dim, "out_dim": out_dim})
-    return Adapter.open(path, text, prefix)
+    text = None if config is None else config_text(config, in_dim, out_dim)
+    adapter = Adapter.open(path, text, prefix, rename_pairs(rename))
+    for name, wanted in (("in_dim", in_dim), ("out_dim", out_dim)):
+        if wanted is not None and _width(wanted, name) != getattr(adapter, name):
+            raise ValueError(f"{os.fspath(path)} has {name} {getattr(adapter, name)}; expected {wanted}")
+    return adapter

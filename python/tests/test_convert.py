@@ -89,43 +89,43 @@ def test_the_hidden_width_is_the_tensors(tmp_path):
     torch.save(tensors(adapter, "mm."), tmp_path / "a.pt")
     found = tenon.convert.load(tmp_path / "a.pt", "mlp_2layer")
     assert same(found, adapter) and found.config == adapter.config
-    with pytest.raises(ValueError, match="parameter 'proj1.weight' has shape"):
+    with pytest.raises(ValueError, match=r"proj1.weight is \[20, 24\], expected \[21, 24\]"):
         tenon.convert.load(tmp_path / "a.pt", tenon.Config("mlp_2layer", hidden_dim=21))
 
 
 def test_several_connectors(tmp_path):
     first, second = make(), tenon.build_adapter(CONFIG, 24, 10, seed=2)
     torch.save(tensors(first, "image.") | tensors(second, "video."), tmp_path / "a.pt")
-    with pytest.raises(KeyError, match="has the connector under 'image.', 'video.'; choose one with prefix"):
+    with pytest.raises(ValueError, match="under 2 prefixes: 'image.', 'video.'; choose one with `prefix`"):
         tenon.convert.load(tmp_path / "a.pt", CONFIG)
     assert same(tenon.convert.load(tmp_path / "a.pt", CONFIG, prefix="video."), second)
-    with pytest.raises(KeyError, match=r"no connector with the tensors audio.q_proj.weight.*it has image.q_proj... \(2\)"):
+    with pytest.raises(ValueError, match=r"prefix 'audio.'; missing: q_proj.weight, .*seen: 'image.k_proj.' \(2 tensors\)"):
         tenon.convert.load(tmp_path / "a.pt", CONFIG, prefix="audio.")
 
 
 def test_what_is_no_checkpoint_of_this_connector(tmp_path):
     torch.save({"lm.weight": torch.zeros(2)}, tmp_path / "lm.pt")
-    with pytest.raises(KeyError, match=r"no connector with the tensors proj.weight, proj.bias; it has lm.weight... \(1\)"):
+    with pytest.raises(ValueError, match=r"missing: proj.weight, proj.bias; prefixes seen: 'lm.' \(1 tensors\)"):
         tenon.convert.load(tmp_path / "lm.pt", "linear")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="holds an object of type list; expected a state dict"):
         tenon.convert.load(tmp_path / "list.pt", "linear")
     torch.save({"x": subprocess.Popen}, tmp_path / "code.pt")
-    with pytest.raises(ValueError, match="code.pt: PyTorch cannot read it as weights alone"):
+    with pytest.raises(ValueError, match=r"code.pt: holds an object of class \w+.Popen, which would run code"):
         tenon.convert.load(tmp_path / "code.pt", "linear")
     (tmp_path / "noise.bin").write_bytes(b"noise")
     with pytest.raises(ValueError, match="noise.bin"):
         tenon.convert.load(tmp_path / "noise.bin", "linear")
     torch.save({"proj.weight": torch.zeros(0), "proj.bias": torch.zeros(3)}, tmp_path / "empty.pt")
-    with pytest.raises(ValueError, match=r"tensor 'proj.weight' is empty, \(0,\): saved from one rank of a sharded run\?"):
+    with pytest.raises(ValueError, match=r"proj.weight is \[0\], expected \[3, \?\] \(empty: saved from a sharded run\?\)"):
         tenon.convert.load(tmp_path / "empty.pt", "linear")
     torch.save({"proj.weight": torch.zeros(2, 3), "proj.bias": torch.zeros(3)}, tmp_path / "shape.pt")
-    with pytest.raises(ValueError, match=r"shape.pt: parameter 'proj.bias' has shape \(3,\); expected \(2,\)"):
+    with pytest.raises(ValueError, match=r"shape.pt does not fit.*proj.bias is \[3\], expected \[2\]"):
         tenon.convert.load(tmp_path / "shape.pt", "linear")
-    with pytest.raises(ValueError, match="8 -> |shape"):
+    with pytest.raises(ValueError, match=r"proj.weight is \[2, 3\], expected \[2, 8\]"):
         tenon.convert.load(tmp_path / "shape.pt", "linear", in_dim=8)
     torch.save({"proj.weight": torch.zeros(2, 3).to_sparse(), "proj.bias": torch.zeros(2)}, tmp_path / "sparse.pt")
-    with pytest.raises(ValueError, match="tensor 'proj.weight' is Tensor, torch.sparse_coo; expected a plain one"):
+    with pytest.raises(ValueError, match=r"proj.weight is a sparse tensor \(sparse_coo\), expected F32, BF16 or F16"):
         tenon.convert.load(tmp_path / "sparse.pt", "linear")
     for missing in ("none.pt", "none.safetensors"):
         with pytest.raises(FileNotFoundError):
@@ -162,7 +162,7 @@ def test_the_command(tmp_path, capsys):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "attentional_pool 24 -> 10, f32" in done.stdout and not done.stderr, done
     assert same(tenon.load(tmp_path / "a.safetensors"), adapter)
-    for options, sentence in ((["--type", "linear"], "no connector with the tensors"), (["--toml", "none"], "none")):
+    for options, sentence in ((["--type", "linear"], "missing: proj.weight, proj.bias"), (["--toml", "none"], "none")):
         with pytest.raises(SystemExit) as caught:
             tenon.convert.main([*words, *options])
         said = capsys.readouterr().err

@@ -104,9 +104,19 @@ def test_files_of_others(tmp_path, x):
     assert report.prefix == "model.adapter." and (report.num_used, report.num_unused) == (2, 1)
     with pytest.raises(KeyError, match="carries no adapter config"):
         tenon.load(tmp_path / "m.safetensors")
-    with pytest.raises(TypeError, match="needs in_dim and out_dim"):
-        tenon.load(tmp_path / "m.safetensors", config="linear")
+    assert tenon.load(tmp_path / "m.safetensors", config="linear")(x).tobytes() == adapter(x).tobytes()
+    with pytest.raises(ValueError, match=r"proj.weight is \[6, 8\], expected \[6, 9\]"):
+        tenon.load(tmp_path / "m.safetensors", config="linear", in_dim=9)
+    renamed = {"model.adapter": "mm"}
+    assert tenon.load(tmp_path / "m.safetensors", "linear", rename=renamed)(x).tobytes() == adapter(x).tobytes()
+    assert loaded.load(tmp_path / "m.safetensors", rename=renamed).prefix == "mm."
+    with pytest.raises(KeyError, match="no tensor is named 'adapter' or begins with 'adapter.'.*nearest: 'model.adapter'"):
+        tenon.load(tmp_path / "m.safetensors", "linear", rename={"adapter": "mm"})
+    with pytest.raises(TypeError, match="rename is of type list; expected a mapping"):
+        tenon.load(tmp_path / "m.safetensors", "linear", rename=["adapter=mm"])
     loaded.save(tmp_path / "out.safetensors")
+    with pytest.raises(ValueError, match="out.safetensors has out_dim 6; expected 7"):
+        tenon.load(tmp_path / "out.safetensors", out_dim=7)
     assert load_file(tmp_path / "out.safetensors")["proj.bias"].tobytes() == state["model.adapter.proj.bias"].tobytes()
 
 

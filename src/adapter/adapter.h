@@ -3,7 +3,7 @@
  *
  *   adapter.c     new, free, counts, description          plan.c     layers -> steps (fusing, folding)
  *   parameters.c  storage and initialisation of weights   prepare.c  weights -> pack, published
- *   load.c save.c files                                   block.c    which rows a block of tokens reads
+ *   load.c save.c files (names.c, expected.c, match.c)    block.c    which rows a block of tokens reads
  *   call.c        checks, memory and steps of a call      forward.c, backward.c  blocks through the steps, and back
  */
 #ifndef TN_ADAPTER_ADAPTER_H

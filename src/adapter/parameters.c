@@ -2,6 +2,7 @@
 /* Parameters: storage, borrowing, and PyTorch's initial values. */
 #include "adapter/adapter.h"
 
+#include "core/items.h"
 #include "core/rng.h"
 #include "core/size.h"
 #include "core/tensor.h"
@@ -86,13 +87,15 @@ tenon_status tenon_adapter_find_parameter(const tenon_adapter *adapter, const ch
 {
     char names[1024] = "";
     tn_text text = {names, sizeof names, 0};
+    tn_items items = {.text = &text};
     for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
         if (strcmp(adapter->list->parameters[i].name, name) == 0) {
             *index = i;
             return TENON_OK;
         }
-        tn_text_add(&text, "%s%s", i > 0 ? ", " : "", adapter->list->parameters[i].name);
+        tn_items_add(&items, "%s", adapter->list->parameters[i].name);
     }
+    tn_items_end(&items);
     return tn_fail(error, TENON_NOT_FOUND, "there is no parameter '%s'; the adapter has %s", tn_quote(name).text,
                    names);
 }

@@ -19,7 +19,7 @@ tenon_status tn_config_copy(tenon_config **copy, const tenon_config *config, ten
 tenon_status tn_config_list(const tenon_config *config, int64_t in_dim, int64_t out_dim, tn_options *read,
                             tn_list **list, tenon_error *error);
 
-/* Reads in_dim and out_dim, which an adapter file keeps beside the config's options, and then the config. */
+/* Reads in_dim and out_dim, which an adapter file keeps beside the config's options (0: not there), and the config. */
 tenon_status tn_config_from_adapter_json(const char *json, size_t length, tenon_config **config, int64_t *in_dim,
                                          int64_t *out_dim, tenon_error *error);
 

@@ -24,15 +24,21 @@ static tenon_status set_member(tenon_config *config, const char *name, const jso
     }
 }
 
-/* Removes a width from the object. */
+/* Removes a width from the object; *width is 0 where it is not given. */
 static tenon_status take_width(json_t *object, const char *name, int64_t *width, tenon_error *error)
 {
     const json_t *value = json_object_get(object, name);
-    if (!json_is_integer(value)) {
-        return tn_fail(error, TENON_BAD_FILE, "config field '%s' is %s; expected a positive integer", name,
-                       value == NULL ? "missing" : "no integer");
+    *width = 0;
+    if (value != NULL && !json_is_null(value)) {
+        if (!json_is_integer(value)) {
+            return tn_fail(error, TENON_BAD_FILE, "config field '%s' is no integer; expected a positive one", name);
+        }
+        *width = json_integer_value(value);
+        if (*width <= 0) {
+            return tn_fail(error, TENON_INVALID, "config field '%s' must be positive (got %lld)", name,
+                           (long long)*width);
+        }
     }
-    *width = json_integer_value(value);
     json_object_del(object, name);
     return TENON_OK;
 }

@@ -23,9 +23,25 @@ const char *tenon_status_name(tenon_status status)
     return (size_t)status < count ? names[status] : "unknown status";
 }
 
+/* The length of text[0..length), which was cut anywhere, without the character that the cut went through. */
+static size_t whole_characters(const char *text, size_t length)
+{
+    size_t start = length; /* of the last character */
+    while (start > 0 && length - start < 3 && ((unsigned char)text[start - 1] & 0xc0) == 0x80)
+        start--;
+    if (start == 0 || ((unsigned char)text[start - 1] & 0xc0) != 0xc0) return length;
+    const unsigned char first = (unsigned char)text[--start];
+    const size_t needed = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+    return length - start < needed ? start : length;
+}
+
 tenon_status tn_fail_v(tenon_error *error, tenon_status status, const char *format, va_list args)
 {
-    if (error != NULL) vsnprintf(error->message, sizeof error->message, format, args);
+    if (error == NULL) return status;
+    char *message = error->message;
+    if (vsnprintf(message, sizeof error->message, format, args) >= (int)sizeof error->message) {
+        message[whole_characters(message, sizeof error->message - 1)] = 0;
+    }
     return status;
 }
 
@@ -68,7 +84,10 @@ void tn_text_add(tn_text *text, const char *format, ...)
     const int written = vsnprintf(text->data + text->length, text->capacity - text->length, format, args);
     va_end(args);
     if (written > 0) text->length += (size_t)written;
-    if (text->length >= text->capacity) text->length = text->capacity - 1;
+    if (text->length < text->capacity) return;
+    text->length = whole_characters(text->data, text->capacity - 1);
+    text->data[text->length] = '\0';
+    text->capacity = text->length + 1; /* nothing is added after the cut */
 }
 
 tn_shape_text tn_shape_to_text(int ndim, const int64_t *shape)

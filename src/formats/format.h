@@ -156,6 +156,10 @@ tenon_status tn_refuse(const tn_kind *kind, const char *path, const tn_head *hea
 bool tn_is_pickle(const tn_head *head);
 bool tn_is_torch_pickle(const tn_head *head);
 
+/* What is wrong with the name of a file that another one mentions: "is empty", ...; NULL: it is a plain relative one.
+ */
+const char *tn_name_fault(const char *name);
+
 /* The file in a folder that a checkpoint starts at; the caller frees *path. */
 tenon_status tn_resolve_folder(const char *folder, char **path, tenon_error *error);
 

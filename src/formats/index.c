@@ -21,27 +21,7 @@ typedef struct index_reader {
     const char *where; /* the shard it was found in */
 } index_reader;
 
-/* ---- names of shards ---- */
-
-static const char *find_fault(const char *name)
-{
-    if (name[0] == 0) return "is empty";
-    if (name[0] == '/') return "is an absolute path";
-    if (strchr(name, '\\') != NULL) return "holds a backslash";
-    if (name[1] == ':') return "begins with a drive letter";
-    for (const char *c = name; *c != 0; c++) {
-        if ((unsigned char)*c < 0x20 || *c == 0x7f) return "holds a control character";
-    }
-    for (const char *part = name; part != NULL;) {
-        const char *slash = strchr(part, '/');
-        const size_t length = slash != NULL ? (size_t)(slash - part) : strlen(part);
-        if (length == 0) return "has an empty part";
-        if (strncmp(part, ".", length) == 0) return "has '.' as a part";
-        if (length == 2 && part[0] == '.' && part[1] == '.') return "leads out of the folder by '..'";
-        part = slash != NULL ? slash + 1 : NULL;
-    }
-    return NULL;
-}
+/* ---- the map ---- */
 
 static tenon_status check_map(const index_reader *r, tenon_error *error)
 {
@@ -58,7 +38,7 @@ static tenon_status check_map(const index_reader *r, tenon_error *error)
             return tn_fail(error, TENON_BAD_FILE, "%s: the shard of tensor '%s' is not a string", path.text,
                            tn_quote(name).text);
         }
-        const char *fault = find_fault(json_string_value(shard));
+        const char *fault = tn_name_fault(json_string_value(shard));
         if (fault != NULL) {
             return tn_fail(error, TENON_BAD_FILE,
                            "%s: tensor '%s' is mapped to the shard '%s', whose name %s; only plain names inside the "
