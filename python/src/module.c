@@ -7,6 +7,8 @@ static bool add_constants(PyObject *module)
     return PyModule_AddIntConstant(module, "F32", TENON_F32) == 0 &&
            PyModule_AddIntConstant(module, "BF16", TENON_BF16) == 0 &&
            PyModule_AddIntConstant(module, "F16", TENON_F16) == 0 &&
+           PyModule_AddStringConstant(module, "MASK_SENTENCE", tnpy_mask_sentence) == 0 &&
+           PyModule_AddStringConstant(module, "MASKED_SENTENCE", tnpy_masked_sentence) == 0 &&
            PyModule_AddStringConstant(module, "version", tenon_version()) == 0 &&
            PyModule_AddStringConstant(module, "build_info", tenon_build_info()) == 0;
 }
@@ -24,8 +26,8 @@ PyMODINIT_FUNC PyInit__C(void)
     definition.m_methods = tnpy_counting_methods;
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL) return NULL;
-    if (add_constants(module) && tnpy_results_setup(module) && tnpy_array_setup(module) && tnpy_call_setup() &&
-        tnpy_builder_setup(module) && tnpy_adapter_setup(module) && tnpy_files_setup(module) &&
+    if (add_constants(module) && tnpy_errors_setup(module) && tnpy_results_setup(module) && tnpy_array_setup(module) &&
+        tnpy_call_setup() && tnpy_builder_setup(module) && tnpy_adapter_setup(module) && tnpy_files_setup(module) &&
         tnpy_watch_setup(module)) {
         return module;
     }

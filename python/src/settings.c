@@ -27,7 +27,8 @@ static bool read_saved(tnpy_settings *s, PyObject *const *given)
 {
     DLTensor *bytes;
     const bool write = given[TNPY_SAVED] != NULL;
-    tnpy_borrow_optional(&s->saved, given[write ? TNPY_SAVED : TNPY_SAVED_BEFORE], "saved", write, &bytes);
+    tnpy_borrow_optional(&s->saved, given[write ? TNPY_SAVED : TNPY_SAVED_BEFORE], "saved",
+                         TNPY_UNSEEN | (write ? TNPY_WRITE : 0), &bytes);
     if (bytes == NULL) return !PyErr_Occurred();
     const bool dense = bytes->ndim == 1 && (bytes->strides == NULL || bytes->shape[0] <= 1 || bytes->strides[0] == 1);
     if (!dense || bytes->dtype.bits != 8 || bytes->dtype.lanes != 1 || bytes->device.device_type != kDLCPU) {
@@ -41,14 +42,12 @@ static bool read_saved(tnpy_settings *s, PyObject *const *given)
 
 static bool read_arrays(tnpy_settings *s, PyObject *const *given)
 {
-    DLTensor *tensor;
-    tnpy_borrow_optional(&s->patch_mask, given[TNPY_PATCH_MASK], "patch_mask", false, &tensor);
-    s->call.patch_mask = tensor;
-    if (PyErr_Occurred()) return false;
-    tnpy_borrow_optional(&s->frame_mask, given[TNPY_FRAME_MASK], "frame_mask", false, &tensor);
-    s->call.frame_mask = tensor;
-    if (PyErr_Occurred()) return false;
-    tnpy_borrow_optional(&s->attention, given[TNPY_ATTENTION], "attention", true, &s->call.attention);
+    const int how = TNPY_UNSEEN | TNPY_WRITE;
+    if (!tnpy_borrow_mask(&s->patch_mask, given[TNPY_PATCH_MASK], "patch_mask", &s->call.patch_mask) ||
+        !tnpy_borrow_mask(&s->frame_mask, given[TNPY_FRAME_MASK], "frame_mask", &s->call.frame_mask)) {
+        return false;
+    }
+    tnpy_borrow_optional(&s->attention, given[TNPY_ATTENTION], "attention", how, &s->call.attention);
     return !PyErr_Occurred();
 }
 
@@ -71,6 +70,23 @@ bool tnpy_settings_from_arguments(tnpy_settings *s, PyObject *const *args, Py_ss
     for (Py_ssize_t i = 0; i < count && i < nargs; i++)
         given[order[i]] = args[i];
     return tnpy_settings_read(s, given);
+}
+
+bool tnpy_borrow_features(tnpy_borrowed *features, PyObject *x, int how)
+{
+    if (!tnpy_borrow(features, x, "x", how)) return false;
+    const int ndim = features->tensor.ndim;
+    if (ndim == 3 || ndim == 2) return true;
+    PyErr_Format(PyExc_ValueError,
+                 "x has %d dimension%s; expected 3: (batch, tokens, in_dim), or 2 for one image: (tokens, in_dim)",
+                 ndim, ndim == 1 ? "" : "s");
+    tnpy_give_back(features);
+    return false;
+}
+
+int64_t tnpy_num_tokens(const DLTensor *x)
+{
+    return x->shape[x->ndim - 2];
 }
 
 /* ---- workspace: one waits in the adapter for the next call; calls at the same time have theirs ---- */

@@ -8,8 +8,15 @@ from typing import Any, TypeAlias
 F32: int
 BF16: int
 F16: int
+MASK_SENTENCE: str
+"""Why a mask is refused: % (name, dtype)"""
+MASKED_SENTENCE: str
+"""Why a masked array is refused: % (name, class)"""
 version: str
 build_info: str
+
+class NotFoundError(KeyError, ValueError):
+    """A name that is not there: a type, a parameter, a tensor of a file."""
 
 RawTensor: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...] | None]
 """(address of the first element, dtype, shape, strides in elements or None for dense rows)"""
@@ -160,8 +167,6 @@ class Adapter:
     def pooling_weights(
         self,
         x: Any,
-        heads: int,
-        slots: int,
         pool_window: int | None = None,
         grid: tuple[int, int] | None = None,
         patch_mask: Any = None,
@@ -202,4 +207,4 @@ def cpu_levels() -> str: ...
 def file_beside(path: str | PathLike[str], name: str | PathLike[str], /) -> str: ...
 def identify(path: str | PathLike[str], /) -> str: ...
 def use_large_pages(address: int, bytes: int, /) -> None: ...
-def copy(array: Any, /) -> Array: ...
+def copy(array: Any, name: str = "the array", /) -> Array: ...

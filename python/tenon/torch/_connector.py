@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from tenon import _C
+from tenon._config import to_json
 
 from . import _ops, _packs
+from ._errors import FeaturesError
 from ._ops import Masks, is_inside_transform
 from ._plain import Layer
 
@@ -25,6 +27,25 @@ def patches_left(tokens: int, prefix_tokens: int) -> int:
     if tokens < prefix_tokens:
         raise ValueError(f"num_tokens={tokens} leaves no patches after prefix_tokens={prefix_tokens}")
     return tokens - prefix_tokens
+
+
+def _as_images(x: Tensor) -> Tensor:
+    """Features with any number of leading axes as (B, N, C)."""
+    if x.dim() > 3:
+        return x.flatten(0, -3)
+    return x[(None,) * (3 - x.dim())]
+
+
+def _as_given(y: Tensor, x: Tensor) -> Tensor:
+    """(B, M, D) with the leading axes of x."""
+    if x.dim() > 3:
+        return y.unflatten(0, x.shape[:-2])
+    return y[(0,) * (3 - x.dim())]
+
+
+def check_settings(kind: str, settings: dict[str, Any]) -> None:
+    """What a builder is handed and does not use: fields that every config has, or ValueError."""
+    _C.check_config(to_json({"type": kind, **settings}))
 
 
 class VisionAdapter(nn.Module):
@@ -220,7 +241,15 @@ class Connector(VisionAdapter):
         raise NotImplementedError
 
     def _check(self, x: Tensor, masks: Masks) -> None:
-        """What the library refuses and plain PyTorch would not, in the library's words."""
+        """What the library refuses, in its words: plain PyTorch has other sentences, or none."""
+        if isinstance(x, torch.masked.MaskedTensor):
+            raise ValueError(_C.MASKED_SENTENCE % ("x", "torch.masked.MaskedTensor"))
+        if not x.is_floating_point():
+            kind = str(x.dtype).removeprefix("torch.")
+            raise FeaturesError(f"x is {kind}; expected float32, bfloat16, float16 or another floating-point dtype")
+        first = self._modules.get(self._linears[0])
+        if type(first) is nn.Linear and x.shape[-1] != first.in_features:
+            raise FeaturesError(f"x has width {x.shape[-1]}; the adapter's in_dim is {first.in_features}")
         batch, tokens, _ = x.shape
         patches = patches_left(tokens, self.prefix_tokens)
         for name, mask, shape in zip(("patch_mask", "frame_mask"), masks, ((batch, patches), (batch,)), strict=True):
@@ -255,6 +284,13 @@ class Connector(VisionAdapter):
                 parameters.append(parameter)
         return parameters
 
+    def _run_reshaped(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
+        """x (..., N, in_dim) -> (..., M, out_dim). The mask of one image (N, in_dim) may lack the batch's axis too."""
+        patch_mask, frame_mask = masks
+        if x.dim() == 2 and isinstance(patch_mask, Tensor) and patch_mask.dim() == 1:
+            masks = (patch_mask[None], frame_mask)
+        return _as_given(self._run(_as_images(x), window, grid, masks), x)
+
     def _run(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
         """x (B, N, in_dim) -> (B, M, out_dim)"""
         eager = not is_compiling()
@@ -263,7 +299,7 @@ class Connector(VisionAdapter):
             route = self._last
             if route is not None and route.watch.holds(self, x) and _on_cpu(masks):
                 settings = _ops.settings(window, *(grid or (0, 0)))
-                return _ops.run(route.adapter, x, _as_masks(masks), settings, route.dtype)
+                return _ops.run(route.adapter, x, masks, settings, route.dtype)
         if eager and self._last is not None:
             self._last = None  # which keeps alive what it has seen
         computed = _has_kernel(x) and x.numel() > 0 and _on_cpu(masks) and not (eager and is_inside_transform())
@@ -275,15 +311,14 @@ class Connector(VisionAdapter):
         parameters = self._native_parameters(read) if computed else None
         if parameters is None or x.shape[2] != parameters[0].shape[1]:
             if eager:
-                _say_once((x, *(parameter for _, parameter in self._own())))
                 self._check(x, masks)
+                _say_once((x, *(parameter for _, parameter in self._own())))
             layers = [getattr(self, name) for name in self._linears]
             return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
         fresh = torch.is_grad_enabled()
         train = fresh and (x.requires_grad or any(p.requires_grad for p in parameters))
         place = _ops.Place(self._config(read), window, *(grid or (0, 0)))
         call = _ops.Call(_token_dtype(parameters[-1]), fresh, train)
-        masks = _as_masks(masks)
 
         def plain(layers: Sequence[Layer], x: Tensor) -> Tensor:
             return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
@@ -311,18 +346,12 @@ def _is_cpu(name: str, mask: Tensor | None) -> bool:
 
 
 def _expect_tensor(name: str, mask: Any) -> None:
-    if mask is not None and not isinstance(mask, Tensor):
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor):
         raise TypeError(f"{name} is of type {type(mask).__name__}; expected a torch.Tensor")
-
-
-def _as_masks(masks: Masks) -> Masks:
-    patches, frames = masks
-    return masks if patches is None and frames is None else (_as_mask(patches), _as_mask(frames))
-
-
-def _as_mask(mask: Tensor | None) -> Tensor | None:
-    """In a dtype that the library reads."""
-    return mask if mask is None or mask.dtype in (torch.bool, torch.uint8, torch.int8) else mask != 0
+    if mask.is_floating_point() or mask.is_complex():
+        raise ValueError(_C.MASK_SENTENCE % (name, str(mask.dtype).removeprefix("torch.")))
 
 
 def _token_dtype(parameter: Tensor) -> torch.dtype:
