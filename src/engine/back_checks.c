@@ -170,8 +170,8 @@ static tenon_status check_dx(tn_backward *p, const tenon_gradients *gradients, t
         const DLTensor *dx =
             i == 0 ? gradients->x : tn_find_tensor(gradients->inputs, gradients->num_inputs, graph->inputs[i].name);
         if (dx == NULL) continue;
-        TN_TRY(tn_images_view(dx, name, p->run.inputs[i].ndim, p->run.one_image, p->run.inputs[i].shape, &p->dx[i],
-                              error));
+        TN_TRY(tn_images_view(dx, name, p->run.inputs[i].ndim, p->run.one_image, p->run.pack->ops->compute,
+                              p->run.inputs[i].shape, &p->dx[i], error));
         TN_TRY(tn_check_written(&p->dx[i], name, error));
     }
     return TENON_OK;

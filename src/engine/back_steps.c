@@ -130,7 +130,7 @@ static bool is_part(const tn_backward *p, int i, int j)
     const int value = tn_back_step(p, i)->inputs[j];
     const tn_value_plan *v = &p->run.plan->values[value];
     if (!p->parts[tn_back_step(p, i)->first_input + j]) return false;
-    return v->place != TN_PLACE_BLOCK || tn_back_step(p, i)->part_offsets[j] >= 0 || p->written[value];
+    return v->place != TN_PLACE_BLOCK || p->written[value];
 }
 
 static tn_rows find_dx(const tn_backward *p, int i, int j)

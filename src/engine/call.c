@@ -239,7 +239,8 @@ static tenon_status read_inputs(tn_run *run, const tn_request *request, tenon_er
         if (tensor == NULL) {
             return tn_fail(error, TENON_INVALID, "adapter type '%s' also needs the input '%s'", run->type, name);
         }
-        TN_TRY(tn_images_view(tensor, name, packed ? 2 : 3, run->one_image, NULL, &run->inputs[i], error));
+        TN_TRY(tn_images_view(tensor, name, packed ? 2 : 3, run->one_image, run->pack->ops->compute, NULL,
+                              &run->inputs[i], error));
         TN_TRY(check_width(run, &run->inputs[i], i, name, error));
         if (!packed && run->inputs[i].shape[0] != run->inputs[0].shape[0]) {
             return tn_fail(error, TENON_MISMATCH, "x is of %lld images, '%s' of %lld",
@@ -382,8 +383,8 @@ static tenon_status check_output(tn_run *run, int index, const DLTensor *tensor,
     const tn_value *value = &run->graph->values[run->graph->outputs[index].value];
     const int64_t images = g->extents.images, rows = tn_geometry_first(g, value->space, g->packed ? images : 1);
     const int64_t expected[] = {images, rows, value->width};
-    TN_TRY(tn_images_view(tensor, name, g->packed ? 2 : 3, run->one_image, g->packed ? expected + 1 : expected,
-                          &run->outputs[index], error));
+    TN_TRY(tn_images_view(tensor, name, g->packed ? 2 : 3, run->one_image, run->pack->ops->compute,
+                          g->packed ? expected + 1 : expected, &run->outputs[index], error));
     return written ? tn_check_written(&run->outputs[index], name, error) : TENON_OK;
 }
 

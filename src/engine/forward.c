@@ -170,7 +170,7 @@ static tenon_status check_attention(tn_run *run, const tenon_call *call, tenon_e
     const int64_t expected[] = {
         run->geometry.extents.images, tn_shape_rows(tn_geometry_shape(&run->geometry, space, 0)),
         step->layer->type->attention_heads(step->layer), tn_geometry_slots(&run->geometry, space)};
-    TN_TRY(tn_images_view(call->attention, "attention", 4, run->one_image, expected, &run->attention, error));
+    TN_TRY(tn_images_view(call->attention, "attention", 4, run->one_image, TN_F32, expected, &run->attention, error));
     const tn_tensor *t = &run->attention;
     const int64_t heads = expected[2], slots = expected[3];
     const bool dense = (t->stride[3] == 1 || slots == 1) && (t->stride[2] == slots || heads == 1);

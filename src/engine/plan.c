@@ -465,6 +465,8 @@ static tenon_status make_plan(tn_plan *plan, bool train, tenon_error *error)
     TN_TRY(make_segments(plan, error));
     place_values(plan);
     find_sums(plan);
+    for (int i = 0; i < plan->graph->num_inputs && train; i++)
+        plan->groups = plan->groups || plan->values[plan->graph->inputs[i].value].adds;
     TN_TRY(finish(plan, error));
     find_attention(plan);
     return TENON_OK;

@@ -57,21 +57,32 @@ int64_t tn_group_rows(const tn_run *run, const tn_group *store, int space)
            tn_geometry_first(&run->geometry, space, store->first_image);
 }
 
-/* Bytes of the stored values of an image; SIZE_MAX when they do not fit. */
+/* Adds the bytes of a value's rows of an image; false when they do not fit. */
+static bool add_value_bytes(const tn_run *run, int64_t image, int value, size_t *sum)
+{
+    const tn_value *v = &run->graph->values[value];
+    const int64_t rows = tn_shape_rows(tn_geometry_shape(&run->geometry, v->space, image));
+    size_t bytes;
+    return tn_shape_bytes(2, (int64_t[]){rows, v->width}, tn_dtype_size(run->pack->ops->compute), &bytes) &&
+           tn_add_size(*sum, bytes, sum);
+}
+
+/* Bytes of what is stored of an image, with a pack for training of its gradients too; SIZE_MAX when they do not fit. */
 static size_t stored_bytes(const tn_run *run, int64_t image)
 {
+    const tn_plan *plan = run->plan;
     size_t sum = 0;
-    for (int i = 0; i < run->plan->num_stored; i++) {
-        const tn_value *value = &run->graph->values[run->plan->stored[i]];
-        size_t bytes;
-        if (space_is_shared(run, value->space)) continue;
-        const int64_t rows = tn_shape_rows(tn_geometry_shape(&run->geometry, value->space, image));
-        if (!tn_shape_bytes(2, (int64_t[]){rows, value->width}, tn_dtype_size(run->pack->ops->compute), &bytes) ||
-            !tn_add_size(sum, bytes, &sum)) {
-            return SIZE_MAX;
-        }
+    bool fits = true;
+    for (int i = 0; i < plan->num_stored; i++) {
+        if (space_is_shared(run, run->graph->values[plan->stored[i]].space)) continue;
+        for (int copies = run->pack->train ? 2 : 1; copies > 0; copies--)
+            fits = fits && add_value_bytes(run, image, plan->stored[i], &sum);
     }
-    return sum;
+    for (int i = 0; i < run->graph->num_inputs && run->pack->train; i++) {
+        const int value = run->graph->inputs[i].value;
+        if (plan->values[value].adds) fits = fits && add_value_bytes(run, image, value, &sum);
+    }
+    return fits ? sum : SIZE_MAX;
 }
 
 void tn_group_end_group(const tn_run *run, tn_group *store)
@@ -82,7 +93,7 @@ void tn_group_end_group(const tn_run *run, tn_group *store)
     if (!run->plan->groups || store->first_image == images) return;
     for (store->end_image = store->first_image; store->end_image < tn_min_i64(images, most); store->end_image++) {
         const size_t bytes = stored_bytes(run, store->end_image);
-        sum = bytes > most_stored ? SIZE_MAX : sum + (run->pack->train ? 2 * bytes : bytes);
+        sum = bytes > most_stored ? SIZE_MAX : sum + bytes;
         if (sum > most_stored && store->end_image > store->first_image) return;
         if (sum > most_stored) sum = most_stored; /* one image is taken, however large; no second */
     }
