@@ -5,15 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-tn_expected tn_expected_of_list(const tn_list *list)
+tn_expected tn_expected_of_graph(const tn_graph *graph)
 {
-    return (tn_expected){.count = list->num_parameters, .parameters = list->parameters};
+    return (tn_expected){.count = graph->num_parameters, .parameters = graph->parameters};
 }
 
 void tn_expected_free(tn_expected *expected)
 {
     free(expected->sides);
-    free(expected->list);
+    tn_graph_free(expected->graph);
     *expected = (tn_expected){.count = 0};
 }
 
@@ -34,9 +34,9 @@ static tenon_status find_trial_width(const tenon_config *config, int64_t *width,
 {
     enum { start = 5040, most = 1 << 26 }; /* the square of the largest, in doubles, is far from 2^63 */
     tn_options read = {NULL, 0};
-    tn_list *list = NULL;
-    TN_TRY(tn_config_list(config, 0, 0, &read, &list, error));
-    free(list);
+    tn_graph *graph = NULL;
+    TN_TRY(tn_config_graph(config, 0, 0, &read, &graph, error));
+    tn_graph_free(graph);
     int64_t found = start;
     for (size_t i = 0; i < read.count; i++) {
         const int64_t option = read.items[i].kind == TN_OPTION_INT ? read.items[i].integer : 1;
@@ -49,7 +49,7 @@ static tenon_status find_trial_width(const tenon_config *config, int64_t *width,
     return TENON_OK;
 }
 
-static tenon_status build(const tenon_config *config, const int64_t widths[TN_NUM_WIDTHS], tn_list **list,
+static tenon_status build(const tenon_config *config, const int64_t widths[TN_NUM_WIDTHS], tn_graph **graph,
                           tenon_error *error)
 {
     tenon_config *tried = NULL;
@@ -59,7 +59,7 @@ static tenon_status build(const tenon_config *config, const int64_t widths[TN_NU
         status = tenon_config_set_int(tried, "hidden_dim", widths[TN_HIDDEN_DIM], error);
     }
     if (status == TENON_OK) {
-        status = tn_config_list(tried, widths[TN_IN_DIM], widths[TN_OUT_DIM], NULL, list, error);
+        status = tn_config_graph(tried, widths[TN_IN_DIM], widths[TN_OUT_DIM], NULL, graph, error);
     }
     tenon_config_free(tried);
     return status;
@@ -67,7 +67,7 @@ static tenon_status build(const tenon_config *config, const int64_t widths[TN_NU
 
 /* ---- sides as functions of the widths ---- */
 
-static bool same_parameters(const tn_list *a, const tn_list *b)
+static bool same_parameters(const tn_graph *a, const tn_graph *b)
 {
     if (a->num_parameters != b->num_parameters) return false;
     for (int64_t p = 0; p < a->num_parameters; p++) {
@@ -77,10 +77,10 @@ static bool same_parameters(const tn_list *a, const tn_list *b)
     return true;
 }
 
-/* The slopes along one width, which is `step` larger in `other` than in expected->list. */
-static bool find_slopes(tn_expected *expected, const tn_list *other, int width, int64_t step)
+/* The slopes along one width, which is `step` larger in `other` than in expected->graph. */
+static bool find_slopes(tn_expected *expected, const tn_graph *other, int width, int64_t step)
 {
-    if (!same_parameters(expected->list, other)) return false;
+    if (!same_parameters(expected->graph, other)) return false;
     for (int64_t p = 0; p < expected->count; p++) {
         for (int d = 0; d < expected->parameters[p].ndim; d++) {
             const int64_t difference = other->parameters[p].shape[d] - expected->parameters[p].shape[d];
@@ -99,9 +99,9 @@ static tenon_status find_sides(tn_expected *expected, const tenon_config *config
     int64_t widths[TN_NUM_WIDTHS];
     for (int w = 0; w < TN_NUM_WIDTHS; w++)
         widths[w] = unknown[w] ? trial : expected->widths[w];
-    TN_TRY(build(config, widths, &expected->list, error));
-    expected->count = expected->list->num_parameters;
-    expected->parameters = expected->list->parameters;
+    TN_TRY(build(config, widths, &expected->graph, error));
+    expected->count = expected->graph->num_parameters;
+    expected->parameters = expected->graph->parameters;
     expected->sides = calloc((size_t)expected->count + 1, sizeof *expected->sides); /* never of size 0 */
     if (expected->sides == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: shapes cannot be described");
     for (int64_t p = 0; p < expected->count; p++) {
@@ -110,7 +110,7 @@ static tenon_status find_sides(tn_expected *expected, const tenon_config *config
     }
     for (int w = 0; w < TN_NUM_WIDTHS; w++) {
         if (!unknown[w]) continue;
-        tn_list *other = NULL;
+        tn_graph *other = NULL;
         widths[w] = 2 * trial;
         TN_TRY(build(config, widths, &other, error));
         widths[w] = trial;

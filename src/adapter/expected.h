@@ -18,14 +18,14 @@ typedef struct tn_side {
 
 typedef struct tn_expected {
     int64_t count;                       /* of parameters */
-    const tn_parameter_spec *parameters; /* [count], of `list`: names and numbers of dimensions */
-    tn_list *list;                       /* owned; NULL: another's */
+    const tn_parameter_spec *parameters; /* [count], of `graph`: names and numbers of dimensions */
+    tn_graph *graph;                     /* owned; NULL: another's */
     tn_side (*sides)[TN_MAX_SIDES];      /* [count]; NULL: the parameters' shapes are it */
     int64_t widths[TN_NUM_WIDTHS];       /* those that are known; 0: to be found */
 } tn_expected;
 
 /* What a connector whose widths are known expects; nothing to free. */
-tn_expected tn_expected_of_list(const tn_list *list);
+tn_expected tn_expected_of_graph(const tn_graph *graph);
 
 /* What a config expects. in_dim, out_dim 0: to be found; so is hidden_dim with `find_hidden`, else it is the config's.
  * TENON_UNSUPPORTED: the builder does not take the widths that are tried. */

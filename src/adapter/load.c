@@ -76,7 +76,7 @@ static tenon_status open_checkpoint(checkpoint *c, const tenon_file *file, const
 static tenon_status read_parameters(const tenon_adapter *adapter, const checkpoint *c, const tn_match *match,
                                     bool describe_only, tn_parameter *fresh, tenon_error *error)
 {
-    for (int64_t p = 0; p < adapter->list->num_parameters; p++) {
+    for (int64_t p = 0; p < adapter->graph->num_parameters; p++) {
         const int64_t index = match->tensors[p];
         tn_dtype dtype = TN_F32;
         (void)tn_dtype_from_dlpack(c->tensors[index].dtype, &dtype); /* tn_match_check has looked at it */
@@ -105,7 +105,7 @@ static tenon_status load_match(tenon_adapter *adapter, const checkpoint *c, cons
 static tenon_status load_checkpoint(tenon_adapter *adapter, const checkpoint *c, const tenon_load_options *settings,
                                     tenon_load_options *options, tenon_error *error)
 {
-    const tn_expected expected = tn_expected_of_list(adapter->list);
+    const tn_expected expected = tn_expected_of_graph(adapter->graph);
     tn_match match;
     TN_TRY(tn_match_make(&match, &c->names, &expected, 1, tenon_config_type(adapter->config), settings->prefix, error));
     const tenon_status status = load_match(adapter, c, &match, false, error);
@@ -246,7 +246,7 @@ static tenon_status make_adapter(tenon_adapter **adapter, tn_match *match, descr
     }
     TN_TRY(blame(c, tenon_adapter_new(d->config, d->in_dim, d->out_dim, settings->allocator, &made, &reason), &reason,
                  error));
-    const tn_expected expected = tn_expected_of_list(made->list);
+    const tn_expected expected = tn_expected_of_graph(made->graph);
     const tenon_status status =
         tn_match_make(match, &c->names, &expected, 1, tenon_config_type(d->config), prefix, error);
     if (status != TENON_OK) {
@@ -276,7 +276,7 @@ static tenon_status open_adapter(tenon_adapter **adapter, const checkpoint *c, c
     TN_TRY(find_adapter(&made, &match, c, settings, error));
     const tenon_status status = load_match(made, c, &match, settings->describe_only, error);
     if (status == TENON_OK) {
-        report(options, &match, made->list->num_parameters, c->names.count);
+        report(options, &match, made->graph->num_parameters, c->names.count);
         *adapter = made;
     } else {
         tenon_adapter_free(made);
@@ -338,7 +338,7 @@ static tenon_status match_adapter(tenon_adapter **adapter, int64_t *indices, int
     tenon_adapter *made = NULL;
     tn_match match;
     TN_TRY(find_adapter(&made, &match, c, settings, error));
-    const int64_t count = made->list->num_parameters;
+    const int64_t count = made->graph->num_parameters;
     tenon_status status = TENON_OK;
     if (capacity < count) {
         tenon_adapter_free(made);

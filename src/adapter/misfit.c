@@ -173,10 +173,10 @@ static int64_t add_unexpected(tn_text *text, const tn_match *m, const tn_names *
 
 /* ---- what else is there ---- */
 
-/* The prefix under which all of a list's names are there; -1: there is none. *at: a tensor that begins with it. */
-static int64_t find_complete(const tn_names *names, const tn_list *list, int64_t *at)
+/* The prefix under which all of a graph's names are there; -1: there is none. *at: a tensor that begins with it. */
+static int64_t find_complete(const tn_names *names, const tn_graph *graph, int64_t *at)
 {
-    const char *first = list->parameters[0].name;
+    const char *first = graph->parameters[0].name;
     for (int64_t t = 0; t < names->count; t++) {
         char prefix[TN_MAX_PREFIX + 1];
         const int64_t length = tn_prefix_length(names->plain[t], first, strlen(first));
@@ -184,10 +184,10 @@ static int64_t find_complete(const tn_names *names, const tn_list *list, int64_t
         memcpy(prefix, names->plain[t], (size_t)length);
         prefix[length] = '\0';
         int64_t p = 1;
-        while (p < list->num_parameters && tn_names_find(names, prefix, list->parameters[p].name) >= 0)
+        while (p < graph->num_parameters && tn_names_find(names, prefix, graph->parameters[p].name) >= 0)
             p++;
         *at = t;
-        if (p == list->num_parameters) return length;
+        if (p == graph->num_parameters) return length;
     }
     return -1;
 }
@@ -199,17 +199,17 @@ static void add_look_alikes(tn_text *text, const tn_names *names)
     const size_t count = tenon_list_adapters(types, 64);
     for (size_t i = 0; i < count && i < 64; i++) {
         tenon_config *config = NULL;
-        tn_list *list = NULL;
+        tn_graph *graph = NULL;
         int64_t tensor, length = -1;
         if (tenon_config_new(types[i], &config, NULL) == TENON_OK &&
-            tn_config_list(config, 0, 0, NULL, &list, NULL) == TENON_OK && list->num_parameters > 0) {
-            length = find_complete(names, list, &tensor);
+            tn_config_graph(config, 0, 0, NULL, &graph, NULL) == TENON_OK && graph->num_parameters > 0) {
+            length = find_complete(names, graph, &tensor);
         }
         if (length >= 0) {
             tn_text_add(text, "; the file holds tensors of adapter type '%s' under prefix '%s'", types[i],
                         tn_quote_bytes(names->plain[tensor], (size_t)length).text);
         }
-        free(list);
+        tn_graph_free(graph);
         tenon_config_free(config);
     }
 }

@@ -17,13 +17,6 @@ void tenon_save_options_init(tenon_save_options *options)
 
 /* ---- finite numbers ---- */
 
-static int64_t count_elements(const tn_parameter_spec *spec)
-{
-    size_t elements = 0;
-    (void)tn_shape_bytes(spec->ndim, spec->shape, 1, &elements); /* it is in memory: it fits */
-    return (int64_t)elements;
-}
-
 /* "[3, 17]": element number `index` of a parameter. */
 static void add_place(tn_text *text, const tn_parameter_spec *spec, int64_t index)
 {
@@ -41,11 +34,12 @@ tenon_status tenon_adapter_check_finite(const tenon_adapter *adapter, tenon_erro
     tn_text text = {place, sizeof place, 0};
     int64_t numbers = 0, tensors = 0;
     TN_TRY(tn_adapter_check_storage(adapter, error));
-    for (int64_t p = 0; p < adapter->list->num_parameters; p++) {
-        const tn_parameter_spec *spec = &adapter->list->parameters[p];
+    for (int64_t p = 0; p < adapter->graph->num_parameters; p++) {
+        const tn_parameter_spec *spec = &adapter->graph->parameters[p];
         const tn_parameter *parameter = &adapter->parameters[p];
         int64_t first = 0;
-        const int64_t found = tn_count_nonfinite(parameter->data, parameter->dtype, count_elements(spec), &first);
+        const int64_t found =
+            tn_count_nonfinite(parameter->data, parameter->dtype, tn_parameter_elements(spec), &first);
         if (found > 0 && tensors == 0) {
             tn_text_add(&text, "'%s' at ", spec->name);
             add_place(&text, spec, first);
@@ -77,8 +71,8 @@ static tenon_status set_metadata(const tenon_adapter *adapter, const char *prefi
 static tenon_status declare(const tenon_adapter *adapter, const char *prefix, tenon_writer *writer, tenon_error *error)
 {
     TN_TRY(set_metadata(adapter, prefix, writer, error));
-    for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
-        const tn_parameter_spec *spec = &adapter->list->parameters[i];
+    for (int64_t i = 0; i < adapter->graph->num_parameters; i++) {
+        const tn_parameter_spec *spec = &adapter->graph->parameters[i];
         const DLDataType dtype = tenon_dtype_to_dlpack((tenon_dtype)adapter->parameters[i].dtype);
         const size_t length = strlen(prefix), size = length + strlen(spec->name) + 2;
         char *name = malloc(size);
@@ -95,8 +89,8 @@ static tenon_status write_all(const tenon_adapter *adapter, const char *prefix, 
                               tenon_error *error)
 {
     TN_TRY(declare(adapter, prefix, writer, error));
-    for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
-        const size_t elements = (size_t)count_elements(&adapter->list->parameters[i]);
+    for (int64_t i = 0; i < adapter->graph->num_parameters; i++) {
+        const size_t elements = (size_t)tn_parameter_elements(&adapter->graph->parameters[i]);
         TN_TRY(tenon_writer_write(writer, i, adapter->parameters[i].data,
                                   elements * tn_dtype_size(adapter->parameters[i].dtype), error));
     }

@@ -77,17 +77,31 @@ static tenon_status fill_view(const DLTensor *tensor, const char *name, int ndim
     return TENON_OK;
 }
 
-tenon_status tn_tensor_view(const DLTensor *tensor, const char *name, int ndim, tn_tensor *view, tenon_error *error)
+/* Whether a table that computes in `compute` reads and writes this dtype. */
+static bool find_dtype(DLDataType dtype, tn_dtype compute, tn_dtype *found)
+{
+    *found = TN_F64;
+    if (compute == TN_F64 && dtype.code == kDLFloat && dtype.bits == 64 && dtype.lanes == 1) return true;
+    return tn_dtype_from_dlpack(dtype, found);
+}
+
+static tenon_status view_tensor(const DLTensor *tensor, const char *name, int ndim, tn_dtype compute, tn_tensor *view,
+                                tenon_error *error)
 {
     if (tensor == NULL) return tn_fail(error, TENON_INVALID, "%s is NULL", name);
     tn_tensor found;
-    if (!tn_dtype_from_dlpack(tensor->dtype, &found.dtype)) {
+    if (!find_dtype(tensor->dtype, compute, &found.dtype)) {
         return tn_fail(error, TENON_UNSUPPORTED, "%s is %s; expected float32, bfloat16 or float16", name,
                        tn_dlpack_to_text(tensor->dtype).text);
     }
     TN_TRY(fill_view(tensor, name, ndim, tn_dtype_size(found.dtype), &found, error));
     *view = found;
     return TENON_OK;
+}
+
+tenon_status tn_tensor_view(const DLTensor *tensor, const char *name, int ndim, tn_tensor *view, tenon_error *error)
+{
+    return view_tensor(tensor, name, ndim, TN_F32, view, error);
 }
 
 void tn_tensor_add_images(tn_tensor *view)
@@ -108,8 +122,8 @@ tenon_status tn_check_shape(const tn_tensor *tensor, const char *name, const int
                    tn_shape_to_text(tensor->ndim, tensor->shape).text, tn_shape_to_text(tensor->ndim, expected).text);
 }
 
-tenon_status tn_images_view(const DLTensor *tensor, const char *name, int ndim, bool one_image, const int64_t *expected,
-                            tn_tensor *view, tenon_error *error)
+tenon_status tn_images_view(const DLTensor *tensor, const char *name, int ndim, bool one_image, tn_dtype compute,
+                            const int64_t *expected, tn_tensor *view, tenon_error *error)
 {
     const int skip = one_image ? 1 : 0;
     if (one_image && tensor != NULL && tensor->ndim != ndim - skip) {
@@ -117,7 +131,7 @@ tenon_status tn_images_view(const DLTensor *tensor, const char *name, int ndim, 
                        "%s has %d dimensions; expected %d, because x is one image without an axis of images", name,
                        tensor->ndim, ndim - skip);
     }
-    TN_TRY(tn_tensor_view(tensor, name, ndim - skip, view, error));
+    TN_TRY(view_tensor(tensor, name, ndim - skip, compute, view, error));
     if (expected != NULL) TN_TRY(tn_check_shape(view, name, expected + skip, error));
     if (one_image) tn_tensor_add_images(view);
     return TENON_OK;

@@ -22,9 +22,10 @@ typedef struct tn_tensor {
 tenon_status tn_tensor_view(const DLTensor *tensor, const char *name, int ndim, tn_tensor *view, tenon_error *error);
 
 /* The same for a tensor whose first axis is the images, and of the shape `expected` [ndim] (NULL: any). With
- * `one_image` it comes without that axis, and the view gets one of length 1. */
-tenon_status tn_images_view(const DLTensor *tensor, const char *name, int ndim, bool one_image, const int64_t *expected,
-                            tn_tensor *view, tenon_error *error);
+ * `one_image` it comes without that axis, and the view gets one of length 1. A table that computes in float64
+ * (`compute` TN_F64: the one of the tests) takes float64 too. */
+tenon_status tn_images_view(const DLTensor *tensor, const char *name, int ndim, bool one_image, tn_dtype compute,
+                            const int64_t *expected, tn_tensor *view, tenon_error *error);
 
 tenon_status tn_check_shape(const tn_tensor *tensor, const char *name, const int64_t *expected, tenon_error *error);
 

@@ -79,12 +79,12 @@ static tenon_status open_batch(batch *b, tenon_trainer *trainer, const DLTensor 
     if (b->call.threads == 0) b->call.threads = trainer->options.threads;
     if (b->call.executor == NULL) b->call.executor = trainer->options.executor;
     const bool one_image = x != NULL && x->ndim == 2;
-    TN_TRY(tn_images_view(x, "x", 3, one_image, NULL, &view, error));
+    TN_TRY(tn_images_view(x, "x", 3, one_image, TN_F32, NULL, &view, error));
     b->patches = view.shape[1];
     b->shape[0] = view.shape[0];
     b->shape[2] = trainer->adapter->out_dim;
     TN_TRY(tenon_adapter_output_num_tokens(trainer->adapter, &b->call, b->patches, &b->shape[1], error));
-    TN_TRY(tn_images_view(target, "target", 3, one_image, b->shape, &b->target, error));
+    TN_TRY(tn_images_view(target, "target", 3, one_image, TN_F32, b->shape, &b->target, error));
     TN_TRY(grow_for(b, error));
     b->tokens = (DLTensor){.data = trainer->tokens.data,
                            .device = {kDLCPU, 0},

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+/* Graphs that no shipped connector has: residuals, several inputs and outputs, rows that are read more than once,
+ * packed batches; and what a builder is told. */
+#include "graph_case.h"
+
+#include <stdlib.h>
+
+static tenon_error error;
+
+/* y = fc2(gelu(fc1(x))) + skip(x), read twice more: everything that liveness can get wrong */
+static void residual(tenon_builder *b)
+{
+    const int64_t out = tenon_builder_out_dim(b);
+    const int x = 0;
+    tenon_from(b, x);
+    tenon_linear(b, "fc1", 2 * out, TENON_BIAS);
+    tenon_activation(b, "gelu");
+    const int deep = tenon_linear(b, "fc2", out, TENON_BIAS);
+    tenon_from(b, x);
+    const int skip = tenon_linear(b, "skip", out, TENON_NO_BIAS);
+    const int sum = tenon_sum(b, 2, (int[]){deep, skip});
+    tenon_activation(b, "silu");
+    const int last = tenon_linear(b, "last", out, TENON_BIAS);
+    tenon_sum(b, 4, (int[]){last, sum, skip, deep});
+}
+
+/* Two taps beside the features, joined; an output of its own on the way. */
+static void taps(tenon_builder *b)
+{
+    const int64_t in = tenon_builder_in_dim(b), out = tenon_builder_out_dim(b);
+    const int first = tenon_tap(b, "tap.0", in), second = tenon_tap(b, "tap.1", 3);
+    tenon_concat(b, 3, (int[]){first, 0, second});
+    const int joined = tenon_linear(b, "joined", out + 1, TENON_BIAS);
+    tenon_output(b, "joined", joined);
+    tenon_from(b, joined);
+    tenon_activation(b, "relu");
+    tenon_linear(b, "proj", out, TENON_BIAS);
+}
+
+/* Windows of a sum; the other output has the rows of the patches, so that a value crosses a cut. */
+static void cut(tenon_builder *b)
+{
+    const int64_t out = tenon_builder_out_dim(b);
+    const int low = tenon_linear(b, "low", out, TENON_BIAS);
+    tenon_output(b, "patches", low);
+    tenon_from(b, low);
+    tenon_activation(b, "gelu_tanh");
+    tenon_window_mean(b, tenon_option_int(b, "pool_window", 2), tenon_option_string(b, "ragged", "partial"));
+    const int mean = tenon_linear(b, "mean", out, TENON_BIAS);
+    tenon_from(b, low);
+    const int attended = tenon_window_attention(b, "pool", 1, 2, "partial", TENON_BIAS);
+    tenon_sum(b, 2, (int[]){mean, attended});
+}
+
+/* Windows of windows, and a mean beside an attention over the same windows. */
+static void levels(tenon_builder *b)
+{
+    const int64_t out = tenon_builder_out_dim(b);
+    tenon_linear(b, "low", 4, TENON_BIAS);
+    const int low = tenon_activation(b, "gelu");
+    const int mean = tenon_window_mean(b, 2, "partial");
+    tenon_from(b, low);
+    const int attended = tenon_window_attention(b, "pool", 2, 2, "partial", TENON_BIAS);
+    tenon_sum(b, 2, (int[]){mean, attended});
+    tenon_window_mean(b, 2, "partial");
+    tenon_linear(b, "proj", out, TENON_BIAS);
+}
+
+static void only_copy(tenon_builder *b)
+{
+    tenon_copy(b);
+}
+
+static void unread(tenon_builder *b)
+{
+    tenon_linear(b, "lost", 3, TENON_BIAS);
+    tenon_from(b, 0);
+    tenon_linear(b, "proj", tenon_builder_out_dim(b), TENON_BIAS);
+}
+
+static void unknown_value(tenon_builder *b)
+{
+    tenon_from(b, 7);
+    tenon_linear(b, "proj", tenon_builder_out_dim(b), TENON_BIAS);
+}
+
+static void other_rows(tenon_builder *b)
+{
+    const int low = tenon_linear(b, "low", 4, TENON_BIAS);
+    const int mean = tenon_window_mean(b, 2, "partial");
+    tenon_sum(b, 2, (int[]){low, mean});
+}
+
+static void other_width(tenon_builder *b)
+{
+    const int low = tenon_linear(b, "low", 4, TENON_BIAS);
+    tenon_sum(b, 2, (int[]){0, low});
+}
+
+static void two_names(tenon_builder *b)
+{
+    const int low = tenon_linear(b, "proj", tenon_builder_out_dim(b), TENON_BIAS);
+    tenon_output(b, "more", low);
+    tenon_output(b, "more", low);
+}
+
+static int register_all(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        tenon_builder_function build;
+    } types[] = {{"residual", residual},
+                 {"taps", taps},
+                 {"cut", cut},
+                 {"levels", levels},
+                 {"only_copy", only_copy},
+                 {"unread", unread},
+                 {"unknown_value", unknown_value},
+                 {"other_rows", other_rows},
+                 {"other_width", other_width},
+                 {"two_names", two_names}};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        if (tenon_register_adapter(types[i].name, types[i].build, NULL, &error) != TENON_OK) return -1;
+    }
+    return 0;
+}
+
+static void values_are_read_more_than_once(void **state)
+{
+    (void)state;
+    graph_check(&(graph_case){.json = "{\"type\": \"residual\"}", .in_dim = 7, .out_dim = 5, .images = 3, .tokens = 6});
+    graph_check(&(graph_case){.json = "{\"type\": \"residual\", \"prefix_tokens\": 2}",
+                              .in_dim = 17,
+                              .out_dim = 20,
+                              .images = 2,
+                              .tokens = 1300,
+                              .patch_mask = true,
+                              .frame_mask = true});
+}
+
+static void inputs_and_outputs_have_names(void **state)
+{
+    (void)state;
+    graph_check(&(graph_case){.json = "{\"type\": \"taps\"}",
+                              .in_dim = 6,
+                              .out_dim = 4,
+                              .images = 2,
+                              .tokens = 9,
+                              .patch_mask = true,
+                              .nonlinear_kinks = true,
+                              .seed = 3});
+}
+
+static void segments_are_cut(void **state)
+{
+    (void)state;
+    static const int64_t grids[] = {2, 3, 5, 4, 1, 1, 3, 3};
+    graph_check(&(graph_case){.json = "{\"type\": \"cut\"}", .in_dim = 5, .out_dim = 6, .images = 2, .tokens = 16});
+    graph_check(&(graph_case){.json = "{\"type\": \"cut\", \"ragged\": \"partial\"}",
+                              .in_dim = 5,
+                              .out_dim = 6,
+                              .images = 3,
+                              .tokens = 20,
+                              .height = 4,
+                              .width = 5,
+                              .patch_mask = true,
+                              .frame_mask = true});
+    graph_check(&(graph_case){.json = "{\"type\": \"cut\"}",
+                              .in_dim = 5,
+                              .out_dim = 6,
+                              .images = 4,
+                              .grids = grids,
+                              .grid_columns = 2,
+                              .patch_mask = true});
+}
+
+static void windows_lie_in_windows(void **state)
+{
+    (void)state;
+    static const int64_t grids[] = {1, 2, 3, 2, 5, 4, 1, 1, 1};
+    graph_check(&(graph_case){.json = "{\"type\": \"levels\"}",
+                              .in_dim = 5,
+                              .out_dim = 6,
+                              .images = 2,
+                              .tokens = 35,
+                              .height = 5,
+                              .width = 7,
+                              .patch_mask = true});
+    graph_check(&(graph_case){.json = "{\"type\": \"levels\", \"prefix_tokens\": 1}",
+                              .in_dim = 5,
+                              .out_dim = 6,
+                              .images = 3,
+                              .grids = grids,
+                              .grid_columns = 3,
+                              .patch_mask = true,
+                              .frame_mask = true});
+}
+
+static void an_input_can_be_the_output(void **state)
+{
+    (void)state;
+    graph_check(
+        &(graph_case){.json = "{\"type\": \"only_copy\"}", .in_dim = 4, .out_dim = 4, .images = 2, .tokens = 3});
+}
+
+static void builders_are_told(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json, *says;
+    } cases[] = {{"{\"type\": \"unread\"}", "which nothing reads"},
+                 {"{\"type\": \"unknown_value\"}", "reads value 7; there are values 0 to 0"},
+                 {"{\"type\": \"other_rows\"}", "whose rows are not the same"},
+                 {"{\"type\": \"other_width\"}", "adds values of width 6 and 4"},
+                 {"{\"type\": \"two_names\"}", "declares the output 'more' twice"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tenon_config *config;
+        tenon_adapter *adapter = NULL;
+        assert_int_equal(tenon_config_from_json(cases[i].json, strlen(cases[i].json), &config, &error), TENON_OK);
+        assert_int_equal(tenon_adapter_new(config, 6, 4, NULL, &adapter, &error), TENON_INVALID);
+        if (strstr(error.message, cases[i].says) == NULL) fail_msg("%s: %s", cases[i].json, error.message);
+        assert_null(adapter);
+        tenon_config_free(config);
+    }
+}
+
+/* A batch of images of different size has the bits of each image by itself. */
+static void packed_images_are_what_they_are_alone(void **state)
+{
+    (void)state;
+    static const char *const configs[] = {
+        "{\"type\": \"avgpool\", \"prefix_tokens\": 1}",
+        "{\"type\": \"attentional_pool\", \"pool_heads\": 2, \"ragged\": \"partial\"}", "{\"type\": \"mlp_2layer\"}",
+        "{\"type\": \"levels\"}"};
+    static const int64_t grids[] = {4, 4, 3, 5, 1, 1, 6, 2};
+    enum { images = 4, in = 6, out = 5 };
+    for (size_t k = 0; k < sizeof configs / sizeof configs[0]; k++) {
+        const int64_t prefix = k == 0 ? 1 : 0;
+        tenon_config *config;
+        tenon_adapter *adapter;
+        assert_int_equal(tenon_config_from_json(configs[k], strlen(configs[k]), &config, &error), TENON_OK);
+        assert_int_equal(tenon_adapter_new(config, in, out, NULL, &adapter, &error), TENON_OK);
+        assert_int_equal(tenon_adapter_reset_parameters(adapter, TENON_F32, 3, &error), TENON_OK);
+        assert_int_equal(tenon_adapter_prepare(adapter, NULL, &error), TENON_OK);
+        int64_t rows = 0, tokens = 0, counts[images];
+        tenon_call call;
+        for (int i = 0; i < images; i++) {
+            tenon_call_init(&call);
+            call.grid_height = grids[2 * i], call.grid_width = grids[2 * i + 1];
+            const int64_t n = grids[2 * i] * grids[2 * i + 1] + prefix;
+            assert_int_equal(tenon_adapter_output_num_tokens(adapter, &call, n, &counts[i], &error), TENON_OK);
+            rows += n, tokens += counts[i];
+        }
+        float *x = malloc((size_t)(rows * in) * sizeof *x), *y = calloc((size_t)(tokens * out), sizeof *y);
+        float *alone = calloc((size_t)(tokens * out), sizeof *alone);
+        for (int64_t i = 0; i < rows * in; i++)
+            x[i] = (float)((i * 37) % 101 - 50) / 25;
+        DLTensor grid = {(void *)(uintptr_t)grids, {kDLCPU, 0}, 2, {kDLInt, 64, 1}, (int64_t[]){images, 2}, NULL, 0};
+        DLTensor tx = {x, {kDLCPU, 0}, 2, {kDLFloat, 32, 1}, (int64_t[]){rows, in}, NULL, 0};
+        DLTensor ty = {y, {kDLCPU, 0}, 2, {kDLFloat, 32, 1}, (int64_t[]){tokens, out}, NULL, 0};
+        tenon_call_init(&call);
+        call.grids = &grid;
+        if (tenon_adapter_forward(adapter, &tx, &ty, &call, NULL, &error) != TENON_OK) fail_msg("%s", error.message);
+        int64_t row = 0, token = 0;
+        for (int i = 0; i < images; i++) {
+            tenon_call_init(&call);
+            call.grid_height = grids[2 * i], call.grid_width = grids[2 * i + 1];
+            const int64_t n = grids[2 * i] * grids[2 * i + 1] + prefix;
+            DLTensor ax = {x + row * in, {kDLCPU, 0}, 2, {kDLFloat, 32, 1}, (int64_t[]){n, in}, NULL, 0};
+            DLTensor ay = {alone + token * out,         {kDLCPU, 0}, 2, {kDLFloat, 32, 1},
+                           (int64_t[]){counts[i], out}, NULL,        0};
+            if (tenon_adapter_forward(adapter, &ax, &ay, &call, NULL, &error) != TENON_OK)
+                fail_msg("%s", error.message);
+            row += n, token += counts[i];
+        }
+        assert_memory_equal(y, alone, (size_t)(tokens * out) * sizeof *y);
+        free(x), free(y), free(alone);
+        tenon_config_free(config);
+        tenon_adapter_free(adapter);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(values_are_read_more_than_once),
+        cmocka_unit_test(inputs_and_outputs_have_names),
+        cmocka_unit_test(segments_are_cut),
+        cmocka_unit_test(windows_lie_in_windows),
+        cmocka_unit_test(an_input_can_be_the_output),
+        cmocka_unit_test(builders_are_told),
+        cmocka_unit_test(packed_images_are_what_they_are_alone),
+    };
+    return cmocka_run_group_tests(tests, register_all, NULL);
+}
