@@ -354,6 +354,105 @@ static void accumulate(const tn_context *context, tn_rows y, tn_rows x, int64_t 
     }
 }
 
+static void moments(tn_rows x, int64_t r, const tn_norm *how, int64_t width, double *mean, double *root)
+{
+    double sum = 0, squares = 0;
+    for (int64_t i = 0; i < width; i++)
+        sum += get(x, r, i);
+    *mean = how->center ? sum / (double)width : 0;
+    for (int64_t i = 0; i < width; i++)
+        squares += (get(x, r, i) - *mean) * (get(x, r, i) - *mean);
+    *root = 1 / sqrt(squares / (double)width + how->eps);
+}
+
+static double norm_weight(const tn_norm *how, int64_t i)
+{
+    if (how->weight == NULL) return 1;
+    return ((const double *)how->weight)[i] + (how->plus_one ? 1 : 0);
+}
+
+static void norm(const tn_context *context, tn_rows y, tn_rows x, const tn_norm *how, int64_t rows, int64_t width)
+{
+    (void)context;
+    for (int64_t r = 0; r < rows; r++) {
+        double mean, root;
+        moments(x, r, how, width, &mean, &root);
+        for (int64_t i = 0; i < width; i++) {
+            const double bias = how->bias != NULL ? ((const double *)how->bias)[i] : 0;
+            put(y, r, i, (get(x, r, i) - mean) * root * norm_weight(how, i) + bias);
+        }
+    }
+}
+
+static size_t norm_backward_scratch(int64_t rows)
+{
+    (void)rows;
+    return 0;
+}
+
+static void norm_backward(const tn_context *context, tn_rows dx, float *dw, float *dbias, tn_rows dy, tn_rows x,
+                          const tn_norm *how, int64_t rows, int64_t width, bool overwrite)
+{
+    (void)context;
+    double *sums = calloc((size_t)(2 * width) + 1, sizeof *sums);
+    for (int64_t r = 0; r < rows; r++) {
+        double mean, root, g = 0, gx = 0;
+        moments(x, r, how, width, &mean, &root);
+        for (int64_t i = 0; i < width; i++) {
+            const double hat = (get(x, r, i) - mean) * root, slope = get(dy, r, i) * norm_weight(how, i);
+            g += slope / (double)width;
+            gx += slope * hat / (double)width;
+            sums[i] += get(dy, r, i) * hat;
+            sums[width + i] += get(dy, r, i);
+        }
+        for (int64_t i = 0; i < width && dx.data != NULL; i++) {
+            const double hat = (get(x, r, i) - mean) * root, slope = get(dy, r, i) * norm_weight(how, i);
+            put(dx, r, i, root * (slope - (how->center ? g : 0) - hat * gx));
+        }
+    }
+    for (int64_t i = 0; i < width; i++) {
+        if (dw != NULL) dw[i] = (float)(sums[i] + (overwrite ? 0 : (double)dw[i]));
+        if (dbias != NULL) dbias[i] = (float)(sums[width + i] + (overwrite ? 0 : (double)dbias[i]));
+    }
+    free(sums);
+}
+
+static int64_t merged_column(int64_t s, int64_t c, int64_t slots, int64_t width, bool channel_first)
+{
+    return channel_first ? c * slots + s : s * width + c;
+}
+
+static void merge(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t slots, int64_t width,
+                  bool channel_first)
+{
+    (void)context;
+    for (int64_t e = 0; e < rows * slots; e++) {
+        for (int64_t c = 0; c < width; c++) {
+            put(y, e / slots, merged_column(e % slots, c, slots, width, channel_first),
+                is_absent(x, e) ? 0 : get(x, e, c));
+        }
+    }
+}
+
+static void merge_backward(const tn_context *context, tn_rows dx, tn_rows dy, int64_t rows, int64_t slots,
+                           int64_t width, bool channel_first)
+{
+    (void)context;
+    for (int64_t e = 0; e < rows * slots; e++) {
+        for (int64_t c = 0; c < width && !is_absent(dx, e); c++)
+            put(dx, e, c, get(dy, e / slots, merged_column(e % slots, c, slots, width, channel_first)));
+    }
+}
+
+static void multiply(const tn_context *context, tn_rows y, tn_rows a, tn_rows b, int64_t rows, int64_t width)
+{
+    (void)context;
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = 0; i < width; i++)
+            put(y, r, i, get(a, r, i) * get(b, r, i));
+    }
+}
+
 static void zero(void *data, size_t bytes)
 {
     memset(data, 0, bytes);
@@ -389,4 +488,10 @@ const tn_ops ops_double = {
     .add = add,
     .accumulate = accumulate,
     .zero = zero,
+    .norm = norm,
+    .norm_backward_scratch = norm_backward_scratch,
+    .norm_backward = norm_backward,
+    .merge = merge,
+    .merge_backward = merge_backward,
+    .multiply = multiply,
 };

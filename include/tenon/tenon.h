@@ -289,9 +289,16 @@ TENON_API int64_t tenon_value_width(const tenon_builder *builder, int value);
 
 /* Layers. Each reads the value made last, or the one that tenon_from chose, and makes one. Parameter names are
  * "name.weight" and "name.bias". */
-enum { TENON_NO_BIAS = 0, TENON_BIAS = 1 };
+enum {
+    TENON_NO_BIAS = 0,
+    TENON_BIAS = 1,
+    TENON_TRANSPOSED = 2, /* linear: the weight is stored (in, out_dim) */
+    TENON_BARE_NAME = 4,  /* linear: the weight's name is the layer's, without ".weight" */
+    TENON_NO_WEIGHT = 8,  /* norms: y is the normalised row as it is */
+    TENON_PLUS_ONE = 16   /* norms: the weight is added to 1 */
+};
 
-/* y = x W^T + b: W (out_dim, in), b (out_dim). */
+/* y = x W^T + b: W (out_dim, in), b (out_dim). Flags: TENON_BIAS, TENON_TRANSPOSED, TENON_BARE_NAME. */
 TENON_API int tenon_linear(tenon_builder *builder, const char *name, int64_t out_dim, unsigned flags);
 
 /* y = x: for a value that is an output and is read again. */
@@ -305,6 +312,25 @@ TENON_API int tenon_concat(tenon_builder *builder, int count, const int *values)
 
 /* "gelu" (the erf form), "gelu_tanh", "quick_gelu", "silu" or "relu", element by element. */
 TENON_API int tenon_activation(tenon_builder *builder, const char *activation);
+
+/* LayerNorm over the width: y = (x - mean(x)) / sqrt(var(x) + eps) weight + bias, weight and bias (width). */
+TENON_API int tenon_layer_norm(tenon_builder *builder, const char *name, double eps);
+
+/* RMSNorm over the width: y = x / sqrt(mean(x^2) + eps) weight, weight (width). Flags: TENON_NO_WEIGHT, or
+ * TENON_PLUS_ONE for (1 + weight) as Gemma has it. */
+TENON_API int tenon_rms_norm(tenon_builder *builder, const char *name, double eps, unsigned flags);
+
+/* Which index of a merged row goes slowest: the patch and then the channel, or the channel and then the patch, as
+ * torch.nn.functional.unfold does. */
+typedef enum tenon_merge_order { TENON_MERGE_DY_DX_C = 0, TENON_MERGE_C_DY_DX = 1 } tenon_merge_order;
+
+/* The patches of each side x side window of the grid side by side in one row of side^2 times the width. `ragged`:
+ * "reject" refuses a grid that the side does not divide, "drop" leaves out what does not fill a window, "partial" pads
+ * with zeros at the bottom and the right. */
+TENON_API int tenon_patch_merge(tenon_builder *builder, int64_t side, tenon_merge_order order, const char *ragged);
+
+/* y = f(gate) value, of two values of one width; f as in tenon_activation. */
+TENON_API int tenon_gate(tenon_builder *builder, const char *activation, int gate, int value);
 
 /* Mean over each window x window block of the grid, from the top left. `ragged` says what happens where the grid ends
  * inside a window: "reject" refuses such a grid, "partial" averages the patches that are there, "drop" leaves them out.

@@ -85,7 +85,7 @@ typedef struct map {
 static map map_of(const tn_layer *layer, const tn_weight *parameters)
 {
     tn_affine affine;
-    layer->type->affine(&affine, layer);
+    (void)layer->type->affine(&affine, layer);
     const tn_weight *own = parameters + layer->first_parameter;
     return (map){layer, own[affine.weight], affine.bias >= 0 ? own[affine.bias] : (tn_weight){NULL, TN_F32}};
 }

@@ -34,12 +34,18 @@ static bool folding_pays(const tn_layer *first, const tn_layer *second)
     return n2 * k < n1 * k + n2 * n1;
 }
 
+static bool is_affine(const tn_layer *layer)
+{
+    tn_affine which;
+    return layer->type->affine != NULL && layer->type->affine(&which, layer);
+}
+
 /* The step's layer becomes the product of two. */
 static void fold_step(tn_plan *plan, tn_step *step, const tn_layer *first, const tn_layer *second, int number)
 {
     tn_affine a, b;
-    first->type->affine(&a, first);
-    second->type->affine(&b, second);
+    (void)first->type->affine(&a, first);
+    (void)second->type->affine(&b, second);
     step->made = *first;
     step->made.output = second->output;
     tn_linear_make(&step->made, plan->folded_own + (size_t)step->first * tn_linear_own_size(), first->in_dim,
@@ -58,8 +64,7 @@ static void make_step(tn_plan *plan, bool *done, int number, bool train)
     *step = (tn_step){.layer = layer, .first = number, .second = -1, .act = TN_ACT_NONE, .value = layer->output};
     step->inputs = layer->inputs;
     const tn_layer *next = only_reader(graph, step->value, &next_number);
-    if (!train && next != NULL && layer->type->affine != NULL && next->type->affine != NULL &&
-        folding_pays(layer, next)) {
+    if (!train && next != NULL && is_affine(layer) && is_affine(next) && folding_pays(layer, next)) {
         fold_step(plan, step, layer, next, next_number);
         done[next_number] = true;
         next = only_reader(graph, step->value, &next_number);

@@ -188,7 +188,7 @@ static tenon_status tile_space(const tn_geometry *g, tn_tiling *tiling, int spac
 {
     const tn_space *s = &g->graph->spaces[space];
     TN_TRY(tn_tile(tiling, &s->windows, g->extents.window, parent->height, parent->width,
-                   g->packed || g->extents.whole_windows, error));
+                   g->packed || g->extents.whole_windows || !s->windows.is_pool, error));
     const tn_space *below = &g->graph->spaces[s->parent];
     tiling->blocks = below->kind == TN_SPACE_INPUT && below->order == TENON_ROWS_BLOCKS;
     if (!tiling->blocks || (parent->height % tiling->side == 0 && parent->width % tiling->side == 0)) return TENON_OK;

@@ -122,8 +122,8 @@ struct tn_layer_type {
     int64_t (*attention_heads)(const tn_layer *layer);
 
     /* Says that the layer is y = x W^T + b, of which parameters W (out_dim, in_dim) and b (-1: none) are, so that two
-     * in a row may become one. NULL: it is not. */
-    void (*affine)(tn_affine *affine, const tn_layer *layer);
+     * in a row may become one; false: this one is not. NULL: none is. */
+    bool (*affine)(tn_affine *affine, const tn_layer *layer);
 };
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Linear layer: y = x W^T + b, W (out, in), b (out). Reach: row.
+/* Linear layer: y = x W^T + b, W (out, in) or stored transposed (in, out), b (out). Reach: row.
  *
  * Backward: dx = dy W, dW += dy^T x, db += sum of the rows of dy.
  */
@@ -12,8 +12,21 @@
 enum { WEIGHT, BIAS };
 
 typedef struct linear {
-    bool has_bias;
+    bool has_bias, transposed;
 } linear;
+
+/* "name.weight"; a transposed one may be a parameter of the module itself, of just this name. */
+static void declare_weight(tenon_builder *builder, const tn_layer *layer, unsigned flags)
+{
+    const bool transposed = (flags & TENON_TRANSPOSED) != 0;
+    tn_builder_parameter(builder, (flags & TENON_BARE_NAME) != 0 ? "" : "weight",
+                         &(tn_parameter_spec){.ndim = 2,
+                                              .shape = {transposed ? layer->in_dim : layer->out_dim,
+                                                        transposed ? layer->out_dim : layer->in_dim},
+                                              .initial = TN_INITIAL_WEIGHT,
+                                              .fan_in = layer->in_dim,
+                                              .decays = true});
+}
 
 int tenon_linear(tenon_builder *builder, const char *name, int64_t out_dim, unsigned flags)
 {
@@ -25,11 +38,12 @@ int tenon_linear(tenon_builder *builder, const char *name, int64_t out_dim, unsi
                            (long long)out_dim);
         return -1;
     }
-    tn_builder_flags(builder, flags, TENON_BIAS);
+    tn_builder_flags(builder, flags, TENON_BIAS | TENON_TRANSPOSED | TENON_BARE_NAME);
     linear *own = layer->own;
     own->has_bias = (flags & TENON_BIAS) != 0;
+    own->transposed = (flags & TENON_TRANSPOSED) != 0;
     layer->out_dim = out_dim;
-    tn_builder_matrix(builder, "weight", out_dim, layer->in_dim);
+    declare_weight(builder, layer, flags);
     if (own->has_bias) tn_builder_vector(builder, "bias", out_dim, layer->in_dim);
     return tn_builder_finish(builder, layer);
 }
@@ -41,17 +55,18 @@ size_t tn_linear_own_size(void)
 
 void tn_linear_make(tn_layer *layer, void *own, int64_t in_dim, int64_t out_dim, bool has_bias)
 {
-    *(linear *)own = (linear){has_bias};
+    *(linear *)own = (linear){.has_bias = has_bias};
     layer->type = &tn_linear_type;
     layer->own = own;
     layer->in_dim = in_dim;
     layer->out_dim = out_dim;
 }
 
-static void affine(tn_affine *which, const tn_layer *layer)
+static bool affine(tn_affine *which, const tn_layer *layer)
 {
     const linear *own = layer->own;
     *which = (tn_affine){WEIGHT, own->has_bias ? BIAS : -1};
+    return !own->transposed;
 }
 
 static bool plan(tn_dense *dense, const tn_layer *layer, const tn_ops *ops, const tn_weight *weights)
@@ -76,9 +91,13 @@ static bool sizes(tn_layer_sizes *bytes, const tn_layer_query *q)
     }
     *bytes = (tn_layer_sizes){.packed = forward.size, .packed_backward = backward.size};
     if (q->rows == 0) return true;
-    bytes->scratch = q->backward ? tn_max_size(q->ops->weight_gradient_scratch(&forward.map, q->rows, q->workers),
-                                               q->ops->linear_scratch(&backward.map, q->rows, q->workers))
-                                 : q->ops->linear_scratch(&forward.map, q->rows, q->workers);
+    if (!q->backward) {
+        bytes->scratch = q->ops->linear_scratch(&forward.map, q->rows, q->workers);
+        return true;
+    }
+    const tn_map *dw = ((const linear *)q->layer->own)->transposed ? &backward.map : &forward.map;
+    bytes->scratch = tn_max_size(q->ops->weight_gradient_scratch(dw, q->rows, q->workers),
+                                 q->ops->linear_scratch(&backward.map, q->rows, q->workers));
     return true;
 }
 
@@ -88,10 +107,11 @@ static void pack(void *packed, void *packed_backward, const tn_layer *layer, con
     const linear *own = layer->own;
     tn_dense dense;
     if (!plan(&dense, layer, context->ops, weights)) return; /* sizes has said so */
-    tn_dense_pack(packed, &dense, context, weights[WEIGHT].data, 0, layer->in_dim, 1,
+    const int64_t n_stride = own->transposed ? 1 : layer->in_dim, k_stride = own->transposed ? layer->out_dim : 1;
+    tn_dense_pack(packed, &dense, context, weights[WEIGHT].data, 0, n_stride, k_stride,
                   own->has_bias ? weights[BIAS].data : NULL, own->has_bias ? weights[BIAS].dtype : TN_F32);
     if (packed_backward == NULL || !plan_backward(&dense, layer, context->ops, weights)) return;
-    tn_dense_pack(packed_backward, &dense, context, weights[WEIGHT].data, 0, 1, layer->in_dim, NULL, TN_F32);
+    tn_dense_pack(packed_backward, &dense, context, weights[WEIGHT].data, 0, k_stride, n_stride, NULL, TN_F32);
 }
 
 static void forward(const tn_layer_call *call)
@@ -117,7 +137,13 @@ static void backward(const tn_layer_call *call)
     const tn_map map = {1, layer->out_dim, layer->in_dim, call->weights[WEIGHT].dtype};
     float *dw = call->gradient[WEIGHT], *dbias = own->has_bias ? call->gradient[BIAS] : NULL;
     tn_dense dense;
-    if (dw != NULL) {
+    if (dw != NULL && own->transposed) { /* dW^T = x^T dy */
+        const tn_map turned = {1, layer->in_dim, layer->out_dim, call->weights[WEIGHT].dtype};
+        ops->weight_gradient(call->context, dw, NULL, call->x[0], call->dy, &turned, call->rows, call->overwrite);
+        if (dbias != NULL) {
+            ops->bias_gradient(call->context, dbias, call->dy, call->rows, layer->out_dim, call->overwrite);
+        }
+    } else if (dw != NULL) {
         ops->weight_gradient(call->context, dw, dbias, call->dy, call->x[0], &map, call->rows, call->overwrite);
     } else if (dbias != NULL) {
         ops->bias_gradient(call->context, dbias, call->dy, call->rows, layer->out_dim, call->overwrite);

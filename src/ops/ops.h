@@ -108,6 +108,14 @@ typedef struct tn_window_pool_call {
     bool overwrite;                                /* backward: dw and dbias are overwritten, not added to */
 } tn_window_pool_call;
 
+/* Normalisation of a row: layer norm (`center`) or RMS norm. The weights are of the compute dtype, [width]. */
+typedef struct tn_norm {
+    bool center;
+    bool plus_one; /* the weight is added to 1 */
+    double eps;
+    const void *weight, *bias; /* NULL: ones, zeros */
+} tn_norm;
+
 struct tn_ops {
     const char *name;   /* the level: "baseline", "avx2", "avx512", ... */
     tn_dtype compute;   /* dtype of intermediates and packed biases */
@@ -161,6 +169,24 @@ struct tn_ops {
 
     /* y[r, :] += x[r, :], r ascending: rows of y may be the same, or absent. Both are of the compute dtype, step 1. */
     void (*accumulate)(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t width);
+
+    /* y[r, :] = x[r, :] normalised. */
+    void (*norm)(const tn_context *context, tn_rows y, tn_rows x, const tn_norm *norm, int64_t rows, int64_t width);
+
+    /* Its gradients; dx.data, dw and dbias may be NULL. */
+    size_t (*norm_backward_scratch)(int64_t rows);
+    void (*norm_backward)(const tn_context *context, tn_rows dx, float *dw, float *dbias, tn_rows dy, tn_rows x,
+                          const tn_norm *norm, int64_t rows, int64_t width, bool overwrite);
+
+    /* y[r, s width + c] = x[r slots + s, c], zero where a slot is absent; with channel_first y[r, c slots + s]. And
+     * back: dx[r slots + s, c] of the present slots. */
+    void (*merge)(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t slots, int64_t width,
+                  bool channel_first);
+    void (*merge_backward)(const tn_context *context, tn_rows dx, tn_rows dy, int64_t rows, int64_t slots,
+                           int64_t width, bool channel_first);
+
+    /* y[r, :] = a[r, :] b[r, :], element by element; y may be a or b. */
+    void (*multiply)(const tn_context *context, tn_rows y, tn_rows a, tn_rows b, int64_t rows, int64_t width);
 
     /* Sets memory of the table's device to zero. */
     void (*zero)(void *data, size_t bytes);

@@ -19,6 +19,9 @@
 
 #include "ops/cpu/activation_backward.h"
 #include "ops/cpu/weight_gradient.h"
+
+#include "ops/cpu/merge.h"
+#include "ops/cpu/norm.h"
 #include "ops/cpu/window_backward.h"
 
 /* Rows whose hidden activation of a few thousand columns stays in a last-level cache; whole row blocks. */
@@ -30,11 +33,14 @@ enum { block_rows = 4 * most_rows };
         .linear_scratch = linear_scratch, .linear = linear, .activation = activation,                                  \
         .window_mean_scratch = window_mean_scratch, .window_mean = window_mean,                                        \
         .window_attend_scratch = window_attend_scratch, .window_attend = window_attend, .copy = copy, .fold = fold,    \
-        .add = add, .accumulate = accumulate, .zero = zero, .weight_gradient_scratch = weight_gradient_scratch,        \
-        .weight_gradient = weight_gradient, .bias_gradient = bias_gradient,                                            \
-        .activation_backward = activation_backward, .window_mean_backward = window_mean_backward,                      \
+        .add = add, .accumulate = accumulate, .zero = zero, .norm = norm,                                              \
+        .weight_gradient_scratch = weight_gradient_scratch, .weight_gradient = weight_gradient,                        \
+        .bias_gradient = bias_gradient, .activation_backward = activation_backward,                                    \
+        .window_mean_backward = window_mean_backward,                                                                  \
         .window_attend_backward_scratch = window_attend_backward_scratch,                                              \
         .window_attend_backward = window_attend_backward, .window_attend_dx = window_attend_dx,                        \
-        .window_pool_sizes = tn_window_pool_sizes_of, .window_pool_pack = tn_window_pool_pack,                         \
-        .window_pool = tn_window_pool_forward, .window_pool_backward = tn_window_pool_backward,                        \
+        .norm_backward_scratch = norm_backward_scratch, .norm_backward = norm_backward, .merge = merge,                \
+        .merge_backward = merge_backward, .multiply = multiply, .window_pool_sizes = tn_window_pool_sizes_of,          \
+        .window_pool_pack = tn_window_pool_pack, .window_pool = tn_window_pool_forward,                                \
+        .window_pool_backward = tn_window_pool_backward,                                                               \
     }
