@@ -28,6 +28,7 @@ typedef struct settings {
     const char *cpu;
     const char *device;
     int64_t window;
+    int64_t prefix_tokens;
     int64_t threads;
     tn_pair grid;
     bool npy_bfloat16;
@@ -49,6 +50,9 @@ static const tn_option options[] = {
      "--window 3: video frames, with weights trained at 2"},
     {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
      "rows x columns of the patch grid; default a square grid", "--grid 32x128"},
+    {"prefix-tokens", 0, TN_INT, "K", NULL, 0, offsetof(settings, prefix_tokens),
+     "leading tokens of each image that are not patches (CLS, registers), instead of the config's",
+     "--prefix-tokens 0: the features come without the CLS token that the config counts"},
     {"frame-mask", 0, TN_STRING, "F", "@file", 0, offsetof(settings, frame_mask),
      "npy file (images) or (clips, frames) of bool, int8 or uint8; images with 0 are skipped and their tokens are zero",
      "--frame-mask frames.npy"},
@@ -96,6 +100,51 @@ typedef struct outcome {
 
 /* ---- the setup ---- */
 
+/* The connector's config, in_dim and out_dim included, with other prefix tokens; the caller frees it. NULL: no memory.
+ */
+static char *config_with_prefix_tokens(const tenon_adapter *adapter, int64_t prefix_tokens)
+{
+    json_t *config = tn_json_config(tenon_adapter_config(adapter));
+    char *text = NULL;
+    if (config && json_object_set_new(config, "in_dim", json_integer(tenon_adapter_in_dim(adapter))) == 0 &&
+        json_object_set_new(config, "out_dim", json_integer(tenon_adapter_out_dim(adapter))) == 0 &&
+        json_object_set_new(config, "prefix_tokens", json_integer(prefix_tokens)) == 0)
+        text = json_dumps(config, JSON_COMPACT);
+    json_decref(config);
+    return text;
+}
+
+/* Opens the connector that `described` is, with these prefix tokens. `load` says how it was found. */
+static bool open_with_prefix_tokens(const char *model, const tenon_adapter *described, tenon_load_options *load,
+                                    int64_t prefix_tokens, tenon_adapter **adapter, tenon_error *error)
+{
+    char *config = config_with_prefix_tokens(described, prefix_tokens);
+    char *prefix = strdup(load->used_prefix);
+    load->config_json = config;
+    load->prefix = prefix;
+    load->describe_only = false;
+    bool good = (config && prefix) || tn_error(error, "out of memory");
+    good = good && tenon_adapter_open(model, load, adapter, error) == TENON_OK;
+    free(config);
+    free(prefix);
+    return good;
+}
+
+static bool open_model(const settings *given, const char *model, tenon_adapter **adapter, tenon_error *error)
+{
+    tenon_adapter *described;
+    tenon_load_options load;
+    if (given->prefix_tokens != TENON_UNSET) {
+        if (tn_model_open(model, &given->model, true, &described, &load, error) != TENON_OK) return false;
+        const bool differs = tn_config_int(tenon_adapter_config(described), "prefix_tokens") != given->prefix_tokens;
+        const bool good =
+            !differs || open_with_prefix_tokens(model, described, &load, given->prefix_tokens, adapter, error);
+        tenon_adapter_free(described);
+        if (differs) return good;
+    }
+    return tn_model_open(model, &given->model, false, adapter, NULL, error) == TENON_OK;
+}
+
 /* The attention weights' shape, from the layer that makes them. */
 static bool find_attention(tn_run_setup *setup, tenon_error *error)
 {
@@ -115,6 +164,27 @@ static bool find_attention(tn_run_setup *setup, tenon_error *error)
                     setup->model, tenon_config_type(config));
 }
 
+/* An option that this connector or this input has no use for was meant for another; it is not passed over. */
+static bool check_options_apply(const settings *given, const tn_run_setup *setup, const char *features,
+                                tenon_error *error)
+{
+    const char *type = tenon_config_type(tenon_adapter_config(setup->adapter));
+    const struct {
+        const char *option, *path;
+    } masks[] = {{"--frame-mask", given->frame_mask}, {"--patch-mask", given->patch_mask}};
+    const bool is_folder = tn_paths_is_folder(features);
+    if (given->window != TENON_UNSET && !tenon_type_pools(type))
+        return tn_error(error, "--window %" PRId64 ": %s is a %s connector, which has no pooling window; omit it",
+                        given->window, setup->model, type);
+    if (given->force && !is_folder)
+        return tn_error(error, "--force: %s is one file, whose tokens are always made anew; omit it", features);
+    for (size_t i = 0; i < sizeof masks / sizeof *masks; i++)
+        if (!is_folder && masks[i].path && tn_paths_is_folder(masks[i].path))
+            return tn_error(error, "%s %s: is a folder, but %s is one file; give the mask's npy file", masks[i].option,
+                            masks[i].path, features);
+    return true;
+}
+
 static tenon_status first_dtype(const tenon_adapter *adapter, tenon_dtype *dtype, tenon_error *error)
 {
     tenon_parameter parameter;
@@ -132,8 +202,8 @@ static void fill_call(const settings *given, const tn_pool *pool, tenon_call *ca
     tn_call_set_grid(call, given->grid);
 }
 
-static bool prepare(tenon_adapter *adapter, const settings *given, const tn_pool *pool, tn_run_setup *setup,
-                    tenon_error *error)
+static bool prepare(tenon_adapter *adapter, const settings *given, const char *features, const tn_pool *pool,
+                    tn_run_setup *setup, tenon_error *error)
 {
     tenon_prepare_options prepared;
     tenon_prepare_options_init(&prepared);
@@ -147,6 +217,7 @@ static bool prepare(tenon_adapter *adapter, const settings *given, const tn_pool
     setup->prefix_tokens = tn_config_int(tenon_adapter_config(adapter), "prefix_tokens");
     fill_call(given, pool, &setup->call);
     if (!setup->dtype && first_dtype(adapter, &setup->dtype, error) != TENON_OK) return false;
+    if (!check_options_apply(given, setup, features, error)) return false;
     if (given->attention && !find_attention(setup, error)) return false;
     if (!tn_hash_weights(adapter, setup->weights, error)) return false;
     return tenon_adapter_prepare(adapter, &prepared, error) == TENON_OK;
@@ -165,8 +236,11 @@ static bool copy_paths(char *paths[TN_ROLES], const settings *given, const char 
 
 static bool run_file(const tn_run_setup *setup, tn_run_job *job, tn_folder_result *result, tenon_error *error)
 {
+    double kinds[TN_KINDS] = {0};
     if (!tn_job_open(job, setup, error)) return false;
     tn_job_close(job);
+    kinds[job->kind]++;
+    if (!tn_check_kinds(setup, job->paths[TN_FEATURES], kinds, error)) return false;
     tn_progress_start(setup->progress, job->images);
     bool good = tn_pipeline_run(setup, job, 1, &result->totals, error);
     tn_progress_end(setup->progress);
@@ -260,9 +334,9 @@ static int run_model(const settings *given, const char *model, const char *featu
     error.message[0] = 0;
     setup->model = model;
     setup->progress = &progress;
-    bool good = tn_model_open(model, &given->model, false, &adapter, NULL, &error) == TENON_OK &&
+    bool good = open_model(given, model, &adapter, &error) &&
                 tn_pool_new(given->threads ? (int)given->threads : tenon_num_threads(), &pool, &error) &&
-                prepare(adapter, given, pool, setup, &error);
+                prepare(adapter, given, features, pool, setup, &error);
     out.load_seconds = tn_seconds() - started;
     good = tn_ranks_agree(good) && run_any(setup, given, features, &out, &error);
     out.total_seconds = tn_seconds() - started;
@@ -274,7 +348,7 @@ static int run_model(const settings *given, const char *model, const char *featu
 
 static int run(const tn_command *command, int argc, char **argv)
 {
-    settings given = {.window = TENON_UNSET};
+    settings given = {.window = TENON_UNSET, .prefix_tokens = TENON_UNSET};
     const char *words[TN_MAX_ARGUMENTS];
     tn_run_setup setup;
     memset(&setup, 0, sizeof setup);

@@ -15,8 +15,12 @@
 typedef enum tn_role { TN_FEATURES, TN_FRAME_MASK, TN_PATCH_MASK, TN_TOKENS, TN_ATTENTION, TN_ROLES } tn_role;
 enum { TN_INPUT_ROLES = TN_TOKENS };
 
-/* "features", "frame_mask", ... */
+/* "features", "frame_mask", ...; and as the command line has it: "FEATURES", "--frame-mask", ... */
 const char *tn_role_name(tn_role role);
+const char *tn_role_option(tn_role role);
+
+/* How the features of a file are stored, where an option is for one of these alone. */
+typedef enum tn_kind { TN_KIND_NPY, TN_KIND_NPY_BF16, TN_KIND_SAFETENSORS, TN_KINDS } tn_kind;
 
 /* ---- run_job.c ---- */
 
@@ -31,7 +35,8 @@ typedef struct tn_run_job {
     char stamps[TN_ROLES][TN_STAMP_SIZE];
     char hashes[TN_ROLES][TN_HASH_SIZE]; /* known at the end, where the setup asks for hashes */
     DLDataType dtype;                    /* of the features, as read */
-    bool is_one_image;                   /* features (tokens, in_dim): the tokens come out without a batch axis too */
+    tn_kind kind;
+    bool is_one_image; /* features (tokens, in_dim): the tokens come out without a batch axis too */
     int64_t images;
     int64_t tokens_in;
     int64_t tokens_out;
@@ -62,6 +67,9 @@ struct tn_run_setup {
 /* Opens the inputs of job->paths and checks everything that headers can tell. On failure nothing stays open. */
 bool tn_job_open(tn_run_job *job, const tn_run_setup *setup, tenon_error *error);
 void tn_job_close(tn_run_job *job);
+
+/* Refuses --tensor and --npy-bf16 where none of the files is of their kind; kinds[k] files are of kind k. */
+bool tn_check_kinds(const tn_run_setup *setup, const char *features, const double kinds[TN_KINDS], tenon_error *error);
 
 /* Finds the tensor that holds a role's data. */
 bool tn_job_find_tensor(const tn_run_setup *setup, tn_role role, const char *path, const tenon_file *file,

@@ -29,6 +29,7 @@ typedef struct plan {
     size_t num_jobs;
     size_t num_done; /* of the jobs */
     int64_t images;  /* of the jobs */
+    double kinds[TN_KINDS];
 } plan;
 
 /* The key of a role in a shard's entry. */
@@ -161,9 +162,16 @@ static bool check_shards(plan *p, tenon_error *error)
             !tn_job_open(job, p->setup, error))
             return false;
         p->images += job->images;
+        p->kinds[job->kind]++;
         tn_job_close(job);
     }
     return true;
+}
+
+static bool check_kinds(plan *p, tenon_error *error)
+{
+    tn_ranks_sum_doubles(p->kinds, TN_KINDS);
+    return tn_check_kinds(p->setup, p->folders[TN_FEATURES], p->kinds, error);
 }
 
 static bool drop_finished(plan *p, size_t *skipped, tenon_error *error)
@@ -206,9 +214,8 @@ static bool check_folders(plan *p, tenon_error *error)
 {
     for (int role = 0; role < TN_INPUT_ROLES; role++)
         if (p->folders[role] && !tn_paths_is_folder(p->folders[role]))
-            return tn_error(error,
-                            "%s: is no folder; features in a folder take a folder of %s files with the same names",
-                            p->folders[role], tn_role_name((tn_role)role));
+            return tn_error(error, "%s %s: is no folder; features in a folder take a folder of files with their names",
+                            tn_role_option((tn_role)role), p->folders[role]);
     for (int role = TN_TOKENS; role < TN_ROLES; role++)
         for (int other = 0; p->folders[role] && other < role; other++)
             if (p->folders[other] && tn_paths_same(p->folders[role], p->folders[other]))
@@ -291,7 +298,7 @@ static bool run_plan(plan *p, tn_folder_result *result, tenon_error *error)
     const char *features = p->folders[TN_FEATURES];
     if (!tn_ranks_agree(check_folders(p, error) && lock_tokens(p, error))) return false;
     bool good = tn_paths_list_shards(features, &p->shards, &p->num_shards, error) && check_shards(p, error);
-    if (!tn_ranks_agree(good)) return false;
+    if (!tn_ranks_agree(good) || !check_kinds(p, error)) return false;
     if (!tn_ranks_agree(open_manifest(p, error))) return false;
     if (!tn_ranks_agree(drop_finished(p, &result->skipped, error))) return false;
     if (!join_manifests(p, run_jobs(p, result, error), error)) return false;

@@ -14,6 +14,23 @@ const char *tn_role_name(tn_role role)
     return names[role];
 }
 
+const char *tn_role_option(tn_role role)
+{
+    static const char *const names[TN_ROLES] = {"FEATURES", "--frame-mask", "--patch-mask", "-o", "--attention"};
+    return names[role];
+}
+
+bool tn_check_kinds(const tn_run_setup *setup, const char *features, const double kinds[TN_KINDS], tenon_error *error)
+{
+    if (setup->tensor && kinds[TN_KIND_SAFETENSORS] == 0)
+        return tn_error(error,
+                        "--tensor %s: %s is npy, whose one array has no name; omit it, or give .safetensors features",
+                        setup->tensor, features);
+    if (setup->npy_bfloat16 && kinds[TN_KIND_NPY_BF16] == 0)
+        return tn_error(error, "--npy-bf16: %s holds no npy array of uint16 to read as bfloat16; omit it", features);
+    return true;
+}
+
 bool tn_job_open_file(const tn_run_setup *setup, tn_role role, const char *path, tenon_file **file, tenon_error *error)
 {
     tenon_file_options options;
@@ -63,8 +80,10 @@ static bool check_feature_dtype(const char *path, const tenon_file_tensor *tenso
 {
     if (is_float(tensor->dtype) && (tensor->dtype.bits == 32 || tensor->dtype.bits == 16)) return true;
     bool is_u16 = tensor->dtype.code == kDLUInt && tensor->dtype.bits == 16;
-    return tn_error(error, "%s: features are %s; expected f32, bf16 or f16%s", path, tn_dtype_text(tensor->dtype),
-                    is_u16 ? "; if these are bfloat16 bits, pass --npy-bf16" : "");
+    return tn_error(error, "%s: features are %s; expected f32, bf16, f16, or f64, which is read as f32; %s", path,
+                    tn_dtype_text(tensor->dtype),
+                    is_u16 ? "if these are bfloat16 bits, pass --npy-bf16"
+                           : "convert them (NumPy: features.astype(\"float32\"))");
 }
 
 static bool check_feature_shape(const tn_run_setup *setup, const char *path, const tenon_file_tensor *tensor,
@@ -86,6 +105,12 @@ static bool check_feature_shape(const tn_run_setup *setup, const char *path, con
                     path, shape, width, setup->model, setup->in_dim);
 }
 
+static tn_kind kind_of(const tenon_file *file, const tenon_file_tensor *features)
+{
+    if (strcmp(tenon_file_kind(file), "npy") != 0) return TN_KIND_SAFETENSORS;
+    return features->dtype.code == kDLBfloat ? TN_KIND_NPY_BF16 : TN_KIND_NPY;
+}
+
 static bool take_features(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
 {
     const char *path = job->paths[TN_FEATURES];
@@ -96,6 +121,7 @@ static bool take_features(tn_run_job *job, const tn_run_setup *setup, tenon_erro
         !check_feature_shape(setup, path, &tensor, error) || !check_feature_dtype(path, &tensor, error))
         return false;
     job->dtype = tensor.dtype;
+    job->kind = kind_of(job->inputs[TN_FEATURES], &tensor);
     job->is_one_image = tensor.ndim == 2;
     job->images = job->is_one_image ? 1 : tensor.shape[0];
     job->tokens_in = tensor.shape[tensor.ndim - 2];

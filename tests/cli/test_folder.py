@@ -124,6 +124,22 @@ def test_other_options_stop_it(tenon, shards, words, name):
     assert tenon(*RUN, *words, "--force", "--json").json["shards"]["done"] == 3
 
 
+def test_prefix_tokens_are_an_option_of_the_folder(tenon, shards):
+    result = tenon(*RUN, "--prefix-tokens", "1", code=1)  # 15 patches are no square
+    assert "in/0.npy" in result.err and not os.path.exists("out")
+    tenon(*RUN, "--prefix-tokens", "0")
+    assert tenon(*RUN, "--json").json["shards"]["skipped"] == 3  # the config's, as it is
+    result = tenon(*RUN, "--prefix-tokens", "7", code=1)
+    assert "config was" in result.err and "prefix_tokens" in result.err and "--force" in result.err
+
+
+def test_options_that_no_shard_can_follow(tenon, shards):
+    assert "--npy-bf16: in holds no npy array of uint16" in tenon(*RUN, "--npy-bf16", code=1).err
+    tenon(*RUN, "--tensor", "features")  # of the one .safetensors shard
+    os.remove("in/2.safetensors")
+    assert "--tensor features: in is npy" in tenon(*RUN, "--tensor", "features", "--force", code=1).err
+
+
 def test_threads_do_not_count_as_other_options(tenon, shards):
     tenon(*RUN, "--threads", "2")
     assert tenon(*RUN, "--threads", "1", "--json").json["shards"]["skipped"] == 3
@@ -176,7 +192,7 @@ def test_folders_that_will_not_do(tenon, shards):
     open("file", "w").close()
     assert "file" in tenon("run", "adapter.safetensors", "in", "-o", "file", code=1).err
     result = tenon(*RUN, "--frame-mask", "file", code=1)
-    assert "frame_mask" in result.err
+    assert "--frame-mask file: is no folder" in result.err
     assert not os.path.exists("out")
 
 

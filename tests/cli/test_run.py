@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """tenon run on one file: the numbers, against float64; formats; masks; what it refuses."""
+import json
 import os
 
 import numpy
@@ -71,6 +72,60 @@ def test_masks_prefix_grid_and_window(tenon, make, rng, kind):
     got = load_tokens("y.npy")
     assert (got[3] == 0).all() and (got[1] == 0).all()
     assert worst_relative(got, expected) <= 3e-6
+
+
+@pytest.mark.parametrize("kind", KINDS[1::5], ids=kind_id)
+@pytest.mark.parametrize("stored, given", [(1, 0), (0, 3), (2, 2)])
+def test_prefix_tokens_of_this_run(tenon, make, rng, kind, stored, given):
+    adapter = make(kind[0], 24, 10, prefix_tokens=stored, **kind[1])
+    x = features(rng, 3, given + 36, 24)
+    numpy.save("x.npy", x)
+    tenon("run", "adapter.safetensors", "x.npy", "-o", "y.npy", "--prefix-tokens", given)
+    adapter.prefix_tokens = given
+    assert worst_relative(load_tokens("y.npy"), adapter(x)[0]) <= 3e-6
+    open("c.json", "w").write(json.dumps({"type": kind[0], "in_dim": 24, "out_dim": 10, "prefix_tokens": 9,
+                                          **({"hidden_dim": 20} if "hidden" in kind[1] else {}),
+                                          **({"pool_window": kind[1]["window"]} if "window" in kind[1] else {})}))
+    tenon("run", "adapter.safetensors", "x.npy", "-o", "z.npy", "--prefix-tokens", given, "--config", "c.json")
+    assert open("z.npy", "rb").read() == open("y.npy", "rb").read()
+    result = tenon("run", "adapter.safetensors", "x.npy", "-o", "y.npy", "--prefix-tokens", given + 40, code=1)
+    assert str(given + 36) in result.err and str(given + 40) in result.err
+    tenon("run", "adapter.safetensors", "x.npy", "-o", "y.npy", "--prefix-tokens", "-1", code=2)
+
+
+OPTIONS = [  # of a connector of each kind, and what is said where the option cannot apply to it; None: it can
+    (["--window", "3"], {"linear": "no pooling window", "mlp_2layer": "no pooling window"}),
+    (["--attention", "a.npy"], {"linear": "no layer of attention", "mlp_2layer": "no layer of attention",
+                                "avgpool": "no layer of attention"}),
+    (["--grid", "6x6"], {}),
+    (["--grid", "3x12"], {}),
+    (["--patch-mask", "p.npy"], {}),
+    (["--frame-mask", "f.npy"], {}),
+    (["--prefix-tokens", "0"], {}),
+    (["--dtype", "f16"], {}),
+    (["--cpu", "baseline", "--device", "cpu", "--threads", "2"], {}),
+    (["--tensor", "x"], "--tensor x: x.npy is npy"),
+    (["--npy-bf16"], "--npy-bf16: x.npy holds no npy array of uint16"),
+    (["--force"], "--force: x.npy is one file"),
+    (["--frame-mask", "d"], "--frame-mask d: is a folder, but x.npy is one file"),
+    (["--patch-mask", "d"], "--patch-mask d: is a folder, but x.npy is one file"),
+    (["--grid", "5x7"], "5x7"),
+]
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp_2layer", "avgpool", "attentional_pool"])
+def test_options_that_cannot_apply_are_refused(tenon, make, rng, kind):
+    make(kind, 8, 6, **({"heads": 2, "window": 3} if "att" in kind else {}))
+    os.mkdir("d")
+    numpy.save("x.npy", features(rng, 2, 36, 8))
+    numpy.save("p.npy", numpy.ones((2, 36), bool))
+    numpy.save("f.npy", numpy.ones(2, bool))
+    for words, refused in OPTIONS:
+        says = refused if isinstance(refused, str) else refused.get(kind)
+        result = tenon("run", "adapter.safetensors", "x.npy", "-o", "y.npy", *words, code=1 if says else 0)
+        assert says is None or (says in result.err and not os.path.exists("y.npy")), words
+        if not says:
+            os.remove("y.npy")
 
 
 def test_attention_weights(tenon, make, rng):
@@ -373,7 +428,8 @@ def test_bad_feature_files(tenon, make):
         result = tenon("run", "adapter.safetensors", name, "-o", "y.npy", code=1)
         assert name in result.err and not os.path.exists("y.npy"), name
     numpy.save("i.npy", numpy.zeros((2, 3, 8), numpy.int32))
-    assert "i32" in tenon("run", "adapter.safetensors", "i.npy", "-o", "y.npy", code=1).err
+    said = tenon("run", "adapter.safetensors", "i.npy", "-o", "y.npy", code=1).err
+    assert "features are i32; expected f32, bf16, f16, or f64, which is read as f32" in said and "astype" in said
     assert "gone.npy" in tenon("run", "adapter.safetensors", "gone.npy", "-o", "y.npy", code=1).err
 
 
