@@ -32,6 +32,7 @@ typedef struct settings {
     int64_t threads;
     tn_pair grid;
     bool npy_bfloat16;
+    bool check_finite;
     bool force;
     bool json;
 } settings;
@@ -78,6 +79,9 @@ static const tn_option options[] = {
      "highest CPU level to use; default TENON_CPU, else the best available", "--cpu baseline"},
     {"device", 0, TN_STRING, "D", "cpu", 0, offsetof(settings, device), "device to compute on; this build supports cpu",
      "--device cpu"},
+    {"check-finite", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, check_finite),
+     "fail where a feature that is read, or a token, is NaN or infinite; default count them and name the first",
+     "--check-finite"},
     {"force", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, force),
      "recompute every shard of a folder, whatever its manifest says", "--force"},
     TN_OPTION_JSON(settings),
@@ -89,14 +93,6 @@ static const tn_example examples[] = {
     {"tenon run pool.safetensors features/ -o tokens/",
      "a folder of shards; the same command continues after an interruption"},
     {.line = NULL}};
-
-/* What one run did, for the closing line. */
-typedef struct outcome {
-    tn_folder_result result;
-    bool is_folder;
-    double load_seconds;
-    double total_seconds;
-} outcome;
 
 /* ---- the setup ---- */
 
@@ -202,6 +198,17 @@ static void fill_call(const settings *given, const tn_pool *pool, tenon_call *ca
     tn_call_set_grid(call, given->grid);
 }
 
+/* The pooling window where the config drops what the grid cuts off; else 0. */
+static int64_t find_drop_window(const tenon_adapter *adapter, int64_t given)
+{
+    const tenon_config *config = tenon_adapter_config(adapter);
+    const char *ragged;
+    if (!tenon_type_pools(tenon_config_type(config)) ||
+        tenon_config_get_string(config, "ragged", &ragged, NULL) != TENON_OK || strcmp(ragged, "drop") != 0)
+        return 0;
+    return given != TENON_UNSET ? given : tn_config_int(config, "pool_window");
+}
+
 static bool prepare(tenon_adapter *adapter, const settings *given, const char *features, const tn_pool *pool,
                     tn_run_setup *setup, tenon_error *error)
 {
@@ -215,7 +222,9 @@ static bool prepare(tenon_adapter *adapter, const settings *given, const char *f
     setup->in_dim = tenon_adapter_in_dim(adapter);
     setup->out_dim = tenon_adapter_out_dim(adapter);
     setup->prefix_tokens = tn_config_int(tenon_adapter_config(adapter), "prefix_tokens");
+    setup->check_finite = given->check_finite;
     fill_call(given, pool, &setup->call);
+    setup->drop_window = find_drop_window(adapter, given->window);
     if (!setup->dtype && first_dtype(adapter, &setup->dtype, error) != TENON_OK) return false;
     if (!check_options_apply(given, setup, features, error)) return false;
     if (given->attention && !find_attention(setup, error)) return false;
@@ -244,10 +253,12 @@ static bool run_file(const tn_run_setup *setup, tn_run_job *job, tn_folder_resul
     tn_progress_start(setup->progress, job->images);
     bool good = tn_pipeline_run(setup, job, 1, &result->totals, error);
     tn_progress_end(setup->progress);
+    if (good && job->problem) good = tn_error(error, "%s", job->problem);
     return good;
 }
 
-static bool run_any(tn_run_setup *setup, const settings *given, const char *features, outcome *out, tenon_error *error)
+static bool run_any(tn_run_setup *setup, const settings *given, const char *features, tn_run_outcome *out,
+                    tenon_error *error)
 {
     tn_run_job job;
     memset(&job, 0, sizeof job);
@@ -262,48 +273,8 @@ static bool run_any(tn_run_setup *setup, const settings *given, const char *feat
         good = tn_run_folder(setup, job.paths, given->force, &out->result, error);
     else /* there is nothing to share */
         good = tn_ranks_agree(tn_ranks_index() > 0 || run_file(setup, &job, &out->result, error));
-    tn_job_free_paths(&job);
+    tn_job_free(&job);
     return good;
-}
-
-/* ---- the report ---- */
-
-static int report_json(const tn_run_setup *setup, const settings *given, const char *features, const outcome *out)
-{
-    const tn_run_totals *totals = &out->result.totals;
-    json_t *object = json_pack(
-        "{s:o, s:o, s:o, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f, s:f}}", "model",
-        tn_json_text(setup->model), "features", tn_json_text(features), "output", tn_json_text(given->output), "device",
-        "cpu", "cpu", tenon_adapter_cpu(setup->adapter), "images", (json_int_t)totals->images, "tokens",
-        (json_int_t)totals->tokens, "width", (json_int_t)setup->out_dim, "dtype", tenon_dtype_name(setup->dtype),
-        "weights", setup->weights, "seconds", "load", out->load_seconds, "read", totals->read_seconds, "compute",
-        totals->compute_seconds, "write", totals->write_seconds, "total", out->total_seconds);
-    if (object && out->is_folder)
-        json_object_set_new(
-            object, "shards",
-            json_pack("{s:I, s:I}", "done", (json_int_t)out->result.done, "skipped", (json_int_t)out->result.skipped));
-    return tn_print_json(object);
-}
-
-static void report_text(const tn_run_setup *setup, const settings *given, const char *features, const outcome *out)
-{
-    const tn_run_totals *totals = &out->result.totals;
-    fprintf(stderr, "%s -> %s: ", features, given->output);
-    if (out->is_folder) fprintf(stderr, "%zu shards done, %zu skipped, ", out->result.done, out->result.skipped);
-    fprintf(stderr, "%s image%s, %s tokens of width %" PRId64 " in %s on cpu (%s)", tn_count_text(totals->images),
-            totals->images == 1 ? "" : "s", tn_count_text(totals->tokens), setup->out_dim,
-            tenon_dtype_name(setup->dtype), tenon_adapter_cpu(setup->adapter));
-    if (out->is_folder && tn_ranks_count() > 1) fprintf(stderr, " by %d ranks", tn_ranks_count());
-    fprintf(stderr, "; %.3f s: load %.3f, read %.3f, compute %.3f, write %.3f\n", out->total_seconds, out->load_seconds,
-            totals->read_seconds, totals->compute_seconds, totals->write_seconds);
-}
-
-static int finish(const tn_run_setup *setup, const settings *given, const char *features, const outcome *out)
-{
-    if (tn_ranks_index() > 0) return TN_EXIT_OK;
-    if (given->json) return report_json(setup, given, features, out);
-    report_text(setup, given, features, out);
-    return TN_EXIT_OK;
 }
 
 /* ---- the command ---- */
@@ -326,11 +297,10 @@ static int run_model(const settings *given, const char *model, const char *featu
 {
     tenon_error error;
     tn_progress progress = {.shown = false};
-    outcome out;
+    tn_run_outcome out = {.features = features, .output = given->output};
     double started = tn_seconds();
     tenon_adapter *adapter = NULL;
     tn_pool *pool = NULL;
-    memset(&out, 0, sizeof out);
     error.message[0] = 0;
     setup->model = model;
     setup->progress = &progress;
@@ -340,7 +310,8 @@ static int run_model(const settings *given, const char *model, const char *featu
     out.load_seconds = tn_seconds() - started;
     good = tn_ranks_agree(good) && run_any(setup, given, features, &out, &error);
     out.total_seconds = tn_seconds() - started;
-    int code = good ? finish(setup, given, features, &out) : tn_failed_on_ranks(&error);
+    int code = good ? tn_run_report(setup, &out, given->json) : tn_failed_on_ranks(&error);
+    tn_folder_result_free(&out.result);
     tenon_adapter_free(adapter);
     tn_pool_free(pool);
     return code;

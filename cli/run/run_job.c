@@ -197,6 +197,26 @@ static bool check_outputs(const tn_run_job *job, const tn_run_setup *setup, teno
     return true;
 }
 
+static bool count_bytes(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
+{
+    size_t attention, *bytes = job->bytes;
+    bool past = false;
+    memset(bytes, 0, sizeof job->bytes);
+    past |= __builtin_mul_overflow((size_t)job->tokens_in, (size_t)setup->in_dim, &bytes[TN_FEATURES]);
+    past |= __builtin_mul_overflow(bytes[TN_FEATURES], job->dtype.bits / 8u, &bytes[TN_FEATURES]);
+    past |= __builtin_mul_overflow((size_t)job->tokens_out, (size_t)setup->out_dim, &bytes[TN_TOKENS]);
+    past |= __builtin_mul_overflow(bytes[TN_TOKENS], tenon_dtype_size(setup->dtype), &bytes[TN_TOKENS]);
+    past |= __builtin_mul_overflow((size_t)job->tokens_out, (size_t)setup->heads, &attention);
+    past |= __builtin_mul_overflow(attention, (size_t)setup->window_area, &attention);
+    past |= __builtin_mul_overflow(attention, sizeof(float), &attention);
+    if (job->paths[TN_ATTENTION]) bytes[TN_ATTENTION] = attention;
+    if (job->paths[TN_FRAME_MASK]) bytes[TN_FRAME_MASK] = 1;
+    if (job->paths[TN_PATCH_MASK]) bytes[TN_PATCH_MASK] = (size_t)(job->tokens_in - setup->prefix_tokens);
+    if (!past) return true;
+    return tn_error(error, "%s: one image of it, or its tokens, is larger than this machine can address",
+                    job->paths[TN_FEATURES]);
+}
+
 static bool open_inputs(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
 {
     for (int role = 0; role < TN_INPUT_ROLES; role++) {
@@ -214,7 +234,7 @@ bool tn_job_open(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
 {
     if (open_inputs(job, setup, error) && take_features(job, setup, error) &&
         take_mask(job, setup, TN_FRAME_MASK, error) && take_mask(job, setup, TN_PATCH_MASK, error) &&
-        check_outputs(job, setup, error))
+        count_bytes(job, setup, error) && check_outputs(job, setup, error))
         return true;
     tn_job_close(job);
     return false;
@@ -228,8 +248,9 @@ void tn_job_close(tn_run_job *job)
     }
 }
 
-void tn_job_free_paths(tn_run_job *job)
+void tn_job_free(tn_run_job *job)
 {
     for (int role = 0; role < TN_ROLES; role++)
         free(job->paths[role]);
+    free(job->problem);
 }

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import reference
 from conftest import BINARY, load_tokens, worst_relative
+from test_run import CLEAN
 
 RUN = ["run", "adapter.safetensors", "in", "-o", "out"]
 
@@ -229,6 +230,37 @@ def test_masks_and_attention_are_folders_too(tenon, make, rng):
     assert "p/a.npy" in tenon(*words, code=1).err
     save_file({"x": arrays["a.npy"]}, "in/a.safetensors")
     assert "rename" in tenon(*words, code=1).err
+
+
+def test_nonfinite_values_of_a_folder(tenon, make, rng):
+    make("avgpool", 8, 6)
+    os.mkdir("in")
+    x = {name: rng.normal(size=(3, 16, 8)).astype(numpy.float32) for name in ("a.npy", "b.npy", "c.npy")}
+    x["b.npy"][2, 5, 1] = numpy.nan
+    x["c.npy"][0, 0, 0] = -numpy.inf
+    for name, array in x.items():
+        numpy.save(f"in/{name}", array)
+    first = {"file": "in/b.npy", "image": 2, "token": 5, "column": 1, "value": "nan"}
+    for shards in ({"done": 3, "skipped": 0}, {"done": 0, "skipped": 3}):  # told again by a run that skips them
+        got = tenon(*RUN, "--json").json
+        assert got["shards"] == shards and got["nonfinite"]["features"] == {"count": 2, "first": first}
+        assert got["nonfinite"]["tokens"]["count"] == 12 and got["nonfinite"]["tokens"]["first"]["file"] == "out/b.npy"
+    os.remove("out/c.npy")
+    said = tenon(*RUN).err
+    assert "1 shards done, 2 skipped" in said and "2 values of the features not finite (first: in/b.npy, image 2" in said
+    before = stamps()
+    said = tenon(*RUN, "--check-finite", code=1).err
+    assert "in/b.npy: in the features, image 2, token 5, column 1 is nan" in said and stamps() == before
+    numpy.save("in/b.npy", x["a.npy"])
+    numpy.save("in/c.npy", x["a.npy"])
+    assert tenon(*RUN, "--force", "--check-finite", "--json").json["nonfinite"] == CLEAN
+    assert tenon(*RUN, "--check-finite", "--json").json["shards"] == {"done": 0, "skipped": 3}
+    manifest = json.load(open("out/manifest.json"))
+    for entry in manifest["shards"].values():
+        assert entry.pop("nonfinite") == {}
+    json.dump(manifest, open("out/manifest.json", "w"))  # as a version wrote it that did not look
+    assert tenon(*RUN, "--json").json["shards"] == {"done": 0, "skipped": 3}
+    assert tenon(*RUN, "--check-finite", "--json").json["shards"] == {"done": 3, "skipped": 0}
 
 
 def many_shards(make, rng, count=12):
