@@ -205,7 +205,7 @@ void tn_help_man_page(void)
 static void completion_case(const tn_option *option)
 {
     printf("        --%s%s%c)", option->name, option->letter ? "|-" : "", option->letter ? option->letter : ' ');
-    if (!strcmp(option->values, "@file"))
+    if (!strcmp(option->values, "@file") || !strcmp(option->values, "@model") || !strcmp(option->values, "@output"))
         printf(" _tenon_files ;;\n");
     else if (!strcmp(option->values, "@folder"))
         printf(" COMPREPLY=($(compgen -d -- \"$current\")) ;;\n");

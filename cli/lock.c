@@ -71,7 +71,7 @@ bool tn_lock_take(const char *folder, tn_lock **lock, tenon_error *error)
 {
     tn_lock *made = malloc(sizeof *made);
     if (!made) return tn_error(error, "out of memory");
-    *made = (tn_lock){tn_paths_join(folder, ".tenon.lock"), -1};
+    *made = (tn_lock){tn_paths_join(folder, TN_LOCK_NAME), -1};
     bool again = true;
     bool good = made->path || tn_error(error, "out of memory");
     while (good && again)

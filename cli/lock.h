@@ -8,6 +8,9 @@
 
 typedef struct tn_lock tn_lock;
 
+/* Its file in the folder. */
+#define TN_LOCK_NAME ".tenon.lock"
+
 /* Takes the lock of a folder that exists, or says who has it. Where the file system has no locks there is none to wait
  * for. On success the caller owns *lock. */
 bool tn_lock_take(const char *folder, tn_lock **lock, tenon_error *error);

@@ -28,7 +28,8 @@ typedef struct tn_option {
     char letter;      /* 'o' for -o as well; 0: none */
     tn_option_kind kind;
     const char *argument; /* as help shows it: "HxW"; NULL for a flag */
-    const char *values;   /* for completion: words, "@file", "@folder", "@types" or "@levels"; NULL: nothing to offer */
+    const char *values;   /* for completion: words, "@types", "@levels", or a name: "@file" and "@model" are read,
+                             "@output" (a file or folder) and "@folder" written; NULL: nothing to offer */
     int64_t minimum;      /* of a TN_INT */
     size_t field;         /* offset in the subcommand's settings */
     const char *help;     /* one sentence without its full stop */

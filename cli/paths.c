@@ -55,61 +55,19 @@ const char *tn_paths_base(const char *path)
     return slash ? slash + 1 : path;
 }
 
-/* The folder part of a path, resolved; NULL when it does not exist. The caller frees it. */
-static char *resolved_folder(const char *path)
-{
-    char *folder = strdup(path);
-    if (!folder) return NULL;
-    char *slash = strrchr(folder, '/');
-    if (slash) slash[slash == folder ? 1 : 0] = 0;
-    char *resolved = realpath(slash ? folder : ".", NULL);
-    free(folder);
-    return resolved;
-}
-
-bool tn_paths_same(const char *a, const char *b)
-{
-    struct stat of_a, of_b;
-    int found_a = stat(a, &of_a);
-    int found_b = stat(b, &of_b);
-    if (found_a == 0 && found_b == 0) return of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
-    if (found_a == 0 || found_b == 0) return false;
-    char *folder_a = resolved_folder(a);
-    char *folder_b = resolved_folder(b);
-    bool same = folder_a && folder_b && !strcmp(folder_a, folder_b) && !strcmp(tn_paths_base(a), tn_paths_base(b));
-    free(folder_a);
-    free(folder_b);
-    return same;
-}
-
-bool tn_paths_in_model(const char *path, const char *model)
-{
-    if (tn_paths_same(path, model)) return true;
-    bool is_folder = tn_paths_is_folder(model);
-    if ((!is_folder && !tn_paths_has_suffix(model, ".json")) || !tn_paths_exists(path)) return false;
-    char *folder = is_folder ? strdup(model) : resolved_folder(model);
-    DIR *listing = folder ? opendir(folder) : NULL;
-    bool found = false;
-    struct dirent *entry;
-    while (listing && !found && (entry = readdir(listing))) {
-        char *file = tn_paths_join(folder, entry->d_name);
-        found = file && tn_paths_same(path, file);
-        free(file);
-    }
-    if (listing) closedir(listing);
-    free(folder);
-    return found;
-}
-
 static int by_bytes(const void *a, const void *b)
 {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+bool tn_paths_is_shard_name(const char *name)
+{
+    return name[0] != '.' && (tn_paths_has_suffix(name, ".npy") || tn_paths_has_suffix(name, ".safetensors"));
+}
+
 static bool is_shard(const char *folder, const char *name)
 {
-    if (name[0] == '.') return false;
-    if (!tn_paths_has_suffix(name, ".npy") && !tn_paths_has_suffix(name, ".safetensors")) return false;
+    if (!tn_paths_is_shard_name(name)) return false;
     char *path = tn_paths_join(folder, name);
     bool file = path && !tn_paths_is_folder(path);
     free(path);

@@ -18,11 +18,8 @@ char *tn_paths_with_suffix(const char *name, const char *suffix);
 /* The last part of a path. */
 const char *tn_paths_base(const char *path);
 
-/* Do both names lead to one file, or would they once written? Links are followed. */
-bool tn_paths_same(const char *a, const char *b);
-
-/* Is `path` the model, or one of the shards of the model's folder or index? */
-bool tn_paths_in_model(const char *path, const char *model);
+/* Is it the name of a shard: .npy or .safetensors, and not hidden? */
+bool tn_paths_is_shard_name(const char *name);
 
 /* The names in `folder` that end in .npy or .safetensors, sorted by their bytes, hidden ones left out. On success the
  * caller frees the list with tn_paths_free_list. */

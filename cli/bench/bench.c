@@ -5,6 +5,7 @@
 #include "commands.h"
 #include "json.h"
 #include "model.h"
+#include "names.h"
 #include "progress.h"
 #include "report.h"
 
@@ -30,7 +31,7 @@ typedef struct settings {
 enum { MOST_REPEATS = 1001 };
 
 static const tn_argument arguments[] = {
-    {"MODEL", false, "@file", "a connector's safetensors file, an index of shards or the folder of a checkpoint"},
+    {"MODEL", false, "@model", "a connector's safetensors file, an index of shards or the folder of a checkpoint"},
     {.name = NULL}};
 
 static const tn_option options[] = {
@@ -283,6 +284,7 @@ static int run(const tn_command *command, int argc, char **argv)
     figures found;
     tenon_error error;
     int code = tn_options_parse(command, argc, argv, &given, words);
+    if (code < 0) code = tn_names_check_command(command, &given, words);
     if (code < 0) code = check_settings(command, &given);
     if (code >= 0) return code;
     bool good = tn_model_open(words[0], &given.model, false, &w.adapter, NULL, &error) == TENON_OK &&

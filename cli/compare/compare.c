@@ -5,6 +5,7 @@
 
 #include "commands.h"
 #include "json.h"
+#include "names.h"
 #include "report.h"
 
 #include <inttypes.h>
@@ -373,6 +374,7 @@ static int run(const tn_command *command, int argc, char **argv)
     const char *words[TN_MAX_ARGUMENTS];
     tenon_error error;
     int code = tn_options_parse(command, argc, argv, &given, words);
+    if (code < 0) code = tn_names_check_command(command, &given, words);
     if (code >= 0) return code;
     comparing c = {.given = &given, .sides = {{words[0], NULL}, {words[1], NULL}}};
     if (compare_all(&c, &error)) {

@@ -18,15 +18,15 @@
 static const tn_argument arguments[] = {{.name = NULL}};
 
 static const tn_option options[] = {
-    {"model", 0, TN_STRING, "FILE", "@file", 0, offsetof(tn_fit_settings, start),
+    {"model", 0, TN_STRING, "FILE", "@model", 0, offsetof(tn_fit_settings, start),
      "connector to start from: a file written by init or fit, or another checkpoint", "--model start.safetensors"},
     {"features", 0, TN_STRING, "DIR", "@file", 0, offsetof(tn_fit_settings, features),
      "features (images, tokens, width): one file, or a folder of .npy and .safetensors shards", "--features features/"},
     {"targets", 0, TN_STRING, "DIR", "@file", 0, offsetof(tn_fit_settings, targets),
      "target tokens (images, tokens, model width): one file, or a folder of shards with the names of the features",
      "--targets tokens/, written by tenon run with another connector"},
-    {"output", 'o', TN_STRING, "FILE", "@file", 0, offsetof(tn_fit_settings, output), "the .safetensors file to write",
-     "-o fitted.safetensors"},
+    {"output", 'o', TN_STRING, "FILE", "@output", 0, offsetof(tn_fit_settings, output),
+     "the .safetensors file to write", "-o fitted.safetensors"},
     {"loss", 0, TN_STRING, "L", "mse cosine smooth_l1", 0, offsetof(tn_fit_settings, loss),
      "loss function: mse, cosine (direction only) or smooth_l1 (less sensitive to outliers); default mse",
      "--loss cosine"},
@@ -81,7 +81,7 @@ static const tn_option options[] = {
      "--resume"},
     {"skip-nonfinite", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, skip_nonfinite),
      "skip and count steps whose loss or gradient is infinite or NaN, instead of stopping", "--skip-nonfinite"},
-    {"log", 0, TN_STRING, "FILE", "@file", 0, offsetof(tn_fit_settings, log),
+    {"log", 0, TN_STRING, "FILE", "@output", 0, offsetof(tn_fit_settings, log),
      "file that receives one line of JSON per step and per validation", "--log run1.jsonl"},
     {"window", 0, TN_INT, "W", NULL, 1, offsetof(tn_fit_settings, window), "pooling window, instead of the config's",
      "--window 3"},
@@ -163,13 +163,20 @@ static char **split_patterns(const char *text, int64_t *count)
 
 /* ---- opening ---- */
 
+static bool check_names(const tn_command *command, const tn_fit_settings *given, tenon_error *error)
+{
+    static const char *const no_words[TN_MAX_ARGUMENTS] = {NULL};
+    tn_names *names;
+    if (!tn_names_new(command, given, no_words, &names, error)) return false;
+    bool good = tn_fit_folder_names(given, names, error) && tn_names_check(names, error);
+    tn_names_free(names);
+    return good;
+}
+
+/* Can it be written? Asked before hours of work, and after the folder of checkpoints is made: it may lie there. */
 static bool check_output(const tn_fit_settings *given, tenon_error *error)
 {
     tenon_writer *writer;
-    if (!tn_paths_has_suffix(given->output, ".safetensors"))
-        return tn_error(error, "%s: a connector is written as .safetensors", given->output);
-    if (tn_paths_in_model(given->output, given->start))
-        return tn_error(error, "%s: is the model being read; choose another output", given->output);
     if (tn_ranks_index() != 0) return true;
     if (tenon_writer_new(given->output, &writer, error) != TENON_OK) return false;
     tenon_writer_free(writer);
@@ -236,7 +243,9 @@ static bool make_trainer(tn_fit *fit, tenon_error *error)
 static bool open_all(tn_fit *fit, tenon_error *error)
 {
     const tn_fit_settings *g = fit->given;
-    if (!check_output(g, error) || tn_model_open(g->start, &g->model, false, &fit->adapter, NULL, error) != TENON_OK ||
+    if (!tn_paths_has_suffix(g->output, ".safetensors"))
+        return tn_error(error, "%s: a connector is written as .safetensors", g->output);
+    if (tn_model_open(g->start, &g->model, false, &fit->adapter, NULL, error) != TENON_OK ||
         !tn_hash_weights(fit->adapter, fit->start_hash, error) || !prepare(fit, error))
         return false;
     tenon_call_init(&fit->call);
@@ -246,7 +255,7 @@ static bool open_all(tn_fit *fit, tenon_error *error)
         !make_trainer(fit, error))
         return false;
     tn_fit_data_hash(fit->data, fit->data_hash);
-    return tn_fit_open_folder(fit, error);
+    return tn_fit_open_folder(fit, error) && check_output(g, error);
 }
 
 /* ---- the run ---- */
@@ -274,9 +283,10 @@ static void say_interrupted(const tn_fit *fit)
 }
 
 /* *signal: it was interrupted, which is no error and no success. */
-static bool fit_all(tn_fit *fit, int *signal, tenon_error *error)
+static bool fit_all(const tn_command *command, tn_fit *fit, int *signal, tenon_error *error)
 {
-    if (!tn_ranks_agree(open_all(fit, error)) || !resume(fit, error)) return false;
+    const bool opened = check_names(command, fit->given, error) && open_all(fit, error);
+    if (!tn_ranks_agree(opened) || !resume(fit, error)) return false;
     bool good = tn_fit_run(fit, signal, error);
     if (good) good = tn_ranks_agree(tn_fit_report_sync(fit, error));
     tn_fit_report_close(fit);
@@ -292,7 +302,7 @@ static int finish(const tn_fit *fit, bool good, int signal, const tenon_error *e
     return good ? TN_EXIT_FAILURE : tn_failed_on_ranks(error);
 }
 
-static int run_fit(const tn_fit_settings *given)
+static int run_fit(const tn_command *command, const tn_fit_settings *given)
 {
     tenon_error error;
     tn_fit fit = {.given = given, .started = tn_seconds()};
@@ -300,7 +310,7 @@ static int run_fit(const tn_fit_settings *given)
     error.message[0] = 0;
     fit.state =
         (tn_fit_state){.first_loss = NAN, .last_loss = NAN, .first_val = NAN, .last_val = NAN, .best_val = INFINITY};
-    bool good = fit_all(&fit, &signal, &error);
+    bool good = fit_all(command, &fit, &signal, &error);
     tn_fit_report_close(&fit);
     tn_lock_release(fit.lock);
     int code = finish(&fit, good, signal, &error);
@@ -329,7 +339,7 @@ static int run(const tn_command *command, int argc, char **argv)
     if (code >= 0) return code;
     tn_ranks_start();
     tn_interrupt_install();
-    code = run_fit(&given);
+    code = run_fit(command, &given);
     tn_ranks_end();
     if (code != TN_EXIT_OK) tn_interrupt_end(); /* the run is saved */
     return code;

@@ -10,6 +10,7 @@
 #include "json.h"
 #include "lock.h"
 #include "model.h"
+#include "names.h"
 #include "options.h"
 #include "paths.h"
 #include "run/run.h"
@@ -123,10 +124,16 @@ void tn_fit_reader_stop(tn_fit_reader *reader); /* and free; NULL is allowed */
 /* fit_loop.c: takes the steps that are left. *signal is the one that ended it early, or 0. */
 bool tn_fit_run(tn_fit *fit, int *signal, tenon_error *error);
 
+/* In the folder of checkpoints: the connector at its best validation. */
+#define TN_FIT_BEST "best.safetensors"
+
 /* fit_state.c: the checkpoint's file, saving to it and going on from it. *found: there was one. */
 bool tn_fit_save(tn_fit *fit, tenon_error *error);
 bool tn_fit_resume(tn_fit *fit, bool *found, tenon_error *error);
 bool tn_fit_open_folder(tn_fit *fit, tenon_error *error);
+
+/* Adds the files that a run makes in the folder of checkpoints, where there is one. */
+bool tn_fit_folder_names(const tn_fit_settings *given, tn_names *names, tenon_error *error);
 
 /* fit_report.c */
 bool tn_fit_report_open(tn_fit *fit, tenon_error *error);

@@ -130,7 +130,7 @@ static bool evaluate_share(tn_fit *fit, memory *m, double *sum, tenon_error *err
 static bool save_best(const tn_fit *fit, tenon_error *error)
 {
     if (!fit->given->checkpoint || tn_ranks_index() != 0) return true;
-    char *path = tn_paths_join(fit->given->checkpoint, "best.safetensors");
+    char *path = tn_paths_join(fit->given->checkpoint, TN_FIT_BEST);
     bool good = path || tn_error(error, "out of memory");
     good = good && tenon_adapter_save(fit->adapter, path, error) == TENON_OK;
     free(path);

@@ -141,6 +141,16 @@ static bool same_run(const tn_fit *fit, const char *path, const json_t *note, te
 
 /* ---- the folder ---- */
 
+bool tn_fit_folder_names(const tn_fit_settings *given, tn_names *names, tenon_error *error)
+{
+    static const char option[] = "--checkpoint";
+    const char *folder = given->checkpoint;
+    if (!folder) return true;
+    return tn_names_add(names, option, folder, file_name, error) &&
+           tn_names_add(names, option, folder, TN_LOCK_NAME, error) &&
+           (given->val_fraction == 0 || tn_names_add(names, option, folder, TN_FIT_BEST, error));
+}
+
 /* What a killed run left half written; with the lock held nobody is writing there. */
 static void remove_leftovers(const char *folder)
 {

@@ -4,6 +4,7 @@
 #include "config_options.h"
 #include "json.h"
 #include "model.h"
+#include "names.h"
 #include "report.h"
 
 #include <inttypes.h>
@@ -39,7 +40,7 @@ static const tn_option options[] = {
      "seed of the random numbers, as for torch.manual_seed; default 0", "--seed 7"},
     {"dtype", 0, TN_STRING, "D", "f32 bf16 f16", 0, offsetof(settings, dtype),
      "dtype of the parameters: f32, bf16 or f16; default f32", "--dtype bf16"},
-    {"output", 'o', TN_STRING, "FILE", "@file", 0, offsetof(settings, output), "the .safetensors file to write",
+    {"output", 'o', TN_STRING, "FILE", "@output", 0, offsetof(settings, output), "the .safetensors file to write",
      "-o adapter.safetensors"},
     TN_OPTION_JSON(settings),
     {.name = NULL}};
@@ -111,6 +112,7 @@ static int run(const tn_command *command, int argc, char **argv)
     tenon_dtype dtype;
     tenon_config *config;
     int code = tn_options_parse(command, argc, argv, &given, words);
+    if (code < 0) code = tn_names_check_command(command, &given, words);
     if (code >= 0) return code;
     if (!given.in_dim || !given.out_dim) return tn_usage(command, "init needs --in-dim and --out-dim");
     if (!given.output) return tn_usage(command, "init needs -o FILE, the file to write");

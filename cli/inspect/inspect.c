@@ -4,6 +4,7 @@
 #include "commands.h"
 #include "json.h"
 #include "model.h"
+#include "names.h"
 #include "report.h"
 
 #include <inttypes.h>
@@ -21,7 +22,7 @@ typedef struct settings {
 } settings;
 
 static const tn_argument arguments[] = {
-    {"MODEL", false, "@file", "a safetensors file, an index of shards (model.safetensors.index.json) or its folder"},
+    {"MODEL", false, "@model", "a safetensors file, an index of shards (model.safetensors.index.json) or its folder"},
     {.name = NULL}};
 
 static const tn_option options[] = {
@@ -299,6 +300,7 @@ static int run(const tn_command *command, int argc, char **argv)
     tenon_load_options found;
     tenon_error error;
     int code = tn_options_parse(command, argc, argv, &given, words);
+    if (code < 0) code = tn_names_check_command(command, &given, words);
     if (code >= 0) return code;
     tenon_status status = tn_model_open(words[0], &given.model, true, &adapter, &found, &error);
     if (status != TENON_OK) return explain_failure(words[0], &given, &error);

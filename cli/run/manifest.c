@@ -245,12 +245,17 @@ bool tn_manifest_open(const char *folder, const char *weights, const json_t *opt
 
 /* ---- parts ---- */
 
+void tn_manifest_part_name(int rank, char name[TN_MANIFEST_PART_SIZE])
+{
+    snprintf(name, TN_MANIFEST_PART_SIZE, "%s%d.json", part_prefix, rank);
+}
+
 bool tn_manifest_open_part(const char *folder, const char *weights, const json_t *options, int rank,
                            tn_manifest **manifest, tenon_error *error)
 {
-    char name[40];
+    char name[TN_MANIFEST_PART_SIZE];
     tn_manifest *made;
-    snprintf(name, sizeof name, "%s%d.json", part_prefix, rank);
+    tn_manifest_part_name(rank, name);
     if (!start(folder, name, &made, error)) return false;
     char *whole = tn_paths_join(folder, file_name);
     made->root = new_root(weights, options);

@@ -17,6 +17,10 @@
 
 typedef struct tn_manifest tn_manifest;
 
+/* The name of a rank's part. */
+enum { TN_MANIFEST_PART_SIZE = 40 };
+void tn_manifest_part_name(int rank, char name[TN_MANIFEST_PART_SIZE]);
+
 /* Opens folder/manifest.json, or starts one where there is none or `fresh` says so, and writes it, with the parts that
  * ranks have left. `weights` and `options` (borrowed) say what this run would make; a manifest that says otherwise is
  * refused with what differs. On success the caller owns *manifest. */

@@ -38,14 +38,14 @@ typedef struct settings {
 } settings;
 
 static const tn_argument arguments[] = {
-    {"MODEL", false, "@file", "a connector's safetensors file, an index of shards or the folder of a checkpoint"},
+    {"MODEL", false, "@model", "a connector's safetensors file, an index of shards or the folder of a checkpoint"},
     {"FEATURES", false, "@file",
      "features (images, tokens, width), or (tokens, width) for one image, in f32, bf16 or f16: an .npy file, a "
      ".safetensors file, or a folder of them"},
     {.name = NULL}};
 
 static const tn_option options[] = {
-    {"output", 'o', TN_STRING, "TOKENS", "@file", 0, offsetof(settings, output),
+    {"output", 'o', TN_STRING, "TOKENS", "@output", 0, offsetof(settings, output),
      "the .npy or .safetensors file to write, or a folder when FEATURES is a folder", "-o tokens.npy"},
     {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "pooling window, instead of the config's",
      "--window 3: video frames, with weights trained at 2"},
@@ -60,7 +60,7 @@ static const tn_option options[] = {
     {"patch-mask", 0, TN_STRING, "F", "@file", 0, offsetof(settings, patch_mask),
      "npy file (images, patches) of bool, int8 or uint8; patches with 0 are treated as absent",
      "--patch-mask patches.npy"},
-    {"attention", 0, TN_STRING, "FILE", "@file", 0, offsetof(settings, attention),
+    {"attention", 0, TN_STRING, "FILE", "@output", 0, offsetof(settings, attention),
      "also write the pooling weights, f32 (images, tokens, heads, window^2), 0 for absent patches",
      "--attention weights.npy"},
     {"dtype", 0, TN_STRING, "D", "f32 bf16 f16", 0, offsetof(settings, dtype),
@@ -293,8 +293,22 @@ static int check_settings(const tn_command *command, const settings *given, teno
     return -1;
 }
 
-static int run_model(const settings *given, const char *model, const char *features, tn_run_setup *setup)
+static bool check_names(const tn_command *command, const settings *given, const char *const words[TN_MAX_ARGUMENTS],
+                        tenon_error *error)
 {
+    tn_names *names;
+    if (!tn_names_new(command, given, words, &names, error)) return false;
+    bool good =
+        !tn_paths_is_folder(words[1]) || tn_run_folder_names(names, words[1], given->output, given->attention, error);
+    good = good && tn_names_check(names, error);
+    tn_names_free(names);
+    return good;
+}
+
+static int run_model(const tn_command *command, const settings *given, const char *const words[TN_MAX_ARGUMENTS],
+                     tn_run_setup *setup)
+{
+    const char *model = words[0], *features = words[1];
     tenon_error error;
     tn_progress progress = {.shown = false};
     tn_run_outcome out = {.features = features, .output = given->output};
@@ -304,7 +318,7 @@ static int run_model(const settings *given, const char *model, const char *featu
     error.message[0] = 0;
     setup->model = model;
     setup->progress = &progress;
-    bool good = open_model(given, model, &adapter, &error) &&
+    bool good = check_names(command, given, words, &error) && open_model(given, model, &adapter, &error) &&
                 tn_pool_new(given->threads ? (int)given->threads : tenon_num_threads(), &pool, &error) &&
                 prepare(adapter, given, features, pool, setup, &error);
     out.load_seconds = tn_seconds() - started;
@@ -328,7 +342,7 @@ static int run(const tn_command *command, int argc, char **argv)
     if (code >= 0) return code;
     tn_ranks_start();
     tn_interrupt_install();
-    code = run_model(&given, words[0], words[1], &setup);
+    code = run_model(command, &given, words, &setup);
     tn_ranks_end();
     if (code != TN_EXIT_OK) tn_interrupt_end(); /* nothing half-made is left */
     return code;

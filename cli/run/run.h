@@ -8,6 +8,7 @@
 #include "buffer.h"
 #include "finite.h"
 #include "hash.h"
+#include "names.h"
 #include "options.h"
 #include "paths.h"
 #include "progress.h"
@@ -182,6 +183,11 @@ void tn_folder_result_free(tn_folder_result *result);
 
 /* run_join.c: makes each rank's result that of all of them. */
 bool tn_join_results(tn_folder_result *result, tenon_error *error);
+
+/* Adds the files that a run of the folder makes: those of the shards, of the manifest and of the lock. `attention` may
+ * be NULL. */
+bool tn_run_folder_names(tn_names *names, const char *features, const char *tokens, const char *attention,
+                         tenon_error *error);
 
 /* Runs every shard of the folders in `folders` (by role; features and tokens at least) that the manifest does not list
  * as finished. */

@@ -247,11 +247,6 @@ static bool check_folders(plan *p, tenon_error *error)
             return tn_error(error, "%s %s: is no folder; features in a folder take a folder of files with their names",
                             tn_role_option((tn_role)role), p->folders[role]);
     for (int role = TN_TOKENS; role < TN_ROLES; role++)
-        for (int other = 0; p->folders[role] && other < role; other++)
-            if (p->folders[other] && tn_paths_same(p->folders[role], p->folders[other]))
-                return tn_error(error, "%s: is the folder of the %s too; choose another output folder",
-                                p->folders[role], tn_role_name((tn_role)other));
-    for (int role = TN_TOKENS; role < TN_ROLES; role++)
         if (p->folders[role] && !make_folder(p, role, error)) return false;
     return true;
 }
@@ -352,6 +347,35 @@ void tn_folder_result_free(tn_folder_result *result)
 {
     for (int finding = 0; finding < TN_FINDINGS; finding++)
         free(result->files[finding]);
+}
+
+static bool add_own_names(tn_names *names, const char *folder, tenon_error *error)
+{
+    char part[TN_MANIFEST_PART_SIZE];
+    bool good = tn_names_add(names, "-o", folder, "manifest.json", error) &&
+                tn_names_add(names, "-o", folder, TN_LOCK_NAME, error);
+    for (int rank = 1; good && rank < tn_ranks_count(); rank++) {
+        tn_manifest_part_name(rank, part);
+        good = tn_names_add(names, "-o", folder, part, error);
+    }
+    return good;
+}
+
+bool tn_run_folder_names(tn_names *names, const char *features, const char *tokens, const char *attention,
+                         tenon_error *error)
+{
+    char **shards;
+    size_t count;
+    if (!tn_paths_list_shards(features, &shards, &count, error)) return false;
+    bool good = add_own_names(names, tokens, error);
+    for (size_t i = 0; good && i < count; i++) {
+        char *npy = tn_paths_with_suffix(shards[i], ".npy");
+        good = npy ? tn_names_add(names, "-o", tokens, shards[i], error) : tn_error(error, "out of memory");
+        if (good && attention) good = tn_names_add(names, "--attention", attention, npy, error);
+        free(npy);
+    }
+    tn_paths_free_list(shards, count);
+    return good;
 }
 
 bool tn_run_folder(tn_run_setup *setup, char *const folders[TN_ROLES], bool force, tn_folder_result *result,

@@ -178,18 +178,12 @@ static bool take_mask(tn_run_job *job, const tn_run_setup *setup, tn_role role, 
     return take_patch_mask(job, setup->prefix_tokens, &mask, error);
 }
 
-/* An output may not take the place of what is being read, nor of the other output. */
-static bool check_outputs(const tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
+/* Can the outputs be written where they belong? */
+static bool check_outputs(const tn_run_job *job, tenon_error *error)
 {
     for (int output = TN_TOKENS; output < TN_ROLES; output++) {
         const char *path = job->paths[output];
         if (!path) continue;
-        if (tn_paths_in_model(path, setup->model))
-            return tn_error(error, "%s: is the model being read; choose another output", path);
-        for (int other = 0; other < output; other++)
-            if (job->paths[other] && tn_paths_same(path, job->paths[other]))
-                return tn_error(error, "%s: is the %s of the same run; choose another output", path,
-                                tn_role_name((tn_role)other));
         tenon_writer *writer;
         if (tenon_writer_new(path, &writer, error) != TENON_OK) return false;
         tenon_writer_free(writer);
@@ -234,7 +228,7 @@ bool tn_job_open(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
 {
     if (open_inputs(job, setup, error) && take_features(job, setup, error) &&
         take_mask(job, setup, TN_FRAME_MASK, error) && take_mask(job, setup, TN_PATCH_MASK, error) &&
-        count_bytes(job, setup, error) && check_outputs(job, setup, error))
+        count_bytes(job, setup, error) && check_outputs(job, error))
         return true;
     tn_job_close(job);
     return false;

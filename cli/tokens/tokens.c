@@ -5,6 +5,7 @@
 #include "config_options.h"
 #include "json.h"
 #include "model.h"
+#include "names.h"
 #include "report.h"
 
 #include <inttypes.h>
@@ -181,6 +182,7 @@ static int run(const tn_command *command, int argc, char **argv)
     const char *words[TN_MAX_ARGUMENTS];
     tenon_config *config;
     int code = tn_options_parse(command, argc, argv, &given, words);
+    if (code < 0) code = tn_names_check_command(command, &given, words);
     if (code < 0) code = grid_of_image(command, &given);
     if (code < 0) code = tn_config_from_settings(command, &given.config, &config);
     if (code >= 0) return code;
