@@ -13,20 +13,20 @@
 static const struct {
     const char *name;
     double value;
-} words[] = {{"nan", NAN}, {"inf", INFINITY}, {"-inf", -INFINITY}};
+} odd_numbers[] = {{"nan", NAN}, {"inf", INFINITY}, {"-inf", -INFINITY}};
 
 json_t *tn_json_real(double value)
 {
-    if (isnan(value)) return json_string(words[0].name);
-    if (isinf(value)) return json_string(words[value > 0 ? 1 : 2].name);
+    if (isnan(value)) return json_string(odd_numbers[0].name);
+    if (isinf(value)) return json_string(odd_numbers[value > 0 ? 1 : 2].name);
     return json_real(value);
 }
 
 double tn_json_read_real(const json_t *value, double missing)
 {
     if (json_is_number(value)) return json_number_value(value);
-    for (size_t i = 0; json_is_string(value) && i < sizeof words / sizeof *words; i++)
-        if (!strcmp(json_string_value(value), words[i].name)) return words[i].value;
+    for (size_t i = 0; json_is_string(value) && i < sizeof odd_numbers / sizeof *odd_numbers; i++)
+        if (!strcmp(json_string_value(value), odd_numbers[i].name)) return odd_numbers[i].value;
     return missing;
 }
 
@@ -85,6 +85,43 @@ json_t *tn_json_text(const char *text)
 json_t *tn_json_pair(int64_t height, int64_t width)
 {
     return json_pack("[I, I]", (json_int_t)height, (json_int_t)width);
+}
+
+json_t *tn_json_joined(json_t *object, json_t *more)
+{
+    const bool good = object && more && json_object_update(object, more) == 0;
+    json_decref(more);
+    if (good) return object;
+    json_decref(object);
+    return NULL;
+}
+
+/* Adds one difference to the list. */
+static void add_difference(const char *name, const json_t *then, const json_t *now, tn_json_words words, char *list,
+                           size_t size)
+{
+    char *before = then ? json_dumps(then, JSON_ENCODE_ANY) : strdup("not there");
+    char *after = now ? json_dumps(now, JSON_ENCODE_ANY) : strdup("not there");
+    const size_t used = strlen(list);
+    snprintf(list + used, size - used, "%s%.200s %s %.400s %s %.400s%s", used ? ", " : "", name, words.first,
+             before ? before : "?", words.second, after ? after : "?", words.last);
+    free(before);
+    free(after);
+}
+
+bool tn_json_same(const json_t *then, const json_t *now, tn_json_words words, char *list, size_t size)
+{
+    const char *name;
+    json_t *value;
+    list[0] = 0;
+    json_object_foreach((json_t *)(uintptr_t)now, name, value)
+    {
+        const json_t *before = json_object_get(then, name);
+        if (!before || !json_equal(before, value)) add_difference(name, before, value, words, list, size);
+    }
+    json_object_foreach((json_t *)(uintptr_t)then, name, value) if (!json_object_get(now, name))
+        add_difference(name, value, NULL, words, list, size);
+    return list[0] == 0;
 }
 
 json_t *tn_json_config(const tenon_config *config)

@@ -27,6 +27,18 @@ char *tn_json_key(const char *text);
 /* "HxW" as [H, W]. */
 json_t *tn_json_pair(int64_t height, int64_t width);
 
+/* `object` (taken) with the members of `more` (taken); NULL where one of them is NULL. */
+json_t *tn_json_joined(json_t *object, json_t *more);
+
+/* How two values are told apart in a sentence: "--lr was 1 and is now 2" is {"was", "and is now", ""}. */
+typedef struct tn_json_words {
+    const char *first, *second, *last;
+} tn_json_words;
+
+/* Do both objects have the same members? The list gets those that differ, `now` ones in their order, then those that
+ * only `then` has: "--lr was 1 and is now 2, --seed was 0 and is now 4". */
+bool tn_json_same(const json_t *then, const json_t *now, tn_json_words words, char *list, size_t size);
+
 /* The config as a JSON object, or NULL. */
 json_t *tn_json_config(const tenon_config *config);
 

@@ -22,6 +22,9 @@ int tn_ranks_sum(void *context, float *data, size_t count);
 /* The same for a few doubles. */
 void tn_ranks_sum_doubles(double *values, size_t count);
 
+/* `data` of rank 0 for all of them. */
+void tn_ranks_broadcast(void *data, size_t bytes);
+
 /* The lowest rank on which something failed; -1: nowhere. */
 int tn_ranks_first_failure(bool failed);
 

@@ -119,6 +119,14 @@ void tn_ranks_sum_doubles(double *values, size_t count)
     }
 }
 
+void tn_ranks_broadcast(void *data, size_t bytes)
+{
+    for (size_t first = 0; number_of_ranks > 1 && first < bytes; first += INT_MAX) {
+        const size_t left = bytes - first;
+        MPI_Bcast((char *)data + first, left < INT_MAX ? (int)left : INT_MAX, MPI_BYTE, 0, MPI_COMM_WORLD);
+    }
+}
+
 int tn_ranks_first_failure(bool failed)
 {
     int mine = failed ? index_of_rank : INT_MAX, first = mine;

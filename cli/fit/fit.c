@@ -254,19 +254,24 @@ static bool open_all(tn_fit *fit, tenon_error *error)
     if (!tn_fit_data_open(g, fit->adapter, &fit->call, &fit->data, error) || !count_steps(fit, error) ||
         !make_trainer(fit, error))
         return false;
-    tn_fit_data_hash(fit->data, fit->data_hash);
-    return tn_fit_open_folder(fit, error) && check_output(g, error);
+    return tn_fit_data_hash(fit->data, fit->data_hash, error);
 }
 
 /* ---- the run ---- */
 
+static void say_resumed(const tn_fit *fit)
+{
+    tn_note("going on from step %" PRId64 " of %" PRId64 " (%s)", fit->state.done, fit->steps, fit->given->checkpoint);
+    if (fit->steps != fit->steps_before)
+        tn_note("the run was to have %" PRId64 " steps; from here on the learning rate is that of a run of %" PRId64,
+                fit->steps_before, fit->steps);
+}
+
 static bool resume(tn_fit *fit, tenon_error *error)
 {
     bool found;
-    if (!tn_ranks_agree(tn_fit_resume(fit, &found, error))) return false;
-    if (found && tn_ranks_index() == 0)
-        tn_note("going on from step %" PRId64 " of %" PRId64 " (%s)", fit->state.done, fit->steps,
-                fit->given->checkpoint);
+    if (!tn_ranks_agree(tn_fit_resume(fit, &found, error)) || !tn_fit_check_progress(fit, error)) return false;
+    if (found && tn_ranks_index() == 0) say_resumed(fit);
     return tn_ranks_agree(tn_fit_report_open(fit, error));
 }
 
@@ -286,7 +291,9 @@ static void say_interrupted(const tn_fit *fit)
 static bool fit_all(const tn_command *command, tn_fit *fit, int *signal, tenon_error *error)
 {
     const bool opened = check_names(command, fit->given, error) && open_all(fit, error);
-    if (!tn_ranks_agree(opened) || !resume(fit, error)) return false;
+    if (!tn_ranks_agree(opened) || !tn_fit_check_ranks(fit, error)) return false;
+    if (!tn_ranks_agree(tn_fit_open_folder(fit, error) && check_output(fit->given, error)) || !resume(fit, error))
+        return false;
     bool good = tn_fit_run(fit, signal, error);
     if (good) good = tn_ranks_agree(tn_fit_report_sync(fit, error));
     tn_fit_report_close(fit);

@@ -63,8 +63,10 @@ int64_t tn_fit_data_validation(const tn_fit_data *data); /* images kept back */
 int64_t tn_fit_data_next(const tn_fit_data *data, int64_t place);
 int64_t tn_fit_data_kept(const tn_fit_data *data, int64_t index);
 
-/* A hash of the shards' names, shapes and dtypes, and "in/a.npy, image 3". */
-void tn_fit_data_hash(const tn_fit_data *data, char hash[TN_HASH_SIZE]);
+/* A hash of the shards' names, shapes, dtypes and sizes, and of samples of their bytes. */
+bool tn_fit_data_hash(const tn_fit_data *data, char hash[TN_HASH_SIZE], tenon_error *error);
+
+/* "in/a.npy, image 3". */
 bool tn_fit_data_say(const tn_fit_data *data, int64_t image, char *text, size_t size);
 
 /* Reads the longest possible beginning of images[0..count): all of one shape and dtype. Safe from several threads. */
@@ -97,6 +99,7 @@ typedef struct tn_fit {
     tenon_call call;
     tn_fit_state state;
     int64_t steps;         /* of the whole run */
+    int64_t steps_before;  /* what they were when the checkpoint was written; 0: there was none */
     int64_t images_a_step; /* of all ranks */
     char start_hash[TN_HASH_SIZE], data_hash[TN_HASH_SIZE];
     tn_lock *lock; /* of the folder of checkpoints */
@@ -130,6 +133,10 @@ bool tn_fit_run(tn_fit *fit, int *signal, tenon_error *error);
 /* fit_state.c: the checkpoint's file, saving to it and going on from it. *found: there was one. */
 bool tn_fit_save(tn_fit *fit, tenon_error *error);
 bool tn_fit_resume(tn_fit *fit, bool *found, tenon_error *error);
+
+/* Are all ranks in the same run, and after some steps at the same parameters? */
+bool tn_fit_check_ranks(const tn_fit *fit, tenon_error *error);
+bool tn_fit_check_progress(const tn_fit *fit, tenon_error *error);
 bool tn_fit_open_folder(tn_fit *fit, tenon_error *error);
 
 /* Adds the files that a run makes in the folder of checkpoints, where there is one. */

@@ -283,11 +283,12 @@ void tn_fit_data_close(tn_fit_data *data)
 
 /* ---- identity ---- */
 
-void tn_fit_data_hash(const tn_fit_data *data, char hash[TN_HASH_SIZE])
+bool tn_fit_data_hash(const tn_fit_data *data, char hash[TN_HASH_SIZE], tenon_error *error)
 {
     tn_hasher *hasher = tn_hasher_new(0, NULL);
+    bool good = hasher || tn_error(error, "out of memory while hashing the data");
     for (size_t i = 0; i < data->num_shards; i++) {
-        for (int which = 0; which < SIDES; which++) {
+        for (int which = 0; good && which < SIDES; which++) {
             const shard *s = &data->shards[i];
             const side *part = &s->sides[which];
             char text[128];
@@ -296,9 +297,11 @@ void tn_fit_data_hash(const tn_fit_data *data, char hash[TN_HASH_SIZE])
                      part->rows);
             tn_hasher_add(hasher, name, strlen(name));
             tn_hasher_add(hasher, text, strlen(text));
+            good = tn_hash_sample(hasher, part->path, error);
         }
     }
     tn_hasher_finish(hasher, hash);
+    return good;
 }
 
 /* The shard that holds an image: the last that begins at or before it, empty ones aside. */

@@ -170,6 +170,7 @@ static bool run_steps(tn_fit *fit, memory *m, int *signal, tenon_error *error)
         if (!tn_ranks_agree(good)) return false;
         bool is_due = fit->state.done % fit->given->every == 0 || fit->state.done == fit->steps;
         *signal = tn_ranks_max(tn_interrupt_signal());
+        if ((is_due || *signal) && !tn_fit_check_progress(fit, error)) return false;
         if (is_due && !validate(fit, m, error)) return false;
         fit->stopped_early = is_plateau(fit);
         if ((is_due || *signal) && !tn_ranks_agree(tn_fit_save(fit, error))) return false;

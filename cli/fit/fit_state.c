@@ -6,6 +6,7 @@
  */
 #include "fit.h"
 #include "ranks.h"
+#include "ranks_same.h"
 #include "report.h"
 
 #include <dirent.h>
@@ -24,44 +25,38 @@ static const char file_name[] = "checkpoint.safetensors";
 
 /* ---- the note ---- */
 
-/* Everything on the command line that decides the bits of the result. */
-static json_t *describe_options(const tn_fit *fit)
+/* What decides the bits of the result, by the words for a sentence: two runs that agree in all of it take the same
+ * steps, and differ only in how many. */
+static json_t *describe(const tn_fit *fit)
 {
     const tn_fit_settings *g = fit->given;
     char seed[24];
     snprintf(seed, sizeof seed, "%" PRIu64, g->seed);
-    json_t *options = json_pack(
-        "{s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:s, s:o, s:I, s:b}", "loss", g->loss,
-        "steps", (json_int_t)fit->steps, "batch", (json_int_t)g->batch, "accumulate", (json_int_t)g->accumulate,
-        "warmup", (json_int_t)g->warmup, "lr", tn_json_real(g->lr), "min-lr", tn_json_real(g->min_lr), "weight-decay",
-        tn_json_real(g->weight_decay), "clip", tn_json_real(g->clip), "beta1", tn_json_real(g->beta1), "beta2",
-        tn_json_real(g->beta2), "eps", tn_json_real(g->eps), "decay-biases", g->decay_biases, "no-master", g->no_master,
-        "seed", seed, "val-fraction", tn_json_real(g->val_fraction), "patience", (json_int_t)g->patience,
-        "skip-nonfinite", g->skip_nonfinite);
-    if (!options) return NULL;
-    json_object_set_new(options, "freeze", tn_json_text(g->freeze));
-    json_object_set_new(options, "window", g->window == TENON_UNSET ? json_null() : json_integer(g->window));
-    json_object_set_new(options, "grid", g->grid.height ? tn_json_pair(g->grid.height, g->grid.width) : json_null());
-    json_object_set_new(options, "tensor", tn_json_text(g->tensor));
-    json_object_set_new(options, "target-tensor", tn_json_text(g->target_tensor));
-    json_object_set_new(options, "npy-bf16", json_boolean(g->npy_bfloat16));
-    json_object_set_new(options, "ranks", json_integer(tn_ranks_count()));
-    /* Only where something is done at the interval that counts for the result. */
-    if (g->patience > 0) json_object_set_new(options, "every", json_integer(g->every));
-    return options;
+    return json_pack(
+        "{s:s, s:s, s:s, s:I, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:o, s:s, s:o, s:o, "
+        "s:o, s:o, s:o, s:b}",
+        "the hash of --model", fit->start_hash, "the hash of --features and --targets", fit->data_hash,
+        "the CPU level (--cpu)", tenon_adapter_cpu(fit->adapter), "the number of ranks", (json_int_t)tn_ranks_count(),
+        "--loss", g->loss, "--batch", (json_int_t)g->batch, "--accumulate", (json_int_t)g->accumulate, "--warmup",
+        (json_int_t)g->warmup, "--lr", tn_json_real(g->lr), "--min-lr", tn_json_real(g->min_lr), "--weight-decay",
+        tn_json_real(g->weight_decay), "--clip", tn_json_real(g->clip), "--beta1", tn_json_real(g->beta1), "--beta2",
+        tn_json_real(g->beta2), "--eps", tn_json_real(g->eps), "--decay-biases", g->decay_biases, "--no-master",
+        g->no_master, "--freeze", tn_json_text(g->freeze), "--seed", seed, "--val-fraction",
+        tn_json_real(g->val_fraction), "--window", g->window == TENON_UNSET ? json_null() : json_integer(g->window),
+        "--grid", g->grid.height ? tn_json_pair(g->grid.height, g->grid.width) : json_null(), "--tensor",
+        tn_json_text(g->tensor), "--target-tensor", tn_json_text(g->target_tensor), "--npy-bf16", g->npy_bfloat16);
 }
 
 static char *make_note(const tn_fit *fit)
 {
     const tn_fit_state *s = &fit->state;
-    json_t *note =
-        json_pack("{s:i, s:o, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "format", FORMAT,
-                  "options", describe_options(fit), "level", tenon_adapter_cpu(fit->adapter), "model", fit->start_hash,
-                  "data", fit->data_hash, "done", (json_int_t)s->done, "skipped", (json_int_t)s->skipped, "validations",
-                  (json_int_t)s->validations, "stale", (json_int_t)s->stale, "first_loss", tn_json_real(s->first_loss),
-                  "last_loss", tn_json_real(s->last_loss), "first_val", tn_json_real(s->first_val), "last_val",
-                  tn_json_real(s->last_val), "best_val", tn_json_real(s->best_val), "seconds",
-                  tn_json_real(s->seconds + tn_seconds() - fit->started), "log_bytes", (json_int_t)s->log_bytes);
+    json_t *note = json_pack(
+        "{s:i, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "format", FORMAT, "run",
+        describe(fit), "steps", (json_int_t)fit->steps, "done", (json_int_t)s->done, "skipped", (json_int_t)s->skipped,
+        "validations", (json_int_t)s->validations, "stale", (json_int_t)s->stale, "first_loss",
+        tn_json_real(s->first_loss), "last_loss", tn_json_real(s->last_loss), "first_val", tn_json_real(s->first_val),
+        "last_val", tn_json_real(s->last_val), "best_val", tn_json_real(s->best_val), "seconds",
+        tn_json_real(s->seconds + tn_seconds() - fit->started), "log_bytes", (json_int_t)s->log_bytes);
     char *text = note ? json_dumps(note, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     json_decref(note);
     return text;
@@ -94,49 +89,58 @@ static void read_state(tn_fit_state *state, const json_t *note)
 
 /* ---- is it the same run? ---- */
 
-/* Names the first option that is another one now. */
-static bool same_options(const tn_fit *fit, const char *path, const json_t *note, tenon_error *error)
+bool tn_fit_check_ranks(const tn_fit *fit, tenon_error *error)
 {
-    const json_t *then = json_object_get(note, "options");
-    json_t *now = describe_options(fit);
-    const char *name;
-    json_t *value;
-    bool same = now != NULL || tn_error(error, "out of memory");
-    json_object_foreach(now, name, value)
-    {
-        const json_t *before = json_object_get(then, name);
-        if (!same || (before && json_equal(before, value))) continue;
-        char *was = before ? json_dumps(before, JSON_ENCODE_ANY) : NULL;
-        char *is = json_dumps(value, JSON_ENCODE_ANY);
-        same = tn_error(error,
-                        "%s: is of a run with other options: %s was %s and is now %s; give the options of that run, or "
-                        "begin in another folder",
-                        path, name, was ? was : "not there", is ? is : "?");
-        free(was);
-        free(is);
-    }
-    json_decref(now);
-    return same;
+    const tn_fit_settings *g = fit->given;
+    json_t *facts = describe(fit);
+    json_t *rest = json_pack("{s:s, s:s, s:I, s:I, s:I, s:b, s:b}", "the subcommand", "fit", "tenon", tenon_version(),
+                             "--steps", (json_int_t)fit->steps, "--every", (json_int_t)g->every, "--patience",
+                             (json_int_t)g->patience, "--skip-nonfinite", g->skip_nonfinite, "--resume", g->resume);
+    return tn_ranks_same(tn_json_joined(facts, rest), TN_RANKS_ADVICE, error);
 }
 
-static bool same_text(const json_t *note, const char *key, const char *now)
+bool tn_fit_check_progress(const tn_fit *fit, tenon_error *error)
 {
-    const char *then = json_string_value(json_object_get(note, key));
-    return then && !strcmp(then, now);
+    static const char advice[] = "what one machine computes is not what another does; give all ranks one CPU level "
+                                 "(--cpu) and one version of the system's libraries";
+    char hash[TN_HASH_SIZE] = "";
+    if (tn_ranks_count() == 1) return true;
+    const bool good = tn_hash_weights(fit->adapter, hash, error);
+    if (!tn_ranks_agree(good)) return false;
+    return tn_ranks_same(json_pack("{s:I, s:I, s:s}", "the number of steps", (json_int_t)fit->state.done,
+                                   "the number of skipped steps", (json_int_t)fit->state.skipped,
+                                   "the hash of the parameters after them", hash),
+                         advice, error);
 }
 
 static bool same_run(const tn_fit *fit, const char *path, const json_t *note, tenon_error *error)
 {
+    char list[3000];
     if (count_of(note, "format") != FORMAT)
         return tn_error(error, "%s: has no note of this version of tenon fit (format %d)", path, FORMAT);
-    if (!same_text(note, "model", fit->start_hash))
-        return tn_error(error, "%s: is of a run that began with another --model than %s", path, fit->given->start);
-    if (!same_text(note, "data", fit->data_hash))
-        return tn_error(error, "%s: is of a run with other data: names, shapes or dtypes of the shards differ", path);
-    if (!same_text(note, "level", tenon_adapter_cpu(fit->adapter)))
-        return tn_error(error, "%s: is of a run at CPU level %s, this one is at %s; choose it with --cpu", path,
-                        json_string_value(json_object_get(note, "level")), tenon_adapter_cpu(fit->adapter));
-    return same_options(fit, path, note, error);
+    json_t *now = describe(fit);
+    if (!now) return tn_error(error, "out of memory");
+    const bool same =
+        tn_json_same(json_object_get(note, "run"), now, (tn_json_words){"was", "and is now", ""}, list, sizeof list);
+    json_decref(now);
+    return same ||
+           tn_error(error, "%s: is of another run: %s; continue with what that run had, or start in another folder",
+                    path, list);
+}
+
+/* A file that says so is not believed to be a checkpoint of ours for that. */
+static bool check_state(const tn_fit *fit, const char *path, const json_t *note, tenon_error *error)
+{
+    const tn_fit_state *s = &fit->state;
+    const bool sound = s->done >= 0 && s->skipped >= 0 && s->skipped <= s->done && s->validations >= 0 &&
+                       s->stale >= 0 && s->stale <= s->validations && s->log_bytes >= 0 &&
+                       count_of(note, "steps") >= s->done;
+    if (!sound) return tn_error(error, "%s: is damaged: its counts do not fit each other", path);
+    if (s->done <= fit->steps) return true;
+    return tn_error(error,
+                    "%s: has taken %" PRId64 " steps already, and this run is to have %" PRId64
+                    "; give --steps or --epochs at least as many",
+                    path, s->done, fit->steps);
 }
 
 /* ---- the folder ---- */
@@ -212,6 +216,8 @@ static bool read_note(tn_fit *fit, const char *path, tenon_error *error)
     bool good = note != NULL || tn_error(error, "%s: is no checkpoint of tenon fit", path);
     good = good && same_run(fit, path, note, error);
     if (good) read_state(&fit->state, note);
+    good = good && check_state(fit, path, note, error);
+    if (good) fit->steps_before = count_of(note, "steps");
     json_decref(note);
     tenon_file_close(file);
     return good;
@@ -227,6 +233,8 @@ bool tn_fit_resume(tn_fit *fit, bool *found, tenon_error *error)
     if (tn_paths_exists(path)) {
         *found = true;
         good = read_note(fit, path, error) && tenon_trainer_restore(fit->trainer, path, error) == TENON_OK;
+        if (good && tenon_trainer_steps(fit->trainer) != fit->state.done - fit->state.skipped)
+            good = tn_error(error, "%s: is damaged: its counts do not fit each other", path);
     }
     free(path);
     return good;

@@ -8,6 +8,7 @@
 #include "model.h"
 #include "pool.h"
 #include "ranks.h"
+#include "ranks_same.h"
 #include "report.h"
 
 #include <inttypes.h>
@@ -305,6 +306,14 @@ static bool check_names(const tn_command *command, const settings *given, const 
     return good;
 }
 
+static bool check_ranks(const tn_run_setup *setup, const char *features, tenon_error *error)
+{
+    return tn_ranks_same(json_pack("{s:s, s:s, s:s, s:b}", "the subcommand", "run", "tenon", tenon_version(),
+                                   "the hash of MODEL", setup->weights, "that FEATURES is a folder",
+                                   tn_paths_is_folder(features)),
+                         TN_RANKS_ADVICE, error);
+}
+
 static int run_model(const tn_command *command, const settings *given, const char *const words[TN_MAX_ARGUMENTS],
                      tn_run_setup *setup)
 {
@@ -322,7 +331,8 @@ static int run_model(const tn_command *command, const settings *given, const cha
                 tn_pool_new(given->threads ? (int)given->threads : tenon_num_threads(), &pool, &error) &&
                 prepare(adapter, given, features, pool, setup, &error);
     out.load_seconds = tn_seconds() - started;
-    good = tn_ranks_agree(good) && run_any(setup, given, features, &out, &error);
+    good =
+        tn_ranks_agree(good) && check_ranks(setup, features, &error) && run_any(setup, given, features, &out, &error);
     out.total_seconds = tn_seconds() - started;
     int code = good ? tn_run_report(setup, &out, given->json) : tn_failed_on_ranks(&error);
     tn_folder_result_free(&out.result);

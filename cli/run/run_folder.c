@@ -6,6 +6,7 @@
 #include "lock.h"
 #include "manifest.h"
 #include "ranks.h"
+#include "ranks_same.h"
 #include "report.h"
 #include "run.h"
 
@@ -240,12 +241,17 @@ static void remove_made_folders(const plan *p)
         if (p->made[role]) rmdir(p->folders[role]);
 }
 
-static bool check_folders(plan *p, tenon_error *error)
+static bool check_inputs(const plan *p, tenon_error *error)
 {
     for (int role = 0; role < TN_INPUT_ROLES; role++)
         if (p->folders[role] && !tn_paths_is_folder(p->folders[role]))
             return tn_error(error, "%s %s: is no folder; features in a folder take a folder of files with their names",
                             tn_role_option((tn_role)role), p->folders[role]);
+    return true;
+}
+
+static bool make_folders(plan *p, tenon_error *error)
+{
     for (int role = TN_TOKENS; role < TN_ROLES; role++)
         if (p->folders[role] && !make_folder(p, role, error)) return false;
     return true;
@@ -273,6 +279,19 @@ static bool open_manifest(plan *p, tenon_error *error)
     if (good && rank > 0) good = tn_manifest_open_part(folder, weights, options, rank, &p->manifest, error);
     json_decref(options);
     return good;
+}
+
+/* Shards are dealt out by their place in the list, and rank 0's manifest speaks for all tokens. */
+static bool check_ranks(const plan *p, tenon_error *error)
+{
+    char shards[TN_HASH_SIZE];
+    tn_hasher *hasher = tn_hasher_new(0, NULL);
+    for (size_t i = 0; i < p->num_shards; i++)
+        tn_hasher_add(hasher, p->shards[i], strlen(p->shards[i]) + 1);
+    tn_hasher_finish(hasher, shards);
+    json_t *rest = json_pack("{s:s, s:I, s:b}", "the names of the shards (hash)", shards, "the number of shards",
+                             (json_int_t)p->num_shards, "--force", p->force);
+    return tn_ranks_same(tn_json_joined(describe_options(p), rest), TN_RANKS_ADVICE, error);
 }
 
 static void add_totals(tn_run_totals *totals, const tn_run_totals *more)
@@ -334,9 +353,10 @@ static bool name_files(const plan *p, tn_folder_result *result, tenon_error *err
 static bool run_plan(plan *p, tn_folder_result *result, tenon_error *error)
 {
     const char *features = p->folders[TN_FEATURES];
-    if (!tn_ranks_agree(check_folders(p, error) && lock_tokens(p, error))) return false;
-    bool good = tn_paths_list_shards(features, &p->shards, &p->num_shards, error) && check_shards(p, error);
-    if (!tn_ranks_agree(good) || !check_kinds(p, error)) return false;
+    bool good = check_inputs(p, error) && tn_paths_list_shards(features, &p->shards, &p->num_shards, error);
+    if (!tn_ranks_agree(good) || !check_ranks(p, error)) return false;
+    if (!tn_ranks_agree(make_folders(p, error) && lock_tokens(p, error))) return false;
+    if (!tn_ranks_agree(check_shards(p, error)) || !check_kinds(p, error)) return false;
     if (!tn_ranks_agree(open_manifest(p, error))) return false;
     if (!tn_ranks_agree(drop_finished(p, result, error))) return false;
     if (!join_manifests(p, run_jobs(p, result, error), error)) return false;

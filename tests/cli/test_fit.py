@@ -248,18 +248,92 @@ def test_resume_begins_where_there_is_nothing_and_ends_where_all_is_done(tenon, 
 def test_another_run_is_not_gone_on_with(tenon, data):
     tenon(*RUN, *RESUME, "-o", "out.safetensors")
     assert "--resume goes on from it" in tenon(*RUN, "--checkpoint", "ck", "-o", "out.safetensors", code=1).err
-    for words, name in ((["--lr", "0.5"], "lr"), (["--seed", 4], "seed"), (["--steps", 700], "steps"),
-                        (["--freeze", "proj.bias"], "freeze")):
-        said = tenon(*RUN, *RESUME, *words, "-o", "out.safetensors", code=1).err
-        assert f"other options: {name} was" in said
+    words = [*RUN, *RESUME, "-o", "out.safetensors"]
+    for more, name in ((["--lr", "0.5"], "--lr was 0.001 and is now 0.5;"), (["--seed", 4], '--seed was "0" and is now "4";'),
+                       (["--freeze", "proj.bias"], '--freeze was null and is now "proj.bias";'),
+                       (["--cpu", "baseline"], "the CPU level (--cpu) was"), (["--val-fraction", "0.2"], "--val-fraction was"),
+                       (["--clip", 2, "--batch", 4], "--batch was 3 and is now 4, --clip was 1.0 and is now 2.0;")):
+        said = tenon(*words, *more, code=1).err
+        assert f"ck/checkpoint.safetensors: is of another run: {name}" in said
     tenon("init", "--type", "linear", "--in-dim", 16, "--out-dim", 8, "--seed", 3, "-o", "start.safetensors")
-    assert "another --model" in tenon(*RUN, *RESUME, "-o", "out.safetensors", code=1).err
+    assert "another run: the hash of --model was" in tenon(*words, code=1).err
     tenon("init", "--type", "linear", "--in-dim", 16, "--out-dim", 8, "--seed", 1, "-o", "start.safetensors")
     os.rename("x/2.npy", "x/3.npy")
     os.rename("t/2.npy", "t/3.npy")
-    assert "other data" in tenon(*RUN, *RESUME, "-o", "out.safetensors", code=1).err
+    assert "another run: the hash of --features and --targets was" in tenon(*words, code=1).err
+    os.rename("x/3.npy", "x/2.npy")
+    os.rename("t/3.npy", "t/2.npy")
+    spoil("t/1.npy", 5, 3)  # in the middle of the file, of the same shape
+    assert "another run: the hash of --features and --targets was" in tenon(*words, code=1).err
     save_file({"a": numpy.zeros(3)}, "ck/checkpoint.safetensors")
-    assert "no checkpoint" in tenon(*RUN, *RESUME, "-o", "out.safetensors", code=1).err
+    assert "no checkpoint" in tenon(*words, code=1).err
+
+
+def test_C30_a_checkpoint_whose_counts_are_wrong(tenon, data):
+    words = [*FIT, "--steps", 20, "--checkpoint", "ck", "--resume", "-o", "out.safetensors"]
+    tenon(*words)
+    path = "ck/checkpoint.safetensors"
+    whole = read(path)
+    for old, new in ((b'\\"done\\":20', b'\\"done\\":-2'), (b'\\"done\\":20', b'\\"done\\":19'),
+                     (b'\\"steps\\":20', b'\\"steps\\":10'), (b'\\"stale\\":0', b'\\"stale\\":7')):
+        assert old in whole
+        open(path, "wb").write(whole.replace(old, new, 1))
+        assert f"{path}: is damaged" in tenon(*words, code=1).err
+    open(path, "wb").write(whole)
+    tenon(*words)
+
+
+# ---- a longer run ----
+
+
+def rates(log):
+    return [line["lr"] for line in log_of(log) if "lr" in line]
+
+
+def test_a_finished_run_is_extended(tenon, data):
+    """From the checkpoint on, a step has the rate that a run of the new length has there."""
+    words = [*FIT, "--warmup", 10, "--every", 10, "--val-fraction", "0.2", "--batch", 4]
+    tenon(*words, "--steps", 100, "--log", "whole.log", "-o", "whole.safetensors")
+    words += [*RESUME, "-o", "out.safetensors"]
+    tenon(*words, "--steps", 60)
+    short = rates("log")
+    said = tenon(*words, "--steps", 100).err
+    assert "going on from step 60 of 100" in said and "was to have 60 steps" in said
+    assert rates("log") == short + rates("whole.log")[60:] and short[-1] < rates("log")[60]
+    assert note_of("ck")["steps"] == 100
+    assert "was to have" not in tenon(*words, "--steps", 100).err  # it is done, and the same run
+    said = tenon(*words, "--steps", 99, code=1).err
+    assert "has taken 100 steps already" in said and "--steps" in said
+
+
+def test_an_extension_at_a_constant_rate_is_the_longer_run(tenon, data):
+    words = [*FIT, "--min-lr", "0.001", "--every", 10, "--val-fraction", "0.2", "--batch", 4]
+    tenon(*words, "--epochs", 12, "--log", "whole.log", "-o", "whole.safetensors")
+    tenon(*words, *RESUME, "--epochs", 4, "-o", "out.safetensors")
+    tenon(*words, *RESUME, "--epochs", 12, "-o", "out.safetensors")
+    assert read("out.safetensors") == read("whole.safetensors")
+    steps = lambda log: [line for line in log_of(log) if "loss" in line]
+    assert steps("log") == steps("whole.log")
+
+
+def test_what_ends_a_run_may_change(tenon, data):
+    """--patience, --every and --skip-nonfinite too: they decide how far a run goes, not what a step does."""
+    words = [*FIT, "--steps", 5000, "--val-fraction", "0.2", "--every", 10, "--lr", 0, *RESUME, "-o", "out.safetensors"]
+    assert "stopped early" in tenon(*words, "--patience", 3).out and note_of("ck")["done"] == 30
+    tenon(*words, "--patience", 5, "--every", 5)
+    assert note_of("ck")["done"] == 40
+
+
+def test_the_way_out_of_a_step_that_is_not_finite(tenon, data):
+    """The sentence advises --skip-nonfinite; with it the run goes on from its checkpoint."""
+    spoil("x/1.npy", 7, numpy.nan)
+    words = [*FIT, "--steps", 40, "--batch", 1, "--every", 1, "--checkpoint", "ck", "--resume", "-o", "out.safetensors"]
+    for seed in range(10):
+        said = tenon(*words, "--seed", seed, code=1).err
+        if os.path.exists("ck/checkpoint.safetensors"):
+            break
+    assert "--skip-nonfinite" in said
+    assert tenon(*words, "--seed", seed, "--skip-nonfinite", "--json").json["skipped"] >= 1
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tenon, whole):
@@ -408,7 +482,7 @@ def test_C30_names_that_are_not_utf8(tenon, data):
     assert result["output"] == "outcaf\\xe9\\\\.safetensors" and result["model"] == "caf\\xe9\\\\.safetensors"
     assert tenon(*words).json["steps"] == 3
     note = note_of(f"ck{odd}")
-    assert note["options"]["tensor"] == "caf\\xe9\\\\"
+    assert note["run"]["--tensor"] == "caf\\xe9\\\\"
 
 
 # ---- data ----

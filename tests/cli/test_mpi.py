@@ -38,6 +38,18 @@ def mpirun(ranks, *words, code=0, before=(), env=None):
     return done
 
 
+# Rank 1 goes through another door: it sets a variable, or works in another folder.
+OTHER = ["sh", "-c", 'if [ "$OMPI_COMM_WORLD_RANK" = 1 ]; then cd "${OTHER_FOLDER:-.}"; export TENON_CPU="$OTHER_CPU"; fi; exec "$@"', "sh"]
+
+
+def differ(first, second):
+    """Two ranks with other words each; what they say, and that they end."""
+    words = ["mpirun", "-n", "1", BINARY, *map(str, first), ":", "-n", "1", BINARY, *map(str, second)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=150, env=ENV)
+    assert done.returncode != 0 and done.stderr.count("tenon: ") == 1, done
+    return done.stderr
+
+
 def begin(ranks, *words):
     return subprocess.Popen(["mpirun", "-n", str(ranks), BINARY, *map(str, words)], stdout=subprocess.DEVNULL,
                             stderr=subprocess.PIPE, text=True, env=ENV)
@@ -107,6 +119,98 @@ def test_what_is_not_finite_is_named_with_its_rank(tenon, data):
 def test_a_mistake_is_said_once(tenon, data):
     said = mpirun(4, *FIT, "--freeze", "nothing", "-o", "out.safetensors", code=1).stderr
     assert said.count("no parameter matches") == 1
+
+
+# ---- ranks that do not belong together ----
+
+
+@pytest.mark.parametrize("words, other, said", [
+    (["--lr", "0.5"], ["--lr", "0.25"], "--lr is 0.5 on rank 0 and 0.25 here;"),
+    (["--seed", 1, "--clip", 2], ["--seed", 2, "--clip", 3], '--clip is 2.0 on rank 0 and 3.0 here, --seed is "1" on rank 0 and "2" here;'),
+    (["--steps", 9], ["--steps", 10], "--steps is 9 on rank 0 and 10 here;"),
+    (["--every", 2], ["--every", 3], "--every is 2 on rank 0 and 3 here;"),
+    (["--cpu", "baseline"], [], "the CPU level (--cpu) is "),
+    (["--batch", 2], ["--batch", 1], "--batch is 2 on rank 0 and 1 here;"),
+    (["--skip-nonfinite"], [], "--skip-nonfinite is true on rank 0 and false here;"),
+    (["--freeze", "proj.bias"], [], '--freeze is "proj.bias" on rank 0 and null here;'),
+    (["--checkpoint", "ck", "--resume"], [], "--resume is true on rank 0 and false here;"),
+    (["--targets", "t"], ["--targets", "t2"], "the hash of --features and --targets is "),
+    (["--model", "start.safetensors"], ["--model", "teacher.safetensors"], "the hash of --model is "),
+])
+def test_C33_ranks_with_other_words(tenon, data, words, other, said):
+    if said.startswith("the CPU") and "baseline" == tenon("--version").out.split("levels ")[-1].split()[0]:
+        pytest.skip("one level only")
+    shutil.copytree("t", "t2")
+    t = numpy.load("t2/1.npy")
+    t[3, 4, 5] += 1
+    numpy.save("t2/1.npy", t)
+    fit = [*FIT, "--steps", 3, "-o", "out.safetensors"]
+    heard = differ([*fit, *words], [*fit, *other])
+    assert f"tenon: rank 1: is not in the run of rank 0: {said}" in heard and "same command" in heard
+    assert not os.path.exists("out.safetensors") and not os.path.exists("ck")
+
+
+def test_C33_ranks_on_other_machines(tenon, data):
+    """Another CPU level, and a folder that holds other files under the same names."""
+    words = [*FIT, "--steps", 3, "-o", "out.safetensors"]
+    said = mpirun(3, *words, code=1, before=OTHER, env={"OTHER_CPU": "baseline"}).stderr
+    if "baseline" not in tenon(*words, "--json").json["cpu"]:
+        assert "tenon: rank 1: is not in the run of rank 0: the CPU level (--cpu) is " in said and said.count("tenon: ") == 1
+    shutil.copytree(".", "../other")
+    tenon("init", "--type", "linear", "--in-dim", 16, "--out-dim", 8, "--seed", 7, "-o", "../other/start.safetensors")
+    said = mpirun(3, *words, code=1, before=OTHER, env={"OTHER_FOLDER": "../other", "OTHER_CPU": ""}).stderr
+    assert "tenon: rank 1: is not in the run of rank 0: the hash of --model is " in said
+    shutil.rmtree("../other")
+
+
+def test_C33_ranks_with_other_checkpoints(tenon, data):
+    words = [*FIT, "--checkpoint", "ck", "--resume", "--every", 2, "-o", "out.safetensors"]
+    mpirun(2, *words, "--steps", 4)
+    shutil.copytree(".", "../other")
+    mpirun(2, *words, "--steps", 8)
+    said = mpirun(2, *words, "--steps", 8, code=1, before=OTHER, env={"OTHER_FOLDER": "../other", "OTHER_CPU": ""}).stderr
+    assert "tenon: rank 1: is not in the run of rank 0: the number of steps is 8 on rank 0 and 4 here" in said
+    shutil.rmtree("../other")
+
+
+@pytest.mark.parametrize("words, other, said", [
+    (["--dtype", "f16"], ["--dtype", "bf16"], 'dtype is "f16" on rank 0 and "bf16" here;'),
+    (["--window", 2], ["--window", 4], "window is 2 on rank 0 and 4 here;"),
+    (["--cpu", "baseline"], [], 'cpu is "baseline" on rank 0 and '),
+    (["--force"], [], "--force is true on rank 0 and false here;"),
+])
+def test_C33_ranks_of_run_with_other_words(tenon, folder, words, other, said):
+    heard = differ([*RUN, *words], [*RUN, *other])
+    assert f"tenon: rank 1: is not in the run of rank 0: {said}" in heard and not os.path.exists("out")
+
+
+def test_C33_ranks_of_run_on_other_files(tenon, folder):
+    shutil.copytree(".", "../other")
+    os.remove("../other/in/3.npy")
+    env = {"OTHER_FOLDER": "../other", "OTHER_CPU": ""}
+    said = mpirun(2, *RUN, code=1, before=OTHER, env=env).stderr
+    assert "tenon: rank 1: is not in the run of rank 0: the names of the shards " in said
+    shutil.copy("in/3.npy", "../other/in/3.npy")
+    tenon("init", "--type", "avgpool", "--in-dim", 16, "--out-dim", 8, "--seed", 5, "-o", "../other/model.safetensors")
+    said = mpirun(2, *RUN, code=1, before=OTHER, env=env).stderr
+    assert "tenon: rank 1: is not in the run of rank 0: the hash of MODEL " in said
+    shutil.rmtree("../other")
+
+
+def test_C1_names_are_said_once(tenon, data):
+    said = mpirun(3, *FIT, "-o", "x/1.npy", code=1).stderr
+    assert said.count("tenon: ") == 1 and "tenon: rank 0: -o x/1.npy and x/1.npy of --features x" in said
+
+
+def test_C30_a_validation_loss_that_is_no_number(tenon, data):
+    for i in range(3):
+        t = numpy.load(f"t/{i}.npy")
+        t[2, 2, 2] = numpy.inf
+        numpy.save(f"t/{i}.npy", t)
+    words = [*FIT, "--steps", 8, "--every", 2, "--batch", 2, "--val-fraction", "0.9", "--skip-nonfinite", "--checkpoint", "ck",
+             "--resume", "-o", "out.safetensors", "--json"]
+    result = json.loads(mpirun(2, *words).stdout)
+    assert result["validation_after"] == "inf" and json.loads(mpirun(2, *words).stdout)["validation_after"] == "inf"
 
 
 # ---- run ----
