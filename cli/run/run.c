@@ -75,7 +75,9 @@ static const tn_option options[] = {
     {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, npy_bfloat16), "read uint16 npy features as bfloat16",
      "--npy-bf16"},
     {"threads", 0, TN_INT, "N", NULL, 1, offsetof(settings, threads),
-     "number of compute threads, which does not change the tokens; default one per available core", "--threads 4"},
+     "number of compute threads, which does not change the tokens; default OMP_NUM_THREADS, else one per core that "
+     "affinity and CPU quota allow",
+     "--threads 4"},
     {"cpu", 0, TN_STRING, "LEVEL", "@levels", 0, offsetof(settings, cpu),
      "highest CPU level to use; default TENON_CPU, else the best available", "--cpu baseline"},
     {"device", 0, TN_STRING, "D", "cpu", 0, offsetof(settings, device), "device to compute on; this build supports cpu",
@@ -327,8 +329,8 @@ static int run_model(const tn_command *command, const settings *given, const cha
     error.message[0] = 0;
     setup->model = model;
     setup->progress = &progress;
-    bool good = check_names(command, given, words, &error) && open_model(given, model, &adapter, &error) &&
-                tn_pool_new(given->threads ? (int)given->threads : tenon_num_threads(), &pool, &error) &&
+    bool good = check_names(command, given, words, &error) && tn_pool_new((int)given->threads, &pool, &error) &&
+                open_model(given, model, &adapter, &error) &&
                 prepare(adapter, given, features, pool, setup, &error);
     out.load_seconds = tn_seconds() - started;
     good =
