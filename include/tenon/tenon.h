@@ -445,11 +445,17 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_flops(const tenon_adapter 
 
 /* ---- 9. tensor files -------------------------------------------------------------------------------------------- */
 
-/* A file of tensors open for reading: safetensors, an index of safetensors shards (or the folder that holds it, or
- * holds model.safetensors or one .safetensors file alone), npy. The kind is told by the content, never by the name. An
- * index names its shards inside its own folder, "sub/x.safetensors" included; links that lead out of it are refused,
- * save those of a Hugging Face cache from snapshots/ to blobs/. A safetensors header takes at most 100 MB, an npy
- * header at most 1 MiB, a tensor at most 64 dimensions. */
+/* A file of tensors open for reading: safetensors, an index of safetensors shards, npy. The kind is told by the
+ * content, never by the name. Of a folder it is model.safetensors.index.json, or its only index, or model.safetensors,
+ * or its only .safetensors file; of a repository in a Hugging Face cache (blobs, refs, snapshots) the snapshot that
+ * refs/main names, or the only one. Several candidates are an error, and so are an index and a model.safetensors that
+ * it does not name, which are two models.
+ *
+ * An index names its shards inside its own folder, "sub/x.safetensors" included (of an index that is a symbolic link,
+ * next in the folder of the file that it leads to); links that lead out of it are refused, save those of a Hugging Face
+ * cache from snapshots/ to blobs/. The index decides: tensors and files that it does not name are ignored. A shard that
+ * was not downloaded is an error only when one of its tensors is asked for. A safetensors header takes at most 100 MB,
+ * an npy header at most 1 MiB, a tensor at most 64 dimensions. */
 typedef struct tenon_file tenon_file;
 
 typedef struct tenon_file_options {
@@ -477,6 +483,8 @@ typedef struct tenon_file_tensor {
     DLDataType dtype;
     int ndim;
     const int64_t *shape;
+    const char *absent_shard; /* the shard that holds it, where an index names one that was not downloaded; then only
+                                 the name is known: ndim is 0, `stored` "". NULL: the tensor is there */
 } tenon_file_tensor;
 
 TENON_API void tenon_file_tensor_init(tenon_file_tensor *tensor);
@@ -501,6 +509,8 @@ TENON_API const char *tenon_file_kind(const tenon_file *file);
 TENON_API int64_t tenon_file_num_tensors(const tenon_file *file);
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_get_tensor(const tenon_file *file, int64_t index,
                                                               tenon_file_tensor *tensor, tenon_error *error);
+
+/* TENON_NOT_FOUND: no tensor has the name, or its shard was not downloaded. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_find_tensor(const tenon_file *file, const char *name, int64_t *index,
                                                                tenon_error *error);
 

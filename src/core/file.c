@@ -177,22 +177,37 @@ static bool starts_with(const char *text, const char *start, size_t length)
     return strncmp(text, start, length) == 0;
 }
 
-/* Both paths are canonical. Inside is: folder/..., or <root>/blobs/... for a folder <root>/snapshots/<revision>. */
+/* The length of <root> where `folder` is <root>/snapshots/<revision> or a folder in it, else 0. A folder inside may be
+ * called snapshots too, so the innermost <root> that has blobs/ counts. */
+static size_t cache_root(const char *folder)
+{
+    static const char snapshots[] = "/snapshots/";
+    char *root = strdup(folder);
+    size_t length = 0;
+    for (size_t i = root != NULL ? strlen(root) : 0; i > 0 && length == 0; i--) {
+        if (strncmp(folder + i, snapshots, sizeof snapshots - 1) != 0) continue;
+        root[i] = 0;
+        char *blobs = tn_path_join(root, "blobs");
+        if (blobs != NULL && tn_is_folder(blobs)) length = i;
+        free(blobs);
+    }
+    free(root);
+    return length;
+}
+
+/* Both paths are canonical. Inside is: folder/..., or <root>/blobs/... of the Hugging Face cache that has the folder.
+ */
 static bool lies_inside(const char *folder, const char *path)
 {
     const size_t length = strlen(folder);
     if (strcmp(folder, "/") == 0) return true;
     if (starts_with(path, folder, length) && path[length] == '/') return true;
-    static const char snapshots[] = "/snapshots/", blobs[] = "/blobs/";
-    const char *revision = strrchr(folder, '/');
-    const size_t tail = sizeof snapshots - 1;
-    if (revision == NULL || (size_t)(revision - folder) + 1 < tail) return false;
-    const size_t root = (size_t)(revision - folder) + 1 - tail;
-    return starts_with(folder + root, snapshots, tail) && starts_with(path, folder, root) &&
-           starts_with(path + root, blobs, sizeof blobs - 1);
+    static const char blobs[] = "/blobs/";
+    const size_t root = cache_root(folder);
+    return root > 0 && starts_with(path, folder, root) && starts_with(path + root, blobs, sizeof blobs - 1);
 }
 
-tenon_status tn_input_open_beside(const char *path, const char *name, tn_input **input, tenon_error *error)
+static tenon_status open_beside(const char *path, const char *name, tn_input **input, tenon_error *error)
 {
     char *folder = tn_path_beside(path, ""), *joined = tn_path_beside(path, name);
     char *real_folder = NULL, *real = NULL;
@@ -216,18 +231,56 @@ tenon_status tn_input_open_beside(const char *path, const char *name, tn_input *
     return status;
 }
 
+tenon_status tn_input_open_beside(const char *path, const char *name, tn_input **input, tenon_error *error)
+{
+    const tenon_status status = open_beside(path, name, input, error);
+    if (status != TENON_NOT_FOUND) return status;
+    char *end = tn_path_follow(path);
+    const tenon_status other = end != NULL ? open_beside(end, name, input, error) : status;
+    free(end);
+    return other;
+}
+
+char *tn_path_follow(const char *path)
+{
+    struct stat found;
+    return lstat(path, &found) == 0 && S_ISLNK(found.st_mode) ? realpath(path, NULL) : NULL;
+}
+
 static bool ends_in(const char *name, const char *suffix)
 {
     const size_t length = strlen(name), tail = strlen(suffix);
     return length >= tail && strcmp(name + length - tail, suffix) == 0;
 }
 
-tenon_status tn_folder_find(const char *path, const char *suffix, int64_t *count, char **name, tenon_error *error)
+void tn_folder_list_free(tn_folder_list *names)
 {
+    for (size_t i = 0; i < names->count; i++)
+        free(names->name[i]);
+    free(names->name);
+    *names = (tn_folder_list){NULL, 0};
+}
+
+static tenon_status add_name(tn_folder_list *names, const char *name, const char *path, tenon_error *error)
+{
+    char **grown = realloc(names->name, (names->count + 1) * sizeof *grown);
+    if (grown != NULL) names->name = grown;
+    char *copy = grown != NULL ? strdup(name) : NULL;
+    if (copy == NULL) return tn_fail_memory(error, path);
+    names->name[names->count++] = copy;
+    return TENON_OK;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+tenon_status tn_folder_list_read(const char *path, const char *suffix, tn_folder_list *names, tenon_error *error)
+{
+    tn_folder_list found = {NULL, 0};
     DIR *folder = opendir(path);
     if (folder == NULL) return tn_fail_errno(error, path, "cannot list it", errno);
-    int64_t found = 0;
-    char *first = NULL;
     tenon_status status = TENON_OK;
     while (status == TENON_OK) {
         errno = 0;
@@ -237,18 +290,14 @@ tenon_status tn_folder_find(const char *path, const char *suffix, int64_t *count
             break;
         }
         if (entry->d_name[0] == '.' || !ends_in(entry->d_name, suffix)) continue;
-        found++;
-        if (first != NULL && strcmp(first, entry->d_name) <= 0) continue;
-        free(first);
-        first = strdup(entry->d_name);
-        if (first == NULL) status = tn_fail_memory(error, path);
+        status = add_name(&found, entry->d_name, path, error);
     }
     closedir(folder);
     if (status != TENON_OK) {
-        free(first);
+        tn_folder_list_free(&found);
         return status;
     }
-    *count = found;
-    *name = first;
+    if (found.count > 0) qsort(found.name, found.count, sizeof *found.name, compare_names);
+    *names = found;
     return TENON_OK;
 }

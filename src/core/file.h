@@ -11,9 +11,11 @@
 typedef struct tn_input tn_input;
 tenon_status tn_input_open(const char *path, tn_input **input, tenon_error *error);
 
-/* Opens `name`, a relative path that the file `path` mentions, in the folder of `path`. TENON_BAD_FILE: symbolic links
- * lead out of that folder. One way out is allowed: a Hugging Face cache keeps a repository's files in blobs/ and links
- * snapshots/<revision>/<file> to them. */
+/* Opens `name`, a relative path that the file `path` mentions, in the folder of `path`; where it is not there and
+ * `path` is a symbolic link, in the folder of the file that it leads to. TENON_NOT_FOUND: it is in neither.
+ * TENON_BAD_FILE: symbolic links lead out of that folder. One way out is allowed: a Hugging Face cache keeps a
+ * repository's files in blobs/ and links snapshots/<revision>/<file> and snapshots/<revision>/<folders>/<file> to them.
+ */
 tenon_status tn_input_open_beside(const char *path, const char *name, tn_input **input, tenon_error *error);
 
 /* What a descriptor delivers until its end, which is read now and copied to a nameless file in $TMPDIR (/tmp); a
@@ -33,9 +35,17 @@ tenon_status tn_input_read(const tn_input *input, uint64_t offset, void *data, s
 bool tn_is_folder(const char *path);
 bool tn_path_exists(const char *path);
 
-/* How many entries of a folder end in `suffix` (hidden ones aside); the first in alphabetical order is copied to
- * *name, which the caller frees with free(), and which is NULL when there is none. */
-tenon_status tn_folder_find(const char *path, const char *suffix, int64_t *count, char **name, tenon_error *error);
+/* The entries of a folder that end in `suffix` (hidden ones aside), in alphabetical order; the caller frees them. */
+typedef struct tn_folder_list {
+    char **name;
+    size_t count;
+} tn_folder_list;
+tenon_status tn_folder_list_read(const char *path, const char *suffix, tn_folder_list *names, tenon_error *error);
+void tn_folder_list_free(tn_folder_list *names);
+
+/* The file that a symbolic link leads to in the end; the caller frees with free(). NULL: `path` is no link, or leads
+ * nowhere. */
+char *tn_path_follow(const char *path);
 
 /* The folder part of a path, "." when there is none, joined with `name`; the caller frees with free(). NULL: no
  * memory.*/

@@ -22,7 +22,12 @@ void tenon_file_close(tenon_file *file)
         tn_input_close(file->inputs[i]);
     for (int64_t i = 0; i < file->num_entries; i++)
         free(file->entries[i].shape);
+    for (int64_t i = 0; i < file->num_absent; i++) {
+        free(file->absent[i].name);
+        free(file->absent[i].reason);
+    }
     json_decref(file->metadata);
+    free(file->absent);
     free(file->inputs);
     free(file->entries);
     free(file->by_name);
@@ -153,7 +158,8 @@ tenon_status tenon_file_get_tensor(const tenon_file *file, int64_t index, tenon_
                                      .stored = entry->stored,
                                      .dtype = entry->encoding->dtype,
                                      .ndim = entry->ndim,
-                                     .shape = entry->shape};
+                                     .shape = entry->shape,
+                                     .absent_shard = entry->absent > 0 ? file->absent[entry->absent - 1].name : NULL};
     return tn_struct_write(tensor, &found, sizeof found, TN_FIRST_SIZE(tenon_file_tensor, shape), "tenon_file_tensor",
                            error);
 }
@@ -165,6 +171,7 @@ tenon_status tenon_file_find_tensor(const tenon_file *file, const char *name, in
         return tn_fail(error, TENON_NOT_FOUND, "%s: has no tensor '%s' among its %lld", tn_quote(file->path).text,
                        tn_quote(name != NULL ? name : "").text, (long long)file->num_entries);
     }
+    TN_TRY(tn_file_check_present(file, &file->entries[found], error));
     *index = found;
     return TENON_OK;
 }
@@ -225,6 +232,7 @@ tenon_status tenon_file_read(const tenon_file *file, int64_t index, int64_t firs
     TN_TRY(check_index(file, index, error));
     const tn_entry *entry = &file->entries[index];
     const tn_quoted path = tn_quote(file->path), name = tn_quote(entry->name);
+    TN_TRY(tn_file_check_present(file, entry, error));
     if (entry->encoding->dtype.code == kDLOpaqueHandle) {
         return tn_fail(error, TENON_UNSUPPORTED, "%s: tensor '%s' is stored as %s, which tenon does not read",
                        path.text, name.text, tn_quote(entry->stored).text);

@@ -14,6 +14,9 @@
 /* safetensors' reference implementation refuses longer headers; so do we, and our index files keep to it too. */
 enum { TN_MAX_HEADER = 100000000, TN_MAX_FILE_DIMS = 64 };
 
+/* What transformers calls the only file of a checkpoint; its index adds ".index.json". */
+#define TN_USUAL_FILE "model.safetensors"
+
 /* DLPack's code of bool, which headers before its 0.9 do not name. */
 enum { TN_DL_BOOL = 6 };
 
@@ -55,7 +58,15 @@ typedef struct tn_entry {
     const tn_encoding *encoding;
     const tn_input *input;
     uint64_t offset; /* of the first byte in `input` */
+    int64_t absent;  /* the number of its shard in file->absent, from 1 on; 0: the tensor is there */
 } tn_entry;
+
+/* A shard that an index names and that is not there. Its tensors are entries of which only the name is known. */
+typedef struct tn_absent_shard {
+    char *name;
+    char *reason; /* "was not found beside the index" */
+    int64_t num_tensors;
+} tn_absent_shard;
 
 struct tenon_file {
     const char *kind;
@@ -66,6 +77,9 @@ struct tenon_file {
     int64_t num_entries, capacity;
     int64_t *by_name; /* [num_entries] numbers of entries, sorted by name */
     json_t *metadata; /* an object of strings, or NULL */
+    tn_absent_shard *absent;
+    int64_t num_absent;
+    bool is_folder; /* the path is a folder's, so that the file to read was chosen for the caller */
     bool npy_bfloat16;
 };
 
@@ -81,6 +95,12 @@ tenon_status tn_file_sort_names(tenon_file *file, tenon_error *error);
 
 /* The entry of that name, or -1. Needs tn_file_sort_names. */
 int64_t tn_file_find(const tenon_file *file, const char *name);
+
+/* Notes a shard of an index that is not there; `reason` follows its name in a sentence. */
+tenon_status tn_file_add_absent(tenon_file *file, const char *name, const char *reason, tenon_error *error);
+
+/* TENON_NOT_FOUND, with the shard and some of its tensors, where the entry's shard is absent. */
+tenon_status tn_file_check_present(const tenon_file *file, const tn_entry *entry, tenon_error *error);
 
 /* The header of the file that `input` is open on becomes entries. */
 tenon_status tn_safetensors_open(tenon_file *file, const tn_input *input, tenon_error *error);
@@ -107,6 +127,7 @@ typedef struct tn_kind {
     tenon_status (*open)(tenon_file *file, const tn_input *input, tenon_error *error); /* NULL: refused */
     tenon_status status;                                                               /* of the refusal */
     const char *sentence; /* of the refusal, after "FILE: "; %s: how the file begins, where the sentence shows it */
+    bool is_pointer;      /* stands for a file that was not downloaded */
 } tn_kind;
 
 tenon_status tn_read_head(const tn_input *input, tn_head *head, tenon_error *error);
@@ -121,7 +142,7 @@ bool tn_is_pickle(const tn_head *head);
 bool tn_is_torch_pickle(const tn_head *head);
 
 /* The file in a folder that a checkpoint starts at; the caller frees *path. */
-tenon_status tn_index_resolve_folder(const char *folder, char **path, tenon_error *error);
+tenon_status tn_resolve_folder(const char *folder, char **path, tenon_error *error);
 
 /* JSON text of the file `path` -> *json, to be given back with json_decref. TENON_BAD_FILE: `what` is no JSON object,
  * or a key is there twice. `base`: the text's offset in the file, for messages. */

@@ -195,63 +195,67 @@ static bool is_anything(const tn_head *head)
  * say what is wrong. Nothing here ever advises to load a pickle. */
 #define MAGIC(text) text, sizeof text - 1, NULL
 #define TOLD_BY(function) NULL, 0, function
-#define OPENED 0, NULL
+#define OPENED_BY(function) function, TENON_OK, NULL, false
+#define WRONG(sentence) NULL, TENON_BAD_FILE, sentence, false
+#define POINTER(sentence) NULL, TENON_BAD_FILE, sentence, true
+#define FOREIGN(sentence) NULL, TENON_UNSUPPORTED, sentence, false
 #define SAFE_COPY "save its tensors as safetensors or npy where it was made"
 static const tn_kind kinds[] = {
-    {"empty file", TOLD_BY(is_empty), NULL, TENON_BAD_FILE, "is empty"},
-    {"npy", MAGIC("\x93NUMPY"), tn_npy_open, OPENED},
-    {"safetensors", TOLD_BY(is_safetensors), tn_safetensors_open, OPENED},
+    {"empty file", TOLD_BY(is_empty), WRONG("is empty")},
+    {"npy", MAGIC("\x93NUMPY"), OPENED_BY(tn_npy_open)},
+    {"safetensors", TOLD_BY(is_safetensors), OPENED_BY(tn_safetensors_open)},
     {"Git LFS pointer", TOLD_BY(is_lfs_pointer), NULL, TENON_BAD_FILE,
-     "is a Git LFS pointer: the file itself was not downloaded; fetch it with 'git lfs pull', or download it again"},
-    {"git-annex pointer", MAGIC("/annex/objects/"), NULL, TENON_BAD_FILE,
-     "is a git-annex pointer: the file itself was not downloaded; fetch it with 'git annex get'"},
-    {"HTML page", TOLD_BY(is_html), NULL, TENON_BAD_FILE,
-     "is an HTML page, which a server sends in place of a file that it refuses or does not have; check the address and "
-     "the access rights, then download it again"},
-    {"XML document", TOLD_BY(is_xml), NULL, TENON_BAD_FILE,
-     "is an XML document, which a server sends in place of a file that it refuses or does not have; it begins '%s'; "
-     "check the address and the access rights, then download it again"},
-    {"JSON error", TOLD_BY(is_json_error), NULL, TENON_BAD_FILE,
-     "is a server's error message in JSON, not the file itself; it begins '%s'; check the address and the access "
-     "rights, then download it again"},
-    {"UTF-8 text with a byte order mark", TOLD_BY(has_mark), NULL, TENON_BAD_FILE,
-     "begins with a byte order mark, which JSON must not have; save it as UTF-8 without one"},
-    {"safetensors index", TOLD_BY(is_index), tn_index_open, OPENED},
-    {"JSON document", TOLD_BY(is_json), tn_index_open, OPENED},
-    {"UTF-32 text", TOLD_BY(is_utf32), NULL, TENON_BAD_FILE, "is text in UTF-32; save it as UTF-8"},
-    {"UTF-16 text", TOLD_BY(is_utf16), NULL, TENON_BAD_FILE,
-     "is text in UTF-16; save it as UTF-8 without a byte order mark"},
-    {"npz", TOLD_BY(is_npz), NULL, TENON_UNSUPPORTED,
-     "is an npz, a zip archive of npy files; unpack it with 'unzip' and name one of them"},
-    {"PyTorch checkpoint (zip)", TOLD_BY(is_torch_zip), NULL, TENON_UNSUPPORTED,
-     "is a PyTorch checkpoint (a zip archive); tenon.convert, of the Python package, reads it and saves safetensors"},
-    {"zip archive", TOLD_BY(is_zip), NULL, TENON_UNSUPPORTED, "is a zip archive; unpack it and name a file of it"},
-    {"tar archive", TOLD_BY(is_tar), NULL, TENON_UNSUPPORTED,
-     "is a tar archive; unpack it with 'tar -xf' and name a file of it"},
-    {"gzip file", MAGIC("\x1f\x8b"), NULL, TENON_UNSUPPORTED, "is compressed with gzip; unpack it with 'gunzip'"},
-    {"bzip2 file", MAGIC("BZh"), NULL, TENON_UNSUPPORTED, "is compressed with bzip2; unpack it with 'bunzip2'"},
-    {"xz file", MAGIC("\xfd\x37zXZ\0"), NULL, TENON_UNSUPPORTED, "is compressed with xz; unpack it with 'unxz'"},
-    {"zstd file", MAGIC("\x28\xb5\x2f\xfd"), NULL, TENON_UNSUPPORTED,
-     "is compressed with Zstandard; unpack it with 'unzstd'"},
-    {"7z archive", MAGIC("7z\xbc\xaf\x27\x1c"), NULL, TENON_UNSUPPORTED,
-     "is a 7z archive; unpack it and name a file of it"},
-    {"PyTorch checkpoint (pickle)", TOLD_BY(tn_is_torch_pickle), NULL, TENON_UNSUPPORTED,
-     "is a PyTorch checkpoint (a pickle); tenon.convert, of the Python package, reads it and saves safetensors"},
-    {"pickle", TOLD_BY(tn_is_pickle), NULL, TENON_UNSUPPORTED,
-     "is a Python pickle, which can run any code when it is loaded, so tenon does not; " SAFE_COPY},
-    {"GGUF", MAGIC("GGUF"), NULL, TENON_UNSUPPORTED,
-     "is a GGUF file, which this version does not read; name the safetensors files that it was made from"},
-    {"HDF5", MAGIC("\x89HDF\r\n\x1a\n"), NULL, TENON_UNSUPPORTED, "is an HDF5 file; " SAFE_COPY},
-    {"MAT-file", MAGIC("MATLAB 5.0 MAT-file"), NULL, TENON_UNSUPPORTED, "is a MATLAB file; " SAFE_COPY},
-    {"Parquet", MAGIC("PAR1"), NULL, TENON_UNSUPPORTED, "is a Parquet file; " SAFE_COPY},
-    {"Arrow", MAGIC("ARROW1"), NULL, TENON_UNSUPPORTED, "is an Arrow file; " SAFE_COPY},
-    {"PNG image", MAGIC("\x89PNG\r\n\x1a\n"), NULL, TENON_UNSUPPORTED,
-     "is an image; tenon starts at the features that a vision encoder makes of it"},
-    {"JPEG image", MAGIC("\xff\xd8\xff"), NULL, TENON_UNSUPPORTED,
-     "is an image; tenon starts at the features that a vision encoder makes of it"},
-    {"text", TOLD_BY(is_text), NULL, TENON_BAD_FILE,
-     "is a text file, which begins '%s'; tenon reads safetensors, an index of safetensors (.json) and npy"},
-    {"unknown", TOLD_BY(is_anything), tn_safetensors_open, OPENED},
+     "is a Git LFS pointer: the file itself was not downloaded; fetch it with 'git lfs pull', or download it again",
+     true},
+    {"git-annex pointer", MAGIC("/annex/objects/"),
+     POINTER("is a git-annex pointer: the file itself was not downloaded; fetch it with 'git annex get'")},
+    {"HTML page", TOLD_BY(is_html),
+     WRONG("is an HTML page, which a server sends in place of a file that it refuses or does not have; check the "
+           "address and "
+           "the access rights, then download it again")},
+    {"XML document", TOLD_BY(is_xml),
+     WRONG("is an XML document, which a server sends in place of a file that it refuses or does not have; it begins "
+           "'%s'; "
+           "check the address and the access rights, then download it again")},
+    {"JSON error", TOLD_BY(is_json_error),
+     WRONG("is a server's error message in JSON, not the file itself; it begins '%s'; check the address and the access "
+           "rights, then download it again")},
+    {"UTF-8 text with a byte order mark", TOLD_BY(has_mark),
+     WRONG("begins with a byte order mark, which JSON must not have; save it as UTF-8 without one")},
+    {"safetensors index", TOLD_BY(is_index), OPENED_BY(tn_index_open)},
+    {"JSON document", TOLD_BY(is_json), OPENED_BY(tn_index_open)},
+    {"UTF-32 text", TOLD_BY(is_utf32), WRONG("is text in UTF-32; save it as UTF-8")},
+    {"UTF-16 text", TOLD_BY(is_utf16), WRONG("is text in UTF-16; save it as UTF-8 without a byte order mark")},
+    {"npz", TOLD_BY(is_npz),
+     FOREIGN("is an npz, a zip archive of npy files; unpack it with 'unzip' and name one of them")},
+    {"PyTorch checkpoint (zip)", TOLD_BY(is_torch_zip),
+     FOREIGN("is a PyTorch checkpoint (a zip archive); tenon.convert, of the Python package, reads it and saves "
+             "safetensors")},
+    {"zip archive", TOLD_BY(is_zip), FOREIGN("is a zip archive; unpack it and name a file of it")},
+    {"tar archive", TOLD_BY(is_tar), FOREIGN("is a tar archive; unpack it with 'tar -xf' and name a file of it")},
+    {"gzip file", MAGIC("\x1f\x8b"), FOREIGN("is compressed with gzip; unpack it with 'gunzip'")},
+    {"bzip2 file", MAGIC("BZh"), FOREIGN("is compressed with bzip2; unpack it with 'bunzip2'")},
+    {"xz file", MAGIC("\xfd\x37zXZ\0"), FOREIGN("is compressed with xz; unpack it with 'unxz'")},
+    {"zstd file", MAGIC("\x28\xb5\x2f\xfd"), FOREIGN("is compressed with Zstandard; unpack it with 'unzstd'")},
+    {"7z archive", MAGIC("7z\xbc\xaf\x27\x1c"), FOREIGN("is a 7z archive; unpack it and name a file of it")},
+    {"PyTorch checkpoint (pickle)", TOLD_BY(tn_is_torch_pickle),
+     FOREIGN(
+         "is a PyTorch checkpoint (a pickle); tenon.convert, of the Python package, reads it and saves safetensors")},
+    {"pickle", TOLD_BY(tn_is_pickle),
+     FOREIGN("is a Python pickle, which can run any code when it is loaded, so tenon does not; " SAFE_COPY)},
+    {"GGUF", MAGIC("GGUF"),
+     FOREIGN("is a GGUF file, which this version does not read; name the safetensors files that it was made from")},
+    {"HDF5", MAGIC("\x89HDF\r\n\x1a\n"), FOREIGN("is an HDF5 file; " SAFE_COPY)},
+    {"MAT-file", MAGIC("MATLAB 5.0 MAT-file"), FOREIGN("is a MATLAB file; " SAFE_COPY)},
+    {"Parquet", MAGIC("PAR1"), FOREIGN("is a Parquet file; " SAFE_COPY)},
+    {"Arrow", MAGIC("ARROW1"), FOREIGN("is an Arrow file; " SAFE_COPY)},
+    {"PNG image", MAGIC("\x89PNG\r\n\x1a\n"),
+     FOREIGN("is an image; tenon starts at the features that a vision encoder makes of it")},
+    {"JPEG image", MAGIC("\xff\xd8\xff"),
+     FOREIGN("is an image; tenon starts at the features that a vision encoder makes of it")},
+    {"text", TOLD_BY(is_text),
+     WRONG("is a text file, which begins '%s'; tenon reads safetensors, an index of safetensors (.json) and npy")},
+    {"unknown", TOLD_BY(is_anything), OPENED_BY(tn_safetensors_open)},
 };
 
 tenon_status tn_read_head(const tn_input *input, tn_head *head, tenon_error *error)

@@ -33,9 +33,10 @@ static tenon_status open_path(tenon_file *file, const char *path, tenon_error *e
 
 static tenon_status open_file_or_folder(tenon_file *file, tenon_error *error)
 {
-    if (!tn_is_folder(file->path)) return open_path(file, file->path, error);
+    file->is_folder = tn_is_folder(file->path);
+    if (!file->is_folder) return open_path(file, file->path, error);
     char *path = NULL;
-    TN_TRY(tn_index_resolve_folder(file->path, &path, error));
+    TN_TRY(tn_resolve_folder(file->path, &path, error));
     const tenon_status status = open_path(file, path, error);
     free(path);
     return status;
