@@ -179,7 +179,7 @@ static void commit_text(const char *path, const char *text)
     tn_output_free(output);
 }
 
-static void keeps_modes(void **state)
+static void c3_keeps_modes(void **state)
 {
     (void)state;
     const mode_t mask = umask(027);
@@ -190,6 +190,22 @@ static void keeps_modes(void **state)
     commit_text(path, "2");
     assert_int_equal(mode_of(path), 0604);
     umask(mask);
+}
+
+/* C3: and, as far as one may, owner and group. */
+static void c3_keeps_owners(void **state)
+{
+    (void)state;
+    if (geteuid() != 0) skip();
+    const char *path = scratch_write("owned", "1", 1);
+    assert_int_equal(chown(path, 12345, 54321), 0);
+    assert_int_equal(chmod(path, 0640), 0);
+    commit_text(path, "2");
+    struct stat status;
+    assert_int_equal(stat(path, &status), 0);
+    assert_int_equal(status.st_uid, 12345);
+    assert_int_equal(status.st_gid, 54321);
+    assert_int_equal(status.st_mode & 07777, 0640);
 }
 
 static void expect_no_output(const char *path, tenon_status status, const char *message)
@@ -387,7 +403,8 @@ int main(void)
         cmocka_unit_test(notices_changes),
         cmocka_unit_test(appears_when_committed),
         cmocka_unit_test(leaves_the_old_file_when_given_up),
-        cmocka_unit_test(keeps_modes),
+        cmocka_unit_test(c3_keeps_modes),
+        cmocka_unit_test(c3_keeps_owners),
         cmocka_unit_test(replaces_regular_files_only),
         cmocka_unit_test(writes_through_links),
         cmocka_unit_test(says_when_the_disk_is_full),

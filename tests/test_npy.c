@@ -10,6 +10,8 @@
 static const DLDataType f32 = {kDLFloat, 32, 1}, f16 = {kDLFloat, 16, 1}, bf16 = {kDLBfloat, 16, 1},
                         u8 = {kDLUInt, 8, 1}, u16 = {kDLUInt, 16, 1}, i64 = {kDLInt, 64, 1}, boolean = {6, 8, 1};
 
+enum { max_dims = 6 };
+
 static const char plain[] = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }     \n";
 static const float six[6] = {1, -2, 3.5f, 0, 1e-30f, 6};
 
@@ -43,13 +45,10 @@ static void b107_long_header(void **state)
     }
 }
 
-/* B107: column-major data is refused unless it is the same bytes. */
+/* B107: column-major where it is the same bytes. */
 static void b107_fortran_order(void **state)
 {
     (void)state;
-    expect_refused(
-        scratch_npy("f.npy", 1, "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }", six, sizeof six),
-        TENON_UNSUPPORTED, "[2, 3]", "fortran_order", "ascontiguousarray", NULL);
     static const struct {
         const char *shape;
         int ndim;
@@ -63,6 +62,97 @@ static void b107_fortran_order(void **state)
         expect_tensor(file, "", f32, same[i].ndim, same[i].dims, six, size);
         tenon_file_close(file);
     }
+}
+
+/* An array of 4-byte integers that count in row-major order, as it is stored column by column. */
+static tenon_file *open_columns(int ndim, const int64_t *shape, int64_t count)
+{
+    char header[256];
+    int length = snprintf(header, sizeof header, "{'descr': '>i4', 'fortran_order': True, 'shape': (");
+    for (int i = 0; i < ndim; i++)
+        length += snprintf(header + length, sizeof header - (size_t)length, "%lld,", (long long)shape[i]);
+    snprintf(header + length, sizeof header - (size_t)length, ")}\n");
+    unsigned char *stored = malloc((size_t)count * 4);
+    int64_t index[max_dims] = {0};
+    for (int64_t at = 0; at < count; at++) { /* the first index is the fastest */
+        int64_t value = 0;
+        for (int i = 0; i < ndim; i++)
+            value = value * shape[i] + index[i];
+        for (int i = 0; i < 4; i++)
+            stored[at * 4 + i] = (unsigned char)(value >> 8 * (3 - i));
+        for (int i = 0; i < ndim && ++index[i] == shape[i]; i++)
+            index[i] = 0;
+    }
+    tenon_file *file = open_file(scratch_npy("columns.npy", 1, header, stored, (size_t)count * 4), NULL);
+    free(stored);
+    return file;
+}
+
+/* C17, B107: any rank, whole and in slices; windows that span columns and such that do not. */
+static void reads_columns(void **state)
+{
+    (void)state;
+    static const struct {
+        int ndim;
+        int64_t shape[max_dims];
+    } cases[] = {
+        {2, {2, 3}},    {2, {3, 2}},    {3, {2, 3, 5}},    {3, {7, 1, 4}}, {4, {3, 2, 1, 5}}, {6, {2, 3, 2, 1, 2, 3}},
+        {2, {5000, 3}}, {2, {3, 5000}}, {3, {2000, 5, 4}}, {2, {1100, 9}}, {3, {1, 30, 40}},  {3, {40, 30, 20}}};
+    for (size_t n = 0; n < sizeof cases / sizeof cases[0]; n++) {
+        const int64_t height = cases[n].shape[0];
+        int64_t slice = 1;
+        for (int i = 1; i < cases[n].ndim; i++)
+            slice *= cases[n].shape[i];
+        tenon_file *file = open_columns(cases[n].ndim, cases[n].shape, height * slice);
+        int32_t *data = malloc((size_t)(height * slice + 1) * 4);
+        for (int64_t first = 0; first < height; first += height / 4 + 1) {
+            for (int64_t count = 1; first + count <= height; count = count < 3 ? count + 1 : count * 7) {
+                memset(data, 0xee, (size_t)(height * slice + 1) * 4);
+                assert_int_equal(tenon_file_read(file, 0, first, count, data, (size_t)(count * slice) * 4, NULL),
+                                 TENON_OK);
+                for (int64_t i = 0; i < count * slice; i++)
+                    assert_int_equal(data[i], first * slice + i);
+                assert_int_equal(data[count * slice], (int32_t)0xeeeeeeee);
+            }
+        }
+        assert_int_equal(tenon_file_read(file, 0, 0, height, data, (size_t)(height * slice) * 4, NULL), TENON_OK);
+        for (int64_t i = 0; i < height * slice; i++)
+            assert_int_equal(data[i], i);
+        free(data);
+        tenon_file_close(file);
+    }
+}
+
+static void reads_columns_of_each_width(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *descr;
+        DLDataType dtype;
+        size_t size;
+        const char *stored, *read; /* 2 x 3, of one significant byte each */
+    } cases[] = {{"|u1", {kDLUInt, 8, 1}, 1, "adbecf", "abcdef"},
+                 {"|b1", {6, 8, 1}, 1, "\0\7\1\0\0\1", "\0\1\0\1\0\1"},
+                 {"<u2", {kDLUInt, 16, 1}, 2, "a1d1b1e1c1f1", "a1b1c1d1e1f1"},
+                 {">u2", {kDLUInt, 16, 1}, 2, "1a1d1b1e1c1f", "a1b1c1d1e1f1"},
+                 {"<u8",
+                  {kDLUInt, 64, 1},
+                  8,
+                  "a1234567d1234567b1234567e1234567c1234567f1234567",
+                  "a1234567b1234567c1234567d1234567e1234567f1234567"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char header[128];
+        snprintf(header, sizeof header, "{'descr': '%s', 'fortran_order': True, 'shape': (2, 3)}", cases[i].descr);
+        tenon_file *file = open_file(scratch_npy("w.npy", 1, header, cases[i].stored, 6 * cases[i].size), NULL);
+        expect_tensor(file, "", cases[i].dtype, 2, (int64_t[]){2, 3}, cases[i].read, 6 * cases[i].size);
+        tenon_file_close(file);
+    }
+    const double doubles[6] = {1, 4, 2, 5, 3, 1e300}; /* narrowed on the way */
+    tenon_file *file = open_file(
+        scratch_npy("w.npy", 1, "{'descr': '<f8', 'fortran_order': True, 'shape': (2, 3)}", doubles, sizeof doubles),
+        NULL);
+    expect_tensor(file, "", f32, 2, (int64_t[]){2, 3}, (float[]){1, 2, 3, 4, 5, INFINITY}, 24);
+    tenon_file_close(file);
 }
 
 static void expect_array(const char *descr, const void *stored, size_t stored_size, bool npy_bfloat16, DLDataType dtype,
@@ -97,8 +187,8 @@ static void reads_each_type(void **state)
     expect_array(">i8", "\xff\xff\xff\xff\xff\xff\xff\xfe", 8, false, i64, 1, (int64_t[]){-2}, 8);
     expect_array("|u1", "\x07\xff", 2, false, u8, 2, "\x07\xff", 2);
     expect_array("|b1", "\0\1\2", 3, false, boolean, 3, "\0\1\1", 3);
-    static const char *const others[] = {"<c8", "<c16", "|O", "<U5", "<M8[ns]", "<V2",
-                                         "|f4", "f4",   "<",  "",    "<f16",    "<f4 "};
+    static const char *const others[] = {"<c8",  "<c16", "|O",       "<U5", "<M8[ns]", "<V2", "<",    "",        "<f16",
+                                         "<f4 ", "F4",   "<float32", "int", "l",       "O",   "<<f4", "float32x"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         char header[160];
         snprintf(header, sizeof header, "{'descr': '%s', 'fortran_order': False, 'shape': (1,), }", others[i]);
@@ -107,6 +197,40 @@ static void reads_each_type(void **state)
     expect_refused(
         scratch_npy("t.npy", 1, "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", six, 4),
         TENON_UNSUPPORTED, "structured", NULL);
+}
+
+/* C18: as numpy.dtype reads them: without a byte order it is the machine's, and names have none. */
+static void c18_other_spellings(void **state)
+{
+    (void)state;
+    static const char *const spellings[] = {"f4", "|f4", "=f4", "f", "<f", "|f", "float32", "single"};
+    const float one = 1;
+    for (size_t i = 0; i < sizeof spellings / sizeof spellings[0]; i++)
+        expect_array(spellings[i], &one, 4, false, f32, 1, &one, 4);
+    expect_array("float16", (uint16_t[]){0x3c00}, 2, false, f16, 1, (uint16_t[]){0x3c00}, 2);
+    expect_array(">e", "\x3c\x00", 2, false, f16, 1, (uint16_t[]){0x3c00}, 2);
+    expect_array("float64", (double[]){0.1}, 8, false, f32, 1, (float[]){0.1f}, 4);
+    expect_array(">d", "\x3f\xf0\0\0\0\0\0\0", 8, false, f32, 1, (float[]){1}, 4);
+    expect_array("int64", (int64_t[]){-2}, 8, false, i64, 1, (int64_t[]){-2}, 8);
+    expect_array("uint8", "\7", 1, false, u8, 1, "\7", 1);
+    expect_array("<B", "\7", 1, false, u8, 1, "\7", 1);
+    expect_array("?", "\1", 1, false, boolean, 1, "\1", 1);
+    expect_array("bool", "\1", 1, false, boolean, 1, "\1", 1);
+    expect_array("uint16", "\x80\x3f", 2, true, bf16, 1, (uint16_t[]){0x3f80}, 2);
+    expect_array("V2", "\x80\x3f", 2, true, bf16, 1, (uint16_t[]){0x3f80}, 2);
+}
+
+/* C18 */
+static void c18_objects(void **state)
+{
+    (void)state;
+    static const char *const spellings[] = {"|O", "O", "object"};
+    for (int i = 0; i < 3; i++) {
+        char header[160];
+        snprintf(header, sizeof header, "{'descr': '%s', 'fortran_order': False, 'shape': (1,), }", spellings[i]);
+        expect_refused(scratch_npy("o.npy", 1, header, "\x80\4N.", 4), TENON_UNSUPPORTED,
+                       "holds pickled Python objects", "save a plain array of numbers", NULL);
+    }
 }
 
 static void asks_about_two_bytes_of_void(void **state)
@@ -359,7 +483,11 @@ int main(void)
         cmocka_unit_test(b107_reads_each_version),
         cmocka_unit_test(b107_long_header),
         cmocka_unit_test(b107_fortran_order),
+        cmocka_unit_test(reads_columns),
+        cmocka_unit_test(reads_columns_of_each_width),
         cmocka_unit_test(reads_each_type),
+        cmocka_unit_test(c18_other_spellings),
+        cmocka_unit_test(c18_objects),
         cmocka_unit_test(asks_about_two_bytes_of_void),
         cmocka_unit_test(b45_names_carry_no_meaning),
         cmocka_unit_test(reads_slices_of_converted_types),

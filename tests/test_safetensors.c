@@ -173,7 +173,7 @@ static void b85_header_length(void **state)
     expect_refused(scratch_safetensors("text.safetensors", "{\"a", NULL, 0), TENON_BAD_FILE, "byte", NULL);
 }
 
-/* B86: each fault of one tensor has its own sentence. */
+/* B86, C16: each fault of one tensor has its own sentence. */
 static void b86_tensor_faults(void **state)
 {
     (void)state;
@@ -193,6 +193,12 @@ static void b86_tensor_faults(void **state)
         {"{\"dtype\":\"F32\",\"shape\":[4611686018427387904,4],\"data_offsets\":[0,4]}", "past what 64 bits"},
         {"{\"dtype\":\"U8\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,4]}", "past what 64 bits"},
         {"{\"dtype\":\"ODD\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,4]}", "past what 64 bits"},
+        {"{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]}", "shape [3] of F4 = 12 bits, which fill no whole"},
+        {"{\"dtype\":\"F6_E2M3\",\"shape\":[3,3],\"data_offsets\":[0,4]}", "[3, 3] of F6_E2M3 = 54 bits"},
+        {"{\"dtype\":\"F4\",\"shape\":[6],\"data_offsets\":[0,4]}", "[6] of F4 = 3 bytes, but data_offsets [0, 4]"},
+        {"{\"dtype\":\"F6_E3M2\",\"shape\":[4],\"data_offsets\":[0,4]}", "[4] of F6_E3M2 = 3 bytes"},
+        {"{\"dtype\":\"F8_E8M0\",\"shape\":[5],\"data_offsets\":[0,4]}", "[5] of F8_E8M0 = 5 bytes"},
+        {"{\"dtype\":\"F4\",\"shape\":[4611686018427387904,4],\"data_offsets\":[0,4]}", "past what 64 bits"},
         {"{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}", "dimension 0 of its shape is negative: -1"},
         {"{\"dtype\":\"F32\",\"shape\":[1,1.5],\"data_offsets\":[0,4]}", "dimension 1 of its shape is a fraction"},
         {"{\"dtype\":\"F32\",\"shape\":[1,null],\"data_offsets\":[0,4]}", "dimension 1 of its shape is null"},

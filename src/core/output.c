@@ -94,6 +94,15 @@ static tenon_status create_temporary(tn_output *output, mode_t mode, tenon_error
     return tn_fail_errno(error, output->path, "cannot create a temporary file beside it", EEXIST);
 }
 
+/* Owner, group and mode of the file that is replaced, as far as the user may give them: only root can give files away,
+ * and some file systems have no modes. fchmod comes last, because fchown may take bits, and gives back what the umask
+ * took. */
+static void keep_access(int file, const struct stat *old)
+{
+    if (fchown(file, old->st_uid, old->st_gid) != 0) (void)!fchown(file, (uid_t)-1, old->st_gid);
+    (void)fchmod(file, old->st_mode & 0777);
+}
+
 static tenon_status open_output(tn_output *output, tenon_error *error)
 {
     struct stat old;
@@ -104,10 +113,9 @@ static tenon_status open_output(tn_output *output, tenon_error *error)
         return tn_fail(error, TENON_INVALID, "'%s' is not the name of a file", tn_quote(output->path).text);
     }
     TN_TRY(resolve_target(output, &old, &exists, error));
-    /* The old file's mode from the start: its content is never more readable than it was. fchmod gives back what the
-     * umask took; that it fails on file systems without modes is no reason to fail. */
+    /* The old file's mode from the start: its content is never more readable than it was. */
     TN_TRY(create_temporary(output, exists ? old.st_mode & 0777 : 0666, error));
-    if (exists) (void)fchmod(output->file, old.st_mode & 0777);
+    if (exists) keep_access(output->file, &old);
     return TENON_OK;
 }
 
@@ -229,8 +237,16 @@ static void discard(tn_output *output)
     output->file = -1;
 }
 
-/* The rename lasts through a power cut only once the folder is on the disk. Folders that may not be read or cannot be
- * synced are left to the system. */
+/* errno of the sync that failed, or 0. Some network and user-space file systems cannot sync, and say so in one of these
+ * ways; there is nothing better to be had from them. */
+static int sync_file(int file)
+{
+    if (fsync(file) == 0 || errno == EINVAL || errno == ENOSYS || errno == ENOTSUP || errno == EOPNOTSUPP) return 0;
+    return errno;
+}
+
+/* The rename lasts through a power cut only once the folder is on the disk. Folders that may not be read are left to
+ * the system. */
 static tenon_status sync_folder(const tn_output *output, tenon_error *error)
 {
     char *folder = tn_path_beside(output->target, "");
@@ -238,9 +254,9 @@ static tenon_status sync_folder(const tn_output *output, tenon_error *error)
     const int file = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     free(folder);
     if (file < 0) return TENON_OK;
-    const int number = fsync(file) != 0 ? errno : 0;
+    const int number = sync_file(file);
     close(file);
-    return number == EIO ? tn_fail_errno(error, output->path, "cannot sync its folder", number) : TENON_OK;
+    return number != 0 ? tn_fail_errno(error, output->path, "cannot sync its folder", number) : TENON_OK;
 }
 
 static int sync_and_rename(tn_output *output)
@@ -250,8 +266,8 @@ static int sync_and_rename(tn_output *output)
         output->file = -1;
         return closed != 0 && errno != EINTR ? errno : 0;
     }
-    /* EINVAL: this file system cannot sync; there is nothing better to be had. */
-    if (fsync(output->file) != 0 && errno != EINVAL) return errno;
+    const int number = sync_file(output->file);
+    if (number != 0) return number;
     const int closed = close(output->file);
     output->file = -1;
     if (closed != 0 && errno != EINTR) return errno;

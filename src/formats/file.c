@@ -188,7 +188,7 @@ static tenon_status read_converted(const tn_entry *entry, uint64_t first, size_t
 {
     enum { chunk_bytes = 16384 };
     double aligned[chunk_bytes / sizeof(double)];
-    const size_t stored = entry->encoding->stored_size, delivered = entry->encoding->dtype.bits / 8;
+    const size_t stored = tn_stored_size(entry->encoding), delivered = entry->encoding->dtype.bits / 8;
     const size_t most = chunk_bytes / stored;
     while (count > 0) {
         const size_t now = count < most ? count : most;
@@ -205,10 +205,10 @@ static tenon_status read_converted(const tn_entry *entry, uint64_t first, size_t
     return TENON_OK;
 }
 
-static tenon_status read_elements(const tn_entry *entry, uint64_t first, size_t count, void *data, tenon_error *error)
+tenon_status tn_read_elements(const tn_entry *entry, uint64_t first, size_t count, void *data, tenon_error *error)
 {
     if (entry->encoding->convert != NULL) return read_converted(entry, first, count, data, error);
-    const size_t stored = entry->encoding->stored_size;
+    const size_t stored = tn_stored_size(entry->encoding);
     TN_TRY(tn_input_read(entry->input, entry->offset + first * stored, data, count * stored, error));
     if (entry->swapped) tn_swap_bytes(data, stored, count);
     return TENON_OK;
@@ -252,5 +252,6 @@ tenon_status tenon_file_read(const tenon_file *file, int64_t index, int64_t firs
                        path.text, (long long)count, name.text, bytes, data != NULL ? capacity : 0);
     }
     if (bytes == 0) return TENON_OK;
-    return read_elements(entry, (uint64_t)first * slice, slice * (size_t)count, data, error);
+    if (entry->is_column_major) return tn_read_column_major(entry, first, count, slice, data, error);
+    return tn_read_elements(entry, (uint64_t)first * slice, slice * (size_t)count, data, error);
 }

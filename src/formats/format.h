@@ -25,10 +25,16 @@ enum { TN_DL_BOOL = 6 };
 typedef struct tn_encoding {
     const char *safetensors; /* its name there, NULL: it has none */
     const char *npy;         /* the same, without the byte order: "f4" */
-    size_t stored_size;      /* bytes of an element in the file; 0: not known, or no whole number */
+    size_t stored_bits;      /* of an element in the file; 0: not known */
     DLDataType dtype;        /* what a read delivers; kDLOpaqueHandle: it cannot be read */
     void (*convert)(void *to, const void *from, size_t count); /* NULL: delivered as stored */
 } tn_encoding;
+
+/* Bytes of an element in the file; 0: not known, or no whole number. */
+static inline size_t tn_stored_size(const tn_encoding *encoding)
+{
+    return encoding->stored_bits % 8 == 0 ? encoding->stored_bits / 8 : 0;
+}
 
 /* NULL when there is none of that name. */
 const tn_encoding *tn_encoding_of_safetensors(const char *name, size_t length);
@@ -54,7 +60,8 @@ typedef struct tn_entry {
     char *stored; /* the dtype as the file spells it */
     int64_t *shape;
     int ndim;
-    bool swapped; /* the file's byte order is not the machine's */
+    bool swapped;         /* the file's byte order is not the machine's */
+    bool is_column_major; /* the first axis is the fastest; only npy has that */
     const tn_encoding *encoding;
     const tn_input *input;
     uint64_t offset; /* of the first byte in `input` */
@@ -101,6 +108,14 @@ tenon_status tn_file_add_absent(tenon_file *file, const char *name, const char *
 
 /* TENON_NOT_FOUND, with the shard and some of its tensors, where the entry's shard is absent. */
 tenon_status tn_file_check_present(const tenon_file *file, const tn_entry *entry, tenon_error *error);
+
+/* Reads elements [first, first + count) as they follow each other in the file, and delivers them as the encoding says.
+ */
+tenon_status tn_read_elements(const tn_entry *entry, uint64_t first, size_t count, void *data, tenon_error *error);
+
+/* The same of slices [first, first + count) of a column-major entry, of `slice` elements each, row-major in `data`. */
+tenon_status tn_read_column_major(const tn_entry *entry, int64_t first, int64_t count, size_t slice, void *data,
+                                  tenon_error *error);
 
 /* The header of the file that `input` is open on becomes entries. */
 tenon_status tn_safetensors_open(tenon_file *file, const tn_input *input, tenon_error *error);

@@ -6,7 +6,7 @@
  *   then         the header's length, little-endian: 2 bytes in version 1, 4 bytes in 2 and 3
  *   then         the header, a Python dict literal of exactly three keys, padded with spaces and a newline:
  *                {'descr': '<f4', 'fortran_order': False, 'shape': (3, 5), }
- *   then         the elements, row-major
+ *   then         the elements, row-major, or column-major where fortran_order says so
  *
  * The literal is parsed by hand, strictly, and never past its end. */
 #include "formats/format.h"
@@ -193,29 +193,59 @@ static tenon_status parse_literal(parser *p, tenon_error *error)
 
 /* ---- the array ---- */
 
-/* "<f4": byte order, then type; '|' is the byte order of single bytes. */
+/* What numpy.dtype takes for our types beside "f4" and its kin: letters, which may have a byte order before them, and
+ * names, which may not. Types whose size depends on the machine ("l", "int") are left out. */
+static const struct {
+    const char *letter, *name, *type;
+} other_names[] = {
+    {"e", "float16", "f2"}, {"e", "half", "f2"},   {"f", "float32", "f4"}, {"f", "single", "f4"},
+    {"d", "float64", "f8"}, {"d", "double", "f8"}, {"d", "float", "f8"},   {"?", "bool", "b1"},
+    {"b", "int8", "i1"},    {"B", "uint8", "u1"},  {"h", "int16", "i2"},   {"H", "uint16", "u2"},
+    {"i", "int32", "i4"},   {"I", "uint32", "u4"}, {"q", "int64", "i8"},   {"Q", "uint64", "u8"},
+};
+
+/* The type without its byte order, in the spelling of the table of encodings. */
+static void spell_type(const char **type, size_t *length, bool has_order)
+{
+    for (size_t i = 0; i < sizeof other_names / sizeof other_names[0]; i++) {
+        if (!is_word(*type, *length, other_names[i].letter) &&
+            (has_order || !is_word(*type, *length, other_names[i].name)))
+            continue;
+        *type = other_names[i].type;
+        *length = strlen(*type);
+        return;
+    }
+}
+
+static tenon_status fail_type(const parser *p, const char *type, size_t length, tenon_error *error)
+{
+    const tn_quoted path = tn_quote(p->path), descr = tn_quote_bytes(p->descr, p->descr_length);
+    if (is_word(type, length, "O") || is_word(type, length, "object")) {
+        return tn_fail(error, TENON_UNSUPPORTED,
+                       "%s: holds pickled Python objects (type '%s'), which can run any code when they are loaded, so "
+                       "tenon does not; save a plain array of numbers where it was made",
+                       path.text, descr.text);
+    }
+    return tn_fail(error, TENON_UNSUPPORTED, "%s: holds elements of type '%s'; %s", path.text, descr.text,
+                   is_word(type, length, "V2") ? "if that is bfloat16, read it with `npy_bfloat16`"
+                                               : "tenon reads f2, f4, f8, i1 to i8, u1 to u8 and b1");
+}
+
+/* "<f4": byte order, then type; without an order, or with '=' or '|', it is the machine's. */
 static tenon_status find_encoding(const parser *p, bool npy_bfloat16, const tn_encoding **encoding, bool *swapped,
                                   tenon_error *error)
 {
-    const char order = p->descr_length > 0 ? p->descr[0] : 0;
-    const tn_encoding *found = NULL;
-    if (p->descr_length > 1 && strchr("<>=|", order) != NULL) {
-        const char *type = p->descr + 1;
-        const size_t length = p->descr_length - 1;
-        found = tn_encoding_of_npy(type, length);
-        const bool two_bytes = is_word(type, length, "u2") || is_word(type, length, "V2");
-        if (npy_bfloat16 && two_bytes) found = &tn_encoding_npy_bfloat16;
-        if (found != NULL && order == '|' && found->stored_size > 1 && type[0] != 'V') found = NULL;
-    }
-    if (found == NULL) {
-        const bool maybe = p->descr_length == 3 && is_word(p->descr + 1, 2, "V2");
-        return tn_fail(error, TENON_UNSUPPORTED, "%s: holds elements of type '%s'; %s", tn_quote(p->path).text,
-                       tn_quote_bytes(p->descr, p->descr_length).text,
-                       maybe ? "if that is bfloat16, ask for it with npy_bfloat16"
-                             : "tenon reads f2, f4, f8, i1 to i8, u1 to u8 and b1");
-    }
+    const bool has_order = p->descr_length > 0 && strchr("<>=|", p->descr[0]) != NULL;
+    const char order = has_order ? p->descr[0] : '=';
+    const char *type = p->descr + has_order;
+    size_t length = p->descr_length - has_order;
+    spell_type(&type, &length, has_order);
+    const tn_encoding *found = tn_encoding_of_npy(type, length);
+    if (npy_bfloat16 && (is_word(type, length, "u2") || is_word(type, length, "V2"))) found = &tn_encoding_npy_bfloat16;
+    if (found == NULL) return fail_type(p, type, length, error);
     *encoding = found;
-    *swapped = found->stored_size > 1 && ((order == '>') != tn_host_is_big_endian()) && order != '=' && order != '|';
+    *swapped = tn_stored_size(found) > 1 &&
+               ((order == '<' && tn_host_is_big_endian()) || (order == '>' && !tn_host_is_big_endian()));
     return TENON_OK;
 }
 
@@ -235,12 +265,7 @@ static tenon_status check_data(const parser *p, const tn_encoding *encoding, uin
 {
     const tn_quoted path = tn_quote(p->path), descr = tn_quote_bytes(p->descr, p->descr_length);
     const tn_shape_text shape = tn_shape_to_text(p->ndim, p->shape);
-    if (p->fortran && order_matters(p)) {
-        return tn_fail(error, TENON_UNSUPPORTED,
-                       "%s: the array %s is stored column by column (fortran_order); save numpy.ascontiguousarray(a)",
-                       path.text, shape.text);
-    }
-    if (!tn_shape_bytes(p->ndim, p->shape, encoding->stored_size, bytes)) {
+    if (!tn_shape_bytes(p->ndim, p->shape, tn_stored_size(encoding), bytes)) {
         return tn_fail(error, TENON_BAD_FILE, "%s: header says shape %s of %s, which is past what 64 bits can count",
                        path.text, shape.text, descr.text);
     }
@@ -266,6 +291,7 @@ static tenon_status add_array(tenon_file *file, const tn_input *input, const par
     memcpy(entry->shape, p->shape, (size_t)p->ndim * sizeof *entry->shape);
     entry->encoding = encoding;
     entry->swapped = swapped;
+    entry->is_column_major = p->fortran && order_matters(p);
     entry->input = input;
     entry->offset = start;
     return TENON_OK;

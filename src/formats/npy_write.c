@@ -14,7 +14,7 @@ enum { max_text = TN_MAX_FILE_DIMS * 21 + 128, start_size = 10 };
 static void write_text(const tn_part *part, tn_text *text)
 {
     const char *type = part->encoding->npy != NULL ? part->encoding->npy : "u2";
-    const char order = part->encoding->stored_size == 1 ? '|' : tn_host_is_big_endian() ? '>' : '<';
+    const char order = tn_stored_size(part->encoding) == 1 ? '|' : tn_host_is_big_endian() ? '>' : '<';
     tn_text_add(text, "{'descr': '%c%s', 'fortran_order': False, 'shape': (", order, type);
     for (int i = 0; i < part->ndim; i++)
         tn_text_add(text, "%s%lld", i > 0 ? ", " : "", (long long)part->shape[i]);

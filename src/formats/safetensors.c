@@ -107,16 +107,21 @@ static tenon_status read_offsets(const reader *r, const char *name, const json_t
     return TENON_OK;
 }
 
-/* end - begin = shape[0] * ... * size, where the size of an element is known. */
+/* 8 (end - begin) = shape[0] * ... * bits, where the bits of an element are known. */
 static tenon_status check_size(const reader *r, const tn_entry *entry, const extent *place, tenon_error *error)
 {
     const tn_shape_text shape = tn_shape_to_text(entry->ndim, entry->shape);
-    size_t bytes;
-    const size_t element = entry->encoding->stored_size;
-    if (!tn_shape_bytes(entry->ndim, entry->shape, element > 0 ? element : 1, &bytes)) {
+    size_t bits;
+    const size_t element = entry->encoding->stored_bits;
+    if (!tn_shape_bytes(entry->ndim, entry->shape, element > 0 ? element : 8, &bits)) {
         return fail_tensor(r, entry->name, error, "shape %s of %s is past what 64 bits can count", shape.text,
                            tn_quote(entry->stored).text);
     }
+    if (element > 0 && bits % 8 != 0) {
+        return fail_tensor(r, entry->name, error, "shape %s of %s = %zu bits, which fill no whole number of bytes",
+                           shape.text, tn_quote(entry->stored).text, bits);
+    }
+    const size_t bytes = bits / 8;
     if (element > 0 && bytes != place->end - place->begin) {
         return fail_tensor(r, entry->name, error,
                            "shape %s of %s = %zu bytes, but data_offsets [%llu, %llu] (file bytes %llu to %llu) hold "

@@ -15,7 +15,7 @@ static tenon_status place_parts(tenon_writer *writer, tenon_error *error)
     for (size_t element = 8; element > 0; element /= 2) {
         for (int64_t i = 0; i < writer->num_parts; i++) {
             tn_part *part = &writer->parts[i];
-            if (part->encoding->stored_size != element) continue;
+            if (tn_stored_size(part->encoding) != element) continue;
             part->offset = end;
             end += part->bytes;
             if (end > INT64_MAX / 2) {

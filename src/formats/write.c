@@ -153,7 +153,7 @@ static tenon_status check_part(const tenon_writer *writer, const char *name, DLD
         return tn_fail(error, TENON_UNSUPPORTED, "%s: tensor '%s' is of dtype %s, which tenon does not write",
                        path.text, shown.text, tn_dlpack_to_text(dtype).text);
     }
-    if (!tn_shape_bytes(ndim, shape, part->encoding->stored_size, &part->bytes)) {
+    if (!tn_shape_bytes(ndim, shape, tn_stored_size(part->encoding), &part->bytes)) {
         return tn_fail(error, TENON_INVALID, "%s: tensor '%s': shape %s is negative or past what 64 bits can count",
                        path.text, shown.text, tn_shape_to_text(ndim, shape).text);
     }

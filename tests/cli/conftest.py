@@ -41,7 +41,7 @@ def run(*words, env=None, **options):
 
 @pytest.fixture
 def tenon(tmp_path, monkeypatch):
-    """Runs the command and expects an exit code, 0 unless told: tenon("tokens", ..., code=2)."""
+    """Runs the command and expects an exit code, 0 unless told, any where it is None: tenon("tokens", ..., code=2)."""
     monkeypatch.chdir(tmp_path)
 
     def call(*words, code=0, **options):

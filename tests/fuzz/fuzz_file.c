@@ -101,11 +101,24 @@ static void open_and_read(bool npy_bfloat16, size_t size)
     tenon_file_close(file);
 }
 
+/* The same file as a checkpoint: shapes and names are compared with a connector's. */
+static void open_as_adapter(void)
+{
+    tenon_load_options options;
+    tenon_load_options_init(&options);
+    options.config_json = "{\"type\":\"linear\",\"in_dim\":2,\"out_dim\":1}";
+    tenon_adapter *adapter = NULL;
+    tenon_error error = {""};
+    if (tenon_adapter_open(path, &options, &adapter, &error) != TENON_OK && error.message[0] == 0) abort();
+    tenon_adapter_free(adapter);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     make_folder();
     write_file(path, data, size);
     open_and_read(false, size);
     open_and_read(true, size);
+    open_as_adapter();
     return 0;
 }
