@@ -203,6 +203,29 @@ static tenon_status open_folder(tenon_error *error)
     return open_path(DATA "sharded", error);
 }
 
+/* An index that is a link, of a shard that is not there. */
+static tenon_status open_absent(tenon_error *error)
+{
+    return open_path(scratch_path("absent.json"), error);
+}
+
+static tenon_status open_stream(tenon_error *error)
+{
+    int ends[2];
+    char data[512];
+    FILE *in = fopen(DATA "version1.npy", "rb");
+    const size_t size = fread(data, 1, sizeof data, in);
+    fclose(in);
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(write(ends[1], data, size), size);
+    close(ends[1]);
+    tenon_file *file = NULL;
+    const tenon_status status = tenon_file_open_stream(ends[0], "a pipe", NULL, &file, error);
+    close(ends[0]);
+    tenon_file_close(file);
+    return status;
+}
+
 static tenon_status open_npy(tenon_error *error)
 {
     return open_path(DATA "version1.npy", error);
@@ -260,6 +283,11 @@ static void each_failure_is_told(void **state)
     fail_each_allocation(open_safetensors);
     fail_each_allocation(open_folder);
     fail_each_allocation(open_npy);
+    fail_each_allocation(open_stream);
+    const char index[] = "{\"weight_map\":{\"a\":\"1.safetensors\",\"b\":\"1.safetensors\"}}";
+    scratch_write("real.json", index, sizeof index - 1);
+    assert_int_equal(symlink("real.json", scratch_path("absent.json")), 0);
+    fail_each_allocation(open_absent);
     /* Jansson's parser is left out: it asserts, or drops characters, where an allocation of its own fails. */
     json_set_alloc_funcs(__wrap_malloc, free);
     fail_each_allocation(write_safetensors);

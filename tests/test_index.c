@@ -108,6 +108,9 @@ static void index_faults(void **state)
     /* Shards that are something else. */
     scratch_write("sharded/4.safetensors", "<html>no</html>", 15);
     expect_bad(write_index("{\"weight_map\":{\"b\":\"4.safetensors\"}}"), "4.safetensors: is an HTML page");
+    scratch_npy("sharded/4.safetensors", 1, "{'descr': '|u1', 'fortran_order': False, 'shape': (1,), }", "x", 1);
+    expect_bad(write_index("{\"weight_map\":{\"b\":\"4.safetensors\"}}"),
+               "4.safetensors: is npy; a shard of an index is");
     unlink(scratch_path("sharded/4.safetensors"));
     expect_refused(write_index("{\"weight_map\":{\"a\":\"1.safetensors\",\"a\":\"1.safetensors\"}}"), TENON_BAD_FILE,
                    "duplicate key", "\"a\"", NULL);
@@ -179,6 +182,11 @@ static void c6_files_of_a_folder(void **state)
         write_byte(name, "a", '3');
     }
     expect_refused(scratch_path("plain"), TENON_INVALID, "'x6.safetensors' and 3 more", NULL);
+    scratch_folder("lost");
+    write_byte("lost/model-00001-of-00002.safetensors", "a", '1');
+    write_byte("lost/model-00002-of-00002.safetensors", "b", '2');
+    expect_refused(scratch_path("lost"), TENON_INVALID, "'model-00001-of-00002.safetensors'",
+                   "download their index too", NULL);
     write_byte("plain/model.safetensors", "a", 'm');
     expect_byte(scratch_path("plain"), "a", 'm');
 }

@@ -182,17 +182,13 @@ static bool starts_with(const char *text, const char *start, size_t length)
 static size_t cache_root(const char *folder)
 {
     static const char snapshots[] = "/snapshots/";
-    char *root = strdup(folder);
-    size_t length = 0;
-    for (size_t i = root != NULL ? strlen(root) : 0; i > 0 && length == 0; i--) {
+    char blobs[4096]; /* longer paths cannot be opened */
+    for (size_t i = strlen(folder); i > 0; i--) {
         if (strncmp(folder + i, snapshots, sizeof snapshots - 1) != 0) continue;
-        root[i] = 0;
-        char *blobs = tn_path_join(root, "blobs");
-        if (blobs != NULL && tn_is_folder(blobs)) length = i;
-        free(blobs);
+        const int length = snprintf(blobs, sizeof blobs, "%.*s/blobs", (int)i, folder);
+        if (length > 0 && (size_t)length < sizeof blobs && tn_is_folder(blobs)) return i;
     }
-    free(root);
-    return length;
+    return 0;
 }
 
 /* Both paths are canonical. Inside is: folder/..., or <root>/blobs/... of the Hugging Face cache that has the folder.

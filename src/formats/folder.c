@@ -41,8 +41,10 @@ static tenon_status fail_several(const char *folder, const char *what, const tn_
     char list[1024];
     tn_text text = {list, sizeof list, 0};
     add_names(&text, names);
-    return tn_fail(error, TENON_INVALID, "%s: the folder holds %zu %s: %s; name the one to read", tn_quote(folder).text,
-                   names->count, what, list);
+    const bool are_shards = strstr(names->name[0], "-of-") != NULL && strstr(names->name[0], ".index.json") == NULL;
+    return tn_fail(error, TENON_INVALID, "%s: the folder holds %zu %s: %s; %s", tn_quote(folder).text, names->count,
+                   what, list,
+                   are_shards ? "download their index too, or name the one to read" : "name the one to read");
 }
 
 /* *path = the file of the usual name, or the only one with that suffix, or NULL where there is none. */

@@ -283,7 +283,9 @@ tenon_status tn_refuse(const tn_kind *kind, const char *path, const tn_head *hea
     const char *place = strstr(kind->sentence, "%s");
     const int before = place != NULL ? (int)(place - kind->sentence) : (int)strlen(kind->sentence);
     const char *text = text_of(head);
-    const size_t shown = strlen(text);
+    size_t shown = strnlen(text, 100);
+    while (shown > 0 && ((unsigned char)text[shown] & 0xc0) == 0x80) /* not through a character */
+        shown--;
     return tn_fail(error, kind->status, "%s: %.*s%s%s", tn_quote(path).text, before, kind->sentence,
                    place != NULL ? tn_quote_bytes(text, shown).text : "", place != NULL ? place + 2 : "");
 }

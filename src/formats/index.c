@@ -128,6 +128,10 @@ static tenon_status read_header(index_reader *r, const tn_input *input, const ch
     const tn_kind *kind = tn_identify(&head);
     if (kind->is_pointer) return tn_file_add_absent(r->file, shard, kind->sentence, error);
     if (kind->open == NULL) return tn_refuse(kind, tn_input_path(input), &head, error);
+    if (kind->open != tn_safetensors_open) {
+        return tn_fail(error, TENON_BAD_FILE, "%s: is %s; a shard of an index is a safetensors file",
+                       tn_quote(tn_input_path(input)).text, kind->name);
+    }
     tenon_file part = {.path = r->file->path};
     tenon_status status = tn_safetensors_open(&part, input, error);
     if (status == TENON_OK) status = take_entries(r, &part, shard, error);
