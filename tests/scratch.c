@@ -167,3 +167,13 @@ void expect_tensor(const tenon_file *file, const char *name, DLDataType dtype, i
     if (size > 0) assert_memory_equal(read, data, size);
     free(read);
 }
+
+void expect_content(const char *path, const char *content)
+{
+    char read[256] = "";
+    FILE *in = fopen(path, "rb");
+    assert_non_null(in);
+    read[fread(read, 1, sizeof read - 1, in)] = 0;
+    fclose(in);
+    assert_string_equal(read, content);
+}

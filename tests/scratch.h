@@ -34,6 +34,9 @@ tenon_file *open_file(const char *path, const tenon_file_options *options);
 void expect_tensor(const tenon_file *file, const char *name, DLDataType dtype, int ndim, const int64_t *shape,
                    const void *data, size_t size);
 
+/* The file holds this text, of less than 256 bytes. */
+void expect_content(const char *path, const char *content);
+
 /* A folder of that name among the scratch files. */
 const char *scratch_folder(const char *name);
 

@@ -30,16 +30,6 @@ static tn_output *open_output(const char *path)
     return output;
 }
 
-static void expect_content(const char *path, const char *content)
-{
-    char read[256] = "";
-    FILE *in = fopen(path, "rb");
-    assert_non_null(in);
-    read[fread(read, 1, sizeof read - 1, in)] = 0;
-    fclose(in);
-    assert_string_equal(read, content);
-}
-
 /* ---- inputs ---- */
 
 static void reads_at_offsets(void **state)

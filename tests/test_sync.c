@@ -34,16 +34,6 @@ static tenon_status write_file(const char *path, const char *text, tenon_error *
     return status;
 }
 
-static void expect_text(const char *path, const char *text)
-{
-    char read[16] = "";
-    FILE *in = fopen(path, "rb");
-    assert_non_null(in);
-    read[fread(read, 1, sizeof read - 1, in)] = 0;
-    fclose(in);
-    assert_string_equal(read, text);
-}
-
 /* C5: the file and its folder alike. */
 static void c5_goes_on_where_nothing_can_be_synced(void **state)
 {
@@ -60,7 +50,7 @@ static void c5_goes_on_where_nothing_can_be_synced(void **state)
             syncs = 0;
             if (write_file(path, text, &error) != TENON_OK) fail_msg("%s", error.message);
             assert_int_equal(syncs, 2);
-            expect_text(path, text);
+            expect_content(path, text);
         }
     }
     file_number = folder_number = 0;
@@ -77,7 +67,7 @@ static void says_when_a_sync_fails(void **state)
         file_number = numbers[i];
         assert_int_equal(write_file(path, "new", &error), TENON_IO);
         expect_message(&error, "old: cannot put it in place: ", strerror(numbers[i]), NULL);
-        expect_text(path, "old");
+        expect_content(path, "old");
         assert_int_equal(scratch_count(), before);
         file_number = 0;
     }
@@ -86,7 +76,7 @@ static void says_when_a_sync_fails(void **state)
         folder_number = numbers[i];
         assert_int_equal(write_file(path, "new", &error), TENON_IO);
         expect_message(&error, "old: cannot sync its folder: ", strerror(numbers[i]), NULL);
-        expect_text(path, "new"); /* in place, but perhaps not through a power cut */
+        expect_content(path, "new"); /* in place, but perhaps not through a power cut */
         folder_number = 0;
     }
 }
