@@ -420,7 +420,6 @@ def test_bad_feature_files(tenon, make):
         "magic.npy": b"\x93NUMPZ" + data[6:],
         "text.npy": b"hello, world\n" * 9,
         "long.npy": data.replace(b"(2, 3, 8)", b"(1099511627776, 1099511627776, 8)".ljust(9)) [: len(data)],
-        "fortran.npy": data.replace(b"False", b"True "),
         "lie.safetensors": (2**63).to_bytes(8, "little") + b"{}",
     }
     for name, content in cases.items():
