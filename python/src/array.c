@@ -3,6 +3,7 @@
 #include "dlpack.h"
 #include "memory.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,7 +22,7 @@ bool tnpy_array_bytes(DLDataType dtype, int ndim, const int64_t *shape, size_t *
 PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape, tnpy_home *home)
 {
     size_t bytes;
-    if (ndim > TNPY_MAX_DIMS || !tnpy_array_bytes(dtype, ndim, shape, &bytes)) return PyErr_NoMemory();
+    if (!tnpy_array_bytes(dtype, ndim, shape, &bytes)) return PyErr_NoMemory();
     tnpy_memory *memory = tnpy_memory_new(home, bytes);
     allocfunc allocate = (allocfunc)PyType_GetSlot(tnpy_array_type, Py_tp_alloc);
     tnpy_array *array = memory != NULL ? (tnpy_array *)allocate(tnpy_array_type, 0) : NULL;
@@ -34,6 +35,33 @@ PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape, tnpy_
     array->tensor = (DLTensor){
         .data = tnpy_memory_data(memory), .device = {kDLCPU, 0}, .ndim = ndim, .dtype = dtype, .shape = memory->shape};
     return (PyObject *)array;
+}
+
+tnpy_dtype_text tnpy_dtype_to_text(DLDataType dtype)
+{
+    static const char *const kinds[] = {[kDLInt] = "int",       [kDLUInt] = "uint",       [kDLFloat] = "float",
+                                        [kDLBfloat] = "bfloat", [kDLComplex] = "complex", [TNPY_DLPACK_BOOL] = "bool"};
+    const char *kind = dtype.code < sizeof kinds / sizeof kinds[0] ? kinds[dtype.code] : NULL;
+    tnpy_dtype_text made;
+    if (kind == NULL || dtype.lanes != 1) {
+        snprintf(made.text, sizeof made.text, "DLPack's dtype (%d, %d, %d)", dtype.code, dtype.bits, dtype.lanes);
+    } else if (dtype.code == TNPY_DLPACK_BOOL) {
+        snprintf(made.text, sizeof made.text, "%s", kind);
+    } else {
+        snprintf(made.text, sizeof made.text, "%s%d", kind, dtype.bits);
+    }
+    return made;
+}
+
+/* f32, bf16 or f16; 0 for what the library does not read. */
+static tenon_dtype dtype_of(DLDataType dtype)
+{
+    static const tenon_dtype all[] = {TENON_F32, TENON_BF16, TENON_F16};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        const DLDataType known = tenon_dtype_to_dlpack(all[i]);
+        if (known.code == dtype.code && known.bits == dtype.bits && known.lanes == dtype.lanes) return all[i];
+    }
+    return 0;
 }
 
 /* Copies elements of `size` bytes in row-major order, axis by axis. */
@@ -58,19 +86,33 @@ static bool is_dense(const DLTensor *tensor)
     return true;
 }
 
-static PyObject *copy_tensor(const DLTensor *source)
+static bool can_copy(const DLTensor *source, const char *name)
 {
     if (source->device.device_type != kDLCPU && source->device.device_type != kDLCUDAHost) {
-        PyErr_Format(PyExc_ValueError, "the array is on DLPack device %d; expected the CPU (device 1)",
+        PyErr_Format(PyExc_ValueError, "%s is on DLPack device %d; expected the CPU (device 1)", name,
                      (int)source->device.device_type);
-        return NULL;
+    } else if (dtype_of(source->dtype) == 0) {
+        PyErr_Format(PyExc_ValueError, "%s is %s; expected float32, bfloat16 or float16", name,
+                     tnpy_dtype_to_text(source->dtype).text);
+    } else {
+        return true;
     }
+    return false;
+}
+
+static PyObject *copy_tensor(const DLTensor *source, const char *name)
+{
+    size_t bytes;
+    if (!can_copy(source, name)) return NULL;
     PyObject *made = tnpy_array_new(source->dtype, source->ndim, source->shape, NULL);
-    if (made == NULL) return NULL;
+    if (made == NULL || !tnpy_array_bytes(source->dtype, source->ndim, source->shape, &bytes)) return made;
     char *to = ((tnpy_array *)made)->tensor.data;
     const char *from = (const char *)source->data + source->byte_offset;
-    size_t bytes = 0;
-    tnpy_array_bytes(source->dtype, source->ndim, source->shape, &bytes);
+    if (bytes > 0 && source->data == NULL) {
+        PyErr_Format(PyExc_ValueError, "%s has no data", name);
+        Py_DECREF(made);
+        return NULL;
+    }
     Py_BEGIN_ALLOW_THREADS;
     if (bytes > 0 && is_dense(source)) {
         memcpy(to, from, bytes);
@@ -81,12 +123,14 @@ static PyObject *copy_tensor(const DLTensor *source)
     return made;
 }
 
-PyObject *tnpy_array_copy(PyObject *module, PyObject *object)
+PyObject *tnpy_array_copy(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
     tnpy_borrowed source;
-    if (!tnpy_borrow(&source, object, "the array", false)) return NULL;
-    PyObject *made = copy_tensor(&source.tensor);
+    if (!tnpy_check_count(nargs, 1, 2, "copy(array, name='the array')")) return NULL;
+    const char *name = nargs > 1 ? tnpy_read_string(args[1], "name") : "the array";
+    if (name == NULL || !tnpy_borrow(&source, args[0], name, TNPY_UNSEEN)) return NULL;
+    PyObject *made = copy_tensor(&source.tensor, name);
     tnpy_give_back(&source);
     return made;
 }
@@ -190,13 +234,9 @@ static PyObject *array_shape(PyObject *self, void *unused)
 static PyObject *array_dtype(PyObject *self, void *unused)
 {
     (void)unused;
-    static const tenon_dtype all[] = {TENON_F32, TENON_BF16, TENON_F16};
     const DLDataType dtype = ((tnpy_array *)self)->tensor.dtype;
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        const DLDataType known = tenon_dtype_to_dlpack(all[i]);
-        if (known.code == dtype.code && known.bits == dtype.bits) return PyUnicode_FromString(tenon_dtype_name(all[i]));
-    }
-    return PyUnicode_FromFormat("dlpack(%d, %d)", (int)dtype.code, (int)dtype.bits);
+    const tenon_dtype known = dtype_of(dtype);
+    return PyUnicode_FromString(known != 0 ? tenon_dtype_name(known) : tnpy_dtype_to_text(dtype).text);
 }
 
 /* bf16 shows itself as two bytes of void, as NumPy has no name for it. */
@@ -231,7 +271,7 @@ bool tnpy_array_setup(PyObject *module)
     };
     static PyGetSetDef members[] = {
         {"shape", array_shape, NULL, "A tuple.", NULL},
-        {"dtype", array_dtype, NULL, "'f32', 'bf16' or 'f16'.", NULL},
+        {"dtype", array_dtype, NULL, "'f32', 'bf16' or 'f16', or the name of another dtype.", NULL},
         {"__array_interface__", array_interface, NULL, "NumPy's, version 3.", NULL},
         {NULL, NULL, NULL, NULL, NULL},
     };

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Memory of other people's arrays, without a copy. */
+/* Memory of other libraries' arrays, without a copy, and with the values that those libraries see in it. */
+#include "borrow.h"
 #include "dlpack.h"
 #include "tensor.h"
 
@@ -10,87 +11,105 @@ void tnpy_give_back(tnpy_borrowed *borrowed)
     Py_CLEAR(borrowed->keeper);
 }
 
-static bool fail_read_only(const char *name)
+bool tnpy_fail_read_only(const char *name)
 {
     PyErr_Format(PyExc_ValueError, "%s is read-only; it must be writable", name);
     return false;
 }
 
-/* ---- raw tuples ---- */
+const char tnpy_masked_sentence[] =
+    "%s is masked (%s), and the mask would not be read; pass a plain array in which missing values are filled in";
 
-static bool read_axes(PyObject *tuple, const char *name, const char *what, int64_t *values, int *count)
+bool tnpy_fail_masked(const char *name, const char *kind)
 {
-    const Py_ssize_t length = PyTuple_Check(tuple) ? PyTuple_Size(tuple) : TNPY_MAX_DIMS + 1;
-    if (length > TNPY_MAX_DIMS) {
-        PyErr_Format(PyExc_ValueError, "%s: the %s are %R; expected a tuple of at most %d integers", name, what, tuple,
-                     TNPY_MAX_DIMS);
-        return false;
-    }
-    for (Py_ssize_t i = 0; i < length; i++) {
-        values[i] = PyLong_AsLongLong(PyTuple_GetItem(tuple, i));
-        if (values[i] == -1 && PyErr_Occurred()) return false;
-    }
-    *count = (int)length;
+    PyErr_Format(PyExc_ValueError, tnpy_masked_sentence, name, kind);
+    return false;
+}
+
+/* ---- masked arrays ---- */
+
+/* Whether `object` is of a class of a module that somebody has imported already. */
+static bool is_of_class(PyObject *object, const char *module, const char *class)
+{
+    PyObject *found = PyDict_GetItemString(PyImport_GetModuleDict(), module);
+    PyObject *type = found != NULL ? PyObject_GetAttrString(found, class) : NULL;
+    const bool is = type != NULL && PyObject_IsInstance(object, type) == 1;
+    Py_XDECREF(type);
+    PyErr_Clear();
+    return is;
+}
+
+static bool refuse_masked(PyObject *object, const char *name)
+{
+    if (is_of_class(object, "numpy.ma", "MaskedArray")) return tnpy_fail_masked(name, "numpy.ma.MaskedArray");
+    if (is_of_class(object, "torch.masked", "MaskedTensor")) return tnpy_fail_masked(name, "torch.masked.MaskedTensor");
     return true;
 }
 
-/* (address, dtype, shape, strides): dtype is a tenon_dtype; strides in elements, or None for dense rows. */
-static bool borrow_tuple(tnpy_borrowed *borrowed, PyObject *tuple, const char *name)
+/* A memoryview of a masked array shows the values alone. */
+static bool refuse_masked_view(PyObject *view, const char *name)
 {
-    if (PyTuple_Size(tuple) != 4) {
-        PyErr_Format(PyExc_TypeError, "%s is %R; expected an array or (address, dtype, shape, strides)", name, tuple);
-        return false;
-    }
-    DLTensor *tensor = &borrowed->tensor;
-    *tensor = (DLTensor){.device = {kDLCPU, 0}, .shape = borrowed->shape};
-    tensor->data = PyLong_AsVoidPtr(PyTuple_GetItem(tuple, 0));
-    if (tensor->data == NULL && PyErr_Occurred()) return false;
-    const long dtype = PyLong_AsLong(PyTuple_GetItem(tuple, 1));
-    if (dtype == -1 && PyErr_Occurred()) return false;
-    tensor->dtype = tenon_dtype_to_dlpack((tenon_dtype)dtype);
-    if (!read_axes(PyTuple_GetItem(tuple, 2), name, "shape", borrowed->shape, &tensor->ndim)) return false;
-    PyObject *strides = PyTuple_GetItem(tuple, 3);
-    int count = tensor->ndim;
-    if (strides != Py_None) {
-        if (!read_axes(strides, name, "strides", borrowed->strides, &count)) return false;
-        tensor->strides = borrowed->strides;
-    }
-    if (count != tensor->ndim) {
-        PyErr_Format(PyExc_ValueError, "%s has %d axes and %d strides", name, tensor->ndim, count);
-        return false;
-    }
-    borrowed->keeper = Py_NewRef(tuple);
-    return true;
+    PyObject *owner = PyObject_GetAttrString(view, "obj");
+    const bool plain = owner != NULL && refuse_masked(owner, name);
+    Py_XDECREF(owner);
+    return plain;
 }
 
 /* ---- DLPack ---- */
 
+/* What a capsule holds; NULL with an exception. */
+static const DLTensor *open_capsule(PyObject *capsule, const char *name, bool write)
+{
+    if (PyCapsule_IsValid(capsule, TNPY_LEGACY_NAME)) {
+        return &((const DLManagedTensor *)PyCapsule_GetPointer(capsule, TNPY_LEGACY_NAME))->dl_tensor;
+    }
+    if (!PyCapsule_IsValid(capsule, TNPY_VERSIONED_NAME)) {
+        PyErr_Format(PyExc_TypeError, "%s: __dlpack__ gave no DLPack capsule", name);
+        return NULL;
+    }
+    const tnpy_versioned *managed = PyCapsule_GetPointer(capsule, TNPY_VERSIONED_NAME);
+    if (managed->version.major != TNPY_DLPACK_MAJOR) {
+        PyErr_Format(PyExc_ValueError, "%s is exported as DLPack %u; expected version %d", name, managed->version.major,
+                     TNPY_DLPACK_MAJOR);
+        return NULL;
+    }
+    if (write && (managed->flags & TNPY_READ_ONLY) != 0) {
+        tnpy_fail_read_only(name);
+        return NULL;
+    }
+    return &managed->dl_tensor;
+}
+
+static bool check_capsule(const DLTensor *tensor, const char *name)
+{
+    if (tensor->ndim < 0 || (tensor->ndim > 0 && tensor->shape == NULL)) {
+        PyErr_Format(PyExc_ValueError, "%s is exported with %d dimensions and without a shape", name, tensor->ndim);
+        return false;
+    }
+    if (tensor->ndim > TNPY_MAX_DIMS) {
+        PyErr_Format(PyExc_ValueError, "%s has %d dimensions; expected at most %d", name, tensor->ndim, TNPY_MAX_DIMS);
+        return false;
+    }
+    for (int i = 0; i < tensor->ndim; i++) {
+        if (tensor->shape[i] >= 0) continue;
+        PyErr_Format(PyExc_ValueError, "%s is exported with %lld elements along axis %d", name,
+                     (long long)tensor->shape[i], i);
+        return false;
+    }
+    return true;
+}
+
+/* Takes over `capsule`. It is not consumed: dropping it frees what it holds. */
 static bool take_capsule(tnpy_borrowed *borrowed, PyObject *capsule, const char *name, bool write)
 {
-    bool taken = false;
-    if (PyCapsule_IsValid(capsule, TNPY_VERSIONED_NAME)) {
-        const tnpy_versioned *managed = PyCapsule_GetPointer(capsule, TNPY_VERSIONED_NAME);
-        if (managed->version.major != TNPY_DLPACK_MAJOR) {
-            PyErr_Format(PyExc_ValueError, "%s speaks DLPack %u; expected version %d", name, managed->version.major,
-                         TNPY_DLPACK_MAJOR);
-        } else if (write && (managed->flags & TNPY_READ_ONLY) != 0) {
-            fail_read_only(name);
-        } else {
-            borrowed->tensor = managed->dl_tensor;
-            taken = true;
-        }
-    } else if (PyCapsule_IsValid(capsule, TNPY_LEGACY_NAME)) {
-        borrowed->tensor = ((const DLManagedTensor *)PyCapsule_GetPointer(capsule, TNPY_LEGACY_NAME))->dl_tensor;
-        taken = true;
-    } else {
-        PyErr_Format(PyExc_TypeError, "%s: __dlpack__ gave no DLPack capsule", name);
-    }
-    if (taken) {
-        borrowed->keeper = capsule; /* not consumed: dropping it frees what it holds */
-    } else {
+    const DLTensor *tensor = open_capsule(capsule, name, write);
+    if (tensor == NULL || !check_capsule(tensor, name)) {
         Py_DECREF(capsule);
+        return false;
     }
-    return taken;
+    borrowed->tensor = *tensor;
+    borrowed->keeper = capsule;
+    return true;
 }
 
 /* The capsule of an object with __dlpack__, versioned where it can be; NULL with an exception. */
@@ -106,92 +125,6 @@ static PyObject *ask_for_capsule(PyObject *method)
     if (capsule != NULL || !PyErr_ExceptionMatches(PyExc_TypeError)) return capsule;
     PyErr_Clear(); /* older than DLPack 1.0 */
     return PyObject_CallObject(method, NULL);
-}
-
-/* ---- __array_interface__ ---- */
-
-static bool read_typestr(DLDataType *dtype, size_t *size, PyObject *object, const char *typestr, const char *name)
-{
-    static const struct {
-        char kind;
-        uint8_t code;
-    } kinds[] = {{'f', kDLFloat}, {'i', kDLInt}, {'u', kDLUInt}, {'b', TNPY_DLPACK_BOOL}, {'c', kDLComplex}};
-    const long bytes = strlen(typestr) > 2 ? strtol(typestr + 2, NULL, 10) : 0;
-    *size = (size_t)bytes;
-    if (bytes > 1 && bytes <= 31 && typestr[0] == '>') {
-        PyErr_Format(PyExc_ValueError,
-                     "%s is %s, in the byte order of other machines; expected native float32, "
-                     "bfloat16 or float16",
-                     name, typestr);
-        return false;
-    }
-    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0] && bytes > 0 && bytes <= 31; i++) {
-        if (kinds[i].kind != typestr[1]) continue;
-        *dtype = (DLDataType){kinds[i].code, (uint8_t)(8 * bytes), 1};
-        return true;
-    }
-    PyObject *type = PyObject_GetAttrString(object, "dtype"), *text = type != NULL ? PyObject_Str(type) : NULL;
-    PyErr_Clear();
-    const bool bf16 = text != NULL && PyUnicode_CompareWithASCIIString(text, "bfloat16") == 0;
-    if (bf16) {
-        *dtype = (DLDataType){kDLBfloat, 16, 1};
-    } else {
-        PyErr_Format(PyExc_ValueError, "%s is %S; expected float32, bfloat16 or float16", name,
-                     text != NULL ? text : Py_None);
-    }
-    Py_XDECREF(type);
-    Py_XDECREF(text);
-    return bf16;
-}
-
-static bool read_strides(tnpy_borrowed *borrowed, PyObject *strides, size_t size, const char *name)
-{
-    int count;
-    if (strides == NULL || strides == Py_None) return true;
-    if (!read_axes(strides, name, "strides", borrowed->strides, &count)) return false;
-    for (int i = 0; i < count; i++) {
-        if (borrowed->strides[i] % (int64_t)size != 0 && borrowed->shape[i] > 1) {
-            PyErr_Format(PyExc_ValueError, "%s has a stride of %lld bytes, no multiple of its element size %zu", name,
-                         (long long)borrowed->strides[i], size);
-            return false;
-        }
-        borrowed->strides[i] /= (int64_t)size;
-    }
-    borrowed->tensor.strides = borrowed->strides;
-    return true;
-}
-
-/* `interface` is the dictionary of NumPy's array interface, version 3. */
-static bool read_interface(tnpy_borrowed *borrowed, PyObject *object, PyObject *interface, const char *name, bool write)
-{
-    PyObject *shape = PyDict_GetItemString(interface, "shape"), *data = PyDict_GetItemString(interface, "data");
-    PyObject *typestr = PyDict_GetItemString(interface, "typestr");
-    if (shape == NULL || typestr == NULL || data == NULL || !PyTuple_Check(data) || PyTuple_Size(data) != 2) {
-        PyErr_Format(PyExc_TypeError, "%s has an __array_interface__ without shape, typestr or data", name);
-        return false;
-    }
-    const char *type = tnpy_read_string(typestr, "typestr");
-    DLTensor *tensor = &borrowed->tensor;
-    *tensor = (DLTensor){.device = {kDLCPU, 0}, .shape = borrowed->shape};
-    size_t size;
-    if (type == NULL || !read_typestr(&tensor->dtype, &size, object, type, name)) return false;
-    if (!read_axes(shape, name, "shape", borrowed->shape, &tensor->ndim)) return false;
-    if (!read_strides(borrowed, PyDict_GetItemString(interface, "strides"), size, name)) return false;
-    if (write && PyObject_IsTrue(PyTuple_GetItem(data, 1)) != 0) return fail_read_only(name);
-    tensor->data = PyLong_AsVoidPtr(PyTuple_GetItem(data, 0));
-    return tensor->data != NULL || !PyErr_Occurred();
-}
-
-/* Tries __array_interface__; *has tells whether there is one. */
-static bool borrow_interface(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write, bool *has)
-{
-    PyObject *interface = PyObject_GetAttrString(object, "__array_interface__");
-    *has = interface != NULL && PyDict_Check(interface);
-    if (!*has) PyErr_Clear();
-    const bool read = *has && read_interface(borrowed, object, interface, name, write);
-    Py_XDECREF(interface);
-    if (read) borrowed->keeper = Py_NewRef(object);
-    return read;
 }
 
 /* ---- buffer protocol ---- */
@@ -212,14 +145,17 @@ static bool borrow_buffer(tnpy_borrowed *borrowed, PyObject *object, const char 
         Py_XDECREF(type);
         return false;
     }
-    PyObject *numpy = PyImport_ImportModule("numpy");
+    const bool plain = refuse_masked_view(view, name);
+    PyObject *numpy = plain ? PyImport_ImportModule("numpy") : NULL;
     PyObject *array = numpy != NULL ? PyObject_CallMethod(numpy, "asarray", "O", view) : NULL;
     Py_XDECREF(numpy);
     Py_DECREF(view);
-    const bool read = array != NULL && borrow_interface(borrowed, array, name, write, &has);
+    const bool read = array != NULL && tnpy_borrow_interface(borrowed, array, name, write, &has);
     Py_XDECREF(array);
     return read;
 }
+
+/* ---- any array ---- */
 
 /* Instead of the exception that is set: its first line (PyTorch adds where in C++ it came from), and about what. */
 static bool fail_unreadable(const char *name)
@@ -246,7 +182,7 @@ static bool borrow_refused(tnpy_borrowed *borrowed, PyObject *object, const char
     PyObject *type, *value, *trace;
     bool has;
     PyErr_Fetch(&type, &value, &trace);
-    if (borrow_interface(borrowed, object, name, write, &has) || has) {
+    if (tnpy_borrow_interface(borrowed, object, name, write, &has) || has) {
         Py_XDECREF(type);
         Py_XDECREF(value);
         Py_XDECREF(trace);
@@ -267,11 +203,9 @@ static bool is_of_jax(PyObject *object)
     return is;
 }
 
-bool tnpy_borrow(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write)
+static bool borrow_array(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write)
 {
-    borrowed->keeper = NULL;
-    if (PyTuple_Check(object)) return borrow_tuple(borrowed, object, name);
-    if (write && is_of_jax(object)) return fail_read_only(name);
+    if (write && is_of_jax(object)) return tnpy_fail_read_only(name);
     PyObject *method = PyObject_GetAttrString(object, "__dlpack__");
     if (method != NULL) {
         PyObject *capsule = ask_for_capsule(method);
@@ -281,31 +215,78 @@ bool tnpy_borrow(tnpy_borrowed *borrowed, PyObject *object, const char *name, bo
     }
     bool has;
     PyErr_Clear();
-    if (borrow_interface(borrowed, object, name, write, &has)) return true;
+    if (tnpy_borrow_interface(borrowed, object, name, write, &has)) return true;
     return !has && borrow_buffer(borrowed, object, name, write);
 }
 
-/* ---- tensors of PyTorch, as they are ---- */
+/* ---- tensors of PyTorch ---- */
 
-/* A new reference: the tensor, or a copy of what is negated on paper. */
+/* tenon.Adapter is no operation of autograd's. */
+static bool refuse_gradient(PyObject *tensor, const char *name)
+{
+    PyObject *asked = PyObject_GetAttrString(tensor, "requires_grad");
+    if (asked == Py_True) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s requires a gradient, which tenon.Adapter does not compute; pass %s.detach(), or use tenon.torch",
+                     name, name);
+    }
+    Py_XDECREF(asked);
+    return asked == Py_False;
+}
+
+/* A new reference to a tensor whose memory holds the values: that of a negative view holds them with the other sign.
+ * NULL with an exception. */
 static PyObject *resolve(PyObject *tensor, const char *name, bool write)
 {
     bool negated;
     if (!tnpy_tensor_is_negated(&negated, tensor)) return NULL;
     if (!negated) return Py_NewRef(tensor);
     if (!write) return PyObject_CallMethod(tensor, "resolve_neg", NULL);
-    PyErr_Format(PyExc_ValueError, "%s has the negative bit set; it must be writable", name);
+    PyErr_Format(PyExc_ValueError, "%s has PyTorch's negative bit set and cannot be written; pass an ordinary tensor",
+                 name);
     return NULL;
 }
 
-bool tnpy_borrow_tensor(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write)
+/* Some zeros of PyTorch's have no memory until somebody copies them. Keeps an exception that is set. */
+static bool is_zero_without_memory(PyObject *tensor)
 {
-    if (!tnpy_is_tensor(object)) return tnpy_borrow(borrowed, object, name, write);
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject *zero = PyObject_CallMethod(tensor, "_is_zerotensor", NULL);
+    const bool is = zero == Py_True;
+    Py_XDECREF(zero);
+    PyErr_Clear();
+    PyErr_Restore(type, value, trace);
+    return is;
+}
+
+/* Reads *tensor, or a copy that takes its place. */
+static bool read_tensor(tnpy_tensor *found, PyObject **tensor, bool write)
+{
+    const bool read = tnpy_tensor_read(found, *tensor);
+    if (write || (read && found->data != NULL) || !is_zero_without_memory(*tensor)) return read;
+    PyErr_Clear();
+    PyObject *copy = PyObject_CallMethod(*tensor, "clone", NULL);
+    if (copy == NULL) return false;
+    Py_DECREF(*tensor);
+    *tensor = copy;
+    return tnpy_tensor_read(found, copy);
+}
+
+static bool borrow_tensor(tnpy_borrowed *borrowed, PyObject *object, const char *name, int how)
+{
     tnpy_tensor found;
-    borrowed->keeper = resolve(object, name, write);
-    if (borrowed->keeper == NULL) return false;
-    if (!tnpy_tensor_read(&found, borrowed->keeper)) {
-        tnpy_give_back(borrowed);
+    const bool write = (how & TNPY_WRITE) != 0;
+    if ((how & TNPY_UNSEEN) == 0 && !refuse_gradient(object, name)) return false;
+    PyObject *tensor = resolve(object, name, write);
+    if (tensor != NULL && (how & TNPY_HOLD) != 0) {
+        PyObject *alias = PyObject_CallMethod(tensor, "detach", NULL); /* to which nobody can give other memory */
+        Py_DECREF(tensor);
+        tensor = alias;
+    }
+    if (tensor == NULL) return false;
+    if (!read_tensor(&found, &tensor, write)) {
+        Py_DECREF(tensor);
         return fail_unreadable(name);
     }
     memcpy(borrowed->shape, found.shape, sizeof found.shape);
@@ -316,15 +297,37 @@ bool tnpy_borrow_tensor(tnpy_borrowed *borrowed, PyObject *object, const char *n
                                   .dtype = found.dtype,
                                   .shape = borrowed->shape,
                                   .strides = borrowed->strides};
+    borrowed->keeper = tensor;
     return true;
 }
 
-bool tnpy_borrow_optional(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write, DLTensor **tensor)
+/* A class of tensors of its own may lie about its memory: it is asked to export itself. */
+static bool borrow_subclass(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write)
+{
+    PyObject *tensor = resolve(object, name, write);
+    const bool read = tensor != NULL && borrow_array(borrowed, tensor, name, write);
+    Py_XDECREF(tensor);
+    return read;
+}
+
+bool tnpy_borrow(tnpy_borrowed *borrowed, PyObject *object, const char *name, int how)
+{
+    const bool write = (how & TNPY_WRITE) != 0;
+    borrowed->keeper = NULL;
+    if (PyTuple_Check(object)) return tnpy_borrow_tuple(borrowed, object, name);
+    if (tnpy_is_tensor(object)) return borrow_tensor(borrowed, object, name, how);
+    if (tnpy_is_ndarray(object)) return borrow_array(borrowed, object, name, write);
+    if (!refuse_masked(object, name)) return false;
+    if (tnpy_is_tensor_subclass(object)) return borrow_subclass(borrowed, object, name, write);
+    return borrow_array(borrowed, object, name, write);
+}
+
+bool tnpy_borrow_optional(tnpy_borrowed *borrowed, PyObject *object, const char *name, int how, DLTensor **tensor)
 {
     *tensor = NULL;
     borrowed->keeper = NULL;
     if (object == NULL || object == Py_None) return false;
-    if (!tnpy_borrow_tensor(borrowed, object, name, write)) return false;
+    if (!tnpy_borrow(borrowed, object, name, how)) return false;
     *tensor = &borrowed->tensor;
     return true;
 }

@@ -36,7 +36,7 @@ static bool run_prepared(tnpy_adapter *self, DLTensor *y, const DLTensor *x, con
         if (!tnpy_adapter_prepare(self, &options)) return false;
         status = run_once(self, y, x, call, &error);
     }
-    if (status != TENON_OK) tnpy_raise(status, &error);
+    if (status != TENON_OK) tnpy_raise_for_out(status, &error);
     return status == TENON_OK;
 }
 
@@ -146,7 +146,7 @@ static PyObject *call_new(tnpy_adapter *self, PyObject *x, const tnpy_borrowed *
 static PyObject *call_into(tnpy_adapter *self, PyObject *out, const tnpy_borrowed *features, const tnpy_settings *s)
 {
     tnpy_borrowed tokens;
-    if (!tnpy_borrow(&tokens, out, "out", true)) return NULL;
+    if (!tnpy_borrow(&tokens, out, "out", TNPY_WRITE)) return NULL;
     const bool ran = run_prepared(self, &tokens.tensor, &features->tensor, &s->call);
     tnpy_give_back(&tokens);
     return ran ? Py_NewRef(out) : NULL;
@@ -164,7 +164,7 @@ PyObject *tnpy_adapter_call(PyObject *object, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     if (!tnpy_settings_read(&s, given)) return NULL;
-    if (tnpy_borrow(&features, x, "x", false)) {
+    if (tnpy_borrow(&features, x, "x", 0)) {
         result = given[OUT] != NULL ? call_into(self, given[OUT], &features, &s)
                                     : call_new(self, x, &features, &s, given[DTYPE]);
         tnpy_give_back(&features);
@@ -197,8 +197,8 @@ static PyObject *forward(PyObject *object, PyObject *const *args, Py_ssize_t nar
         return NULL;
     }
     PyObject *result = NULL;
-    if (tnpy_borrow_tensor(&y, args[0], "y", true)) {
-        if (tnpy_borrow_tensor(&x, args[1], "x", false)) {
+    if (tnpy_borrow(&y, args[0], "y", TNPY_UNSEEN | TNPY_WRITE)) {
+        if (tnpy_borrow(&x, args[1], "x", TNPY_UNSEEN)) {
             status = run_once(self, &y.tensor, &x.tensor, &s.call, &error);
             result = status == TENON_OK ? Py_NewRef(Py_None) : tnpy_raise(status, &error);
             tnpy_give_back(&x);
@@ -246,7 +246,7 @@ static PyObject *attention(PyObject *object, PyObject *const *args, Py_ssize_t n
         return NULL;
     }
     PyObject *result = NULL;
-    if (tnpy_borrow(&features, args[0], "x", false)) {
+    if (tnpy_borrow(&features, args[0], "x", 0)) {
         result = run_attention(self, args[0], &features, &s, heads, slots);
         tnpy_give_back(&features);
     }

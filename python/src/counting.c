@@ -218,6 +218,7 @@ PyMethodDef tnpy_counting_methods[] = {
      "register_adapter(name, function): function(builder) lists the layers, for the rest of the process."},
     {"use_large_pages", TNPY_FAST(tnpy_use_large_pages), METH_FASTCALL,
      "use_large_pages(address, bytes): advice to the system for new memory; costs and changes nothing else."},
-    {"copy", tnpy_array_copy, METH_O, "copy(array): a dense copy, as an Array."},
+    {"copy", TNPY_FAST(tnpy_array_copy), METH_FASTCALL,
+     "copy(array, name='the array'): a dense copy of float32, bfloat16 or float16, as an Array. `name` is for messages."},
     {NULL, NULL, 0, NULL},
 };

@@ -7,6 +7,8 @@ static bool add_constants(PyObject *module)
     return PyModule_AddIntConstant(module, "F32", TENON_F32) == 0 &&
            PyModule_AddIntConstant(module, "BF16", TENON_BF16) == 0 &&
            PyModule_AddIntConstant(module, "F16", TENON_F16) == 0 &&
+           PyModule_AddStringConstant(module, "MASK_SENTENCE", tnpy_mask_sentence) == 0 &&
+           PyModule_AddStringConstant(module, "MASKED_SENTENCE", tnpy_masked_sentence) == 0 &&
            PyModule_AddStringConstant(module, "version", tenon_version()) == 0 &&
            PyModule_AddStringConstant(module, "build_info", tenon_build_info()) == 0;
 }

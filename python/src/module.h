@@ -16,6 +16,9 @@
 /* Raises what the status means with the library's sentence; returns NULL. */
 PyObject *tnpy_raise(tenon_status status, const tenon_error *error);
 
+/* The same for a call whose tokens, y for the library, are the argument `out`. */
+PyObject *tnpy_raise_for_out(tenon_status status, const tenon_error *error);
+
 /* The same for a call that was given a path: what is not there is FileNotFoundError when it is the file. */
 PyObject *tnpy_raise_for_path(tenon_status status, const tenon_error *error, const char *path);
 
@@ -49,18 +52,33 @@ typedef struct tnpy_borrowed {
     int64_t strides[TNPY_MAX_DIMS];
 } tnpy_borrowed;
 
+/* How an array is borrowed. */
+enum {
+    TNPY_WRITE = 1,  /* it will be written, so it must be writable */
+    TNPY_UNSEEN = 2, /* a tensor that requires a gradient is taken too: the caller has an operation of its own for that */
+    TNPY_HOLD = 4    /* for longer than a call: whoever has the tensor may give it other memory meanwhile */
+};
+
 /* Fills `borrowed` with the memory of `object`, without a copy: whatever has __dlpack__, __array_interface__ or the
- * buffer protocol, or a raw tuple (address, dtype, shape, strides). `write`: it must be writable. The memory stays
- * until tnpy_give_back. */
-bool tnpy_borrow(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write);
+ * buffer protocol, a tensor of PyTorch, or a raw tuple (address, dtype, shape, strides). Where the memory does not hold
+ * the values as the object's library means them, it is that of a copy, or refused: PyTorch's negative bit, masked
+ * arrays. The memory stays until tnpy_give_back. Not to be moved: `tensor` may point into it. */
+bool tnpy_borrow(tnpy_borrowed *borrowed, PyObject *object, const char *name, int how);
 void tnpy_give_back(tnpy_borrowed *borrowed);
 
-/* The same, but a torch.Tensor or Parameter is taken where it lies even if gradients are asked of it: for calls of
- * which autograd shall not know, and whose caller lets nobody give it other memory meanwhile. */
-bool tnpy_borrow_tensor(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write);
-
 /* The same for what may be None or NULL: then it returns false without an exception, and *tensor is NULL. */
-bool tnpy_borrow_optional(tnpy_borrowed *borrowed, PyObject *object, const char *name, bool write, DLTensor **tensor);
+bool tnpy_borrow_optional(tnpy_borrowed *borrowed, PyObject *object, const char *name, int how, DLTensor **tensor);
+
+/* What is said about masked arrays, a format of (name, class). */
+extern const char tnpy_masked_sentence[];
+
+/* masks.c */
+
+/* A mask, as bytes: other integers are copied. Floating-point masks are refused. */
+bool tnpy_borrow_mask(tnpy_borrowed *borrowed, PyObject *object, const char *name, const DLTensor **tensor);
+
+/* What is said about those, a format of (name, dtype). */
+extern const char tnpy_mask_sentence[];
 
 /* array.c: memory of ours (memory.h), which others take through __dlpack__. */
 
@@ -80,12 +98,21 @@ PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape, tnpy_
 /* Bytes of a dense array; false when they do not fit. */
 bool tnpy_array_bytes(DLDataType dtype, int ndim, const int64_t *shape, size_t *bytes);
 
-/* A dense copy of any array. */
-PyObject *tnpy_array_copy(PyObject *module, PyObject *object);
+/* "float64" and the like. */
+typedef struct tnpy_dtype_text {
+    char text[32];
+} tnpy_dtype_text;
+tnpy_dtype_text tnpy_dtype_to_text(DLDataType dtype);
+
+/* copy(array, name): a dense copy of an array in float32, bfloat16 or float16. */
+PyObject *tnpy_array_copy(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
 bool tnpy_array_setup(PyObject *module);
 
 /* results.c: arrays of the caller's kind. */
+
+/* A numpy.ndarray itself: subclasses may mean something else by their memory. */
+bool tnpy_is_ndarray(PyObject *object);
 
 /* New tokens of x's kind. *result is what to return once they are there, after tnpy_result_finish. */
 bool tnpy_result_new(PyObject **result, tnpy_borrowed *tokens, PyObject *x, const tnpy_borrowed *features,

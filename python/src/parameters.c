@@ -78,25 +78,30 @@ static PyObject *copy_parameter(PyObject *object, PyObject *which)
     return made;
 }
 
-/* Under the lock. `owner` (NULL: what the array itself gave) stays alive with the parameter. */
+/* Under the lock. `owner` (NULL: there is none) stays alive with the parameter, beside what is borrowed. */
 static bool set_one(tnpy_adapter *self, PyObject *which, PyObject *array, PyObject *owner)
 {
     tenon_parameter parameter;
     int64_t index;
     tnpy_borrowed borrowed;
     tenon_error error;
-    if (!read_parameter(self, which, &parameter, &index) || !tnpy_borrow(&borrowed, array, parameter.name, false)) {
+    if (!read_parameter(self, which, &parameter, &index) ||
+        !tnpy_borrow(&borrowed, array, parameter.name, TNPY_UNSEEN | TNPY_HOLD)) {
         return false;
     }
-    const tenon_status status = tenon_adapter_set_parameter(self->handle, parameter.name, &borrowed.tensor, &error);
-    if (status != TENON_OK) {
-        tnpy_give_back(&borrowed);
-        tnpy_raise(status, &error);
+    PyObject *keeper = owner != NULL ? PyTuple_Pack(2, borrowed.keeper, owner) : Py_NewRef(borrowed.keeper);
+    tenon_status status = TENON_OK;
+    if (keeper != NULL) {
+        status = tenon_adapter_set_parameter(self->handle, parameter.name, &borrowed.tensor, &error);
+    }
+    tnpy_give_back(&borrowed);
+    if (status != TENON_OK) tnpy_raise(status, &error);
+    if (keeper == NULL || status != TENON_OK) {
+        Py_XDECREF(keeper);
         return false;
     }
     PyObject *old = self->owners[index];
-    self->owners[index] = owner != NULL ? Py_NewRef(owner) : Py_NewRef(borrowed.keeper);
-    tnpy_give_back(&borrowed);
+    self->owners[index] = keeper;
     Py_XDECREF(old);
     return true;
 }

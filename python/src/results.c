@@ -26,6 +26,11 @@ bool tnpy_results_setup(PyObject *module)
     return numpy.ndarray != NULL && numpy.empty != NULL && numpy.f32 != NULL && numpy.f16 != NULL;
 }
 
+bool tnpy_is_ndarray(PyObject *object)
+{
+    return (PyObject *)Py_TYPE(object) == numpy.ndarray;
+}
+
 static PyObject *numpy_bf16(void)
 {
     if (numpy.bf16 != NULL) return numpy.bf16;
@@ -80,11 +85,11 @@ static PyObject *numpy_tokens(DLDataType features, tenon_dtype dtype, bool asked
 bool tnpy_result_new(PyObject **result, tnpy_borrowed *tokens, PyObject *x, const tnpy_borrowed *features,
                      tenon_dtype dtype, bool asked, int ndim, const int64_t *shape)
 {
-    PyObject *function = (PyObject *)Py_TYPE(x) != numpy.ndarray ? find_from_dlpack(x) : NULL;
+    PyObject *function = !tnpy_is_ndarray(x) ? find_from_dlpack(x) : NULL;
     PyObject *made = function != NULL ? tnpy_array_new(tenon_dtype_to_dlpack(dtype), ndim, shape, NULL)
                                       : numpy_tokens(features->tensor.dtype, dtype, asked, ndim, shape);
     Py_XDECREF(function);
-    if (made == NULL || !tnpy_borrow(tokens, made, "the tokens", true)) {
+    if (made == NULL || !tnpy_borrow(tokens, made, "the tokens", TNPY_WRITE)) {
         Py_XDECREF(made);
         return false;
     }

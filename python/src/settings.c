@@ -27,7 +27,8 @@ static bool read_saved(tnpy_settings *s, PyObject *const *given)
 {
     DLTensor *bytes;
     const bool write = given[TNPY_SAVED] != NULL;
-    tnpy_borrow_optional(&s->saved, given[write ? TNPY_SAVED : TNPY_SAVED_BEFORE], "saved", write, &bytes);
+    tnpy_borrow_optional(&s->saved, given[write ? TNPY_SAVED : TNPY_SAVED_BEFORE], "saved",
+                         TNPY_UNSEEN | (write ? TNPY_WRITE : 0), &bytes);
     if (bytes == NULL) return !PyErr_Occurred();
     const bool dense = bytes->ndim == 1 && (bytes->strides == NULL || bytes->shape[0] <= 1 || bytes->strides[0] == 1);
     if (!dense || bytes->dtype.bits != 8 || bytes->dtype.lanes != 1 || bytes->device.device_type != kDLCPU) {
@@ -41,14 +42,12 @@ static bool read_saved(tnpy_settings *s, PyObject *const *given)
 
 static bool read_arrays(tnpy_settings *s, PyObject *const *given)
 {
-    DLTensor *tensor;
-    tnpy_borrow_optional(&s->patch_mask, given[TNPY_PATCH_MASK], "patch_mask", false, &tensor);
-    s->call.patch_mask = tensor;
-    if (PyErr_Occurred()) return false;
-    tnpy_borrow_optional(&s->frame_mask, given[TNPY_FRAME_MASK], "frame_mask", false, &tensor);
-    s->call.frame_mask = tensor;
-    if (PyErr_Occurred()) return false;
-    tnpy_borrow_optional(&s->attention, given[TNPY_ATTENTION], "attention", true, &s->call.attention);
+    const int how = TNPY_UNSEEN | TNPY_WRITE;
+    if (!tnpy_borrow_mask(&s->patch_mask, given[TNPY_PATCH_MASK], "patch_mask", &s->call.patch_mask) ||
+        !tnpy_borrow_mask(&s->frame_mask, given[TNPY_FRAME_MASK], "frame_mask", &s->call.frame_mask)) {
+        return false;
+    }
+    tnpy_borrow_optional(&s->attention, given[TNPY_ATTENTION], "attention", how, &s->call.attention);
     return !PyErr_Occurred();
 }
 

@@ -12,7 +12,9 @@ static const struct {
     const char *name;
     DLDataType dtype;
 } dtypes[] = {{"float32", {kDLFloat, 32, 1}}, {"bfloat16", {kDLBfloat, 16, 1}},   {"float16", {kDLFloat, 16, 1}},
-              {"uint8", {kDLUInt, 8, 1}},     {"bool", {TNPY_DLPACK_BOOL, 8, 1}}, {"int8", {kDLInt, 8, 1}}};
+              {"uint8", {kDLUInt, 8, 1}},     {"bool", {TNPY_DLPACK_BOOL, 8, 1}}, {"int8", {kDLInt, 8, 1}},
+              {"int16", {kDLInt, 16, 1}},     {"int32", {kDLInt, 32, 1}},         {"int64", {kDLInt, 64, 1}},
+              {"float64", {kDLFloat, 64, 1}}};
 enum { NUM_DTYPES = sizeof dtypes / sizeof dtypes[0] };
 
 typedef struct lookup {
@@ -83,6 +85,11 @@ bool tnpy_is_tensor(PyObject *object)
         torch = found;
     }
     return Py_TYPE(object) == torch.tensor || Py_TYPE(object) == torch.parameter;
+}
+
+bool tnpy_is_tensor_subclass(PyObject *object)
+{
+    return !tnpy_is_tensor(object) && torch.tensor != NULL && PyType_IsSubtype(Py_TYPE(object), torch.tensor);
 }
 
 static bool expect_tensor(PyObject *object)
@@ -182,7 +189,7 @@ bool tnpy_tensor_read(tnpy_tensor *tensor, PyObject *object)
 
 static bool ask(bool *yes, PyObject *object, int name)
 {
-    PyObject *found = expect_tensor(object) ? call(object, name) : NULL;
+    PyObject *found = call(object, name);
     *yes = found == Py_True;
     Py_XDECREF(found);
     return found != NULL;

@@ -20,12 +20,15 @@ typedef struct tnpy_tensor {
  * PyTorch. */
 bool tnpy_is_tensor(PyObject *object);
 
+/* An object of a class derived from these. */
+bool tnpy_is_tensor_subclass(PyObject *object);
+
 /* Reads a tensor, whether gradients are asked of it or not. The functions here return false, with an exception, for
  * other objects, and for what a tensor does not have: some have no memory of their own, some lie on a device, some are
  * of a dtype that no kernel reads. */
 bool tnpy_tensor_read(tnpy_tensor *tensor, PyObject *object);
 
-/* Whether its values are those in memory with the other sign. */
+/* Whether its values are those in memory with the other sign; also of a subclass. */
 bool tnpy_tensor_is_negated(bool *negated, PyObject *object);
 
 /* How often it was written to; -1: an inference tensor, which does not count that. */

@@ -39,7 +39,8 @@ static bool read_parameters(targets *t, const tnpy_adapter *self, PyObject *list
     for (int64_t i = 0; i < self->num_parameters && read; i++, t->count++) {
         DLTensor *tensor;
         t->parameters[i].keeper = NULL;
-        tnpy_borrow_optional(&t->parameters[i], PyTuple_GetItem(items, (Py_ssize_t)i), "a gradient", true, &tensor);
+        tnpy_borrow_optional(&t->parameters[i], PyTuple_GetItem(items, (Py_ssize_t)i), "a gradient",
+                             TNPY_UNSEEN | TNPY_WRITE, &tensor);
         t->tensors[i] = tensor;
         read = !PyErr_Occurred();
     }
@@ -52,7 +53,7 @@ static bool read_targets(targets *t, const tnpy_adapter *self, PyObject *dx, PyO
 {
     *t = (targets){.count = 0};
     tenon_gradients_init(&t->gradients);
-    tnpy_borrow_optional(&t->x, dx, "dx", true, &t->gradients.x);
+    tnpy_borrow_optional(&t->x, dx, "dx", TNPY_UNSEEN | TNPY_WRITE, &t->gradients.x);
     bool read = !PyErr_Occurred();
     if (read && parameters != Py_None) read = read_parameters(t, self, parameters);
     if (!read) drop_targets(t);
@@ -85,8 +86,8 @@ static PyObject *run_on(tnpy_adapter *self, PyObject *dy_object, PyObject *x_obj
     tnpy_borrowed dy, x;
     tenon_error error;
     PyObject *result = NULL;
-    if (!tnpy_borrow_tensor(&dy, dy_object, "dy", false)) return NULL;
-    if (tnpy_borrow_tensor(&x, x_object, "x", false)) {
+    if (!tnpy_borrow(&dy, dy_object, "dy", TNPY_UNSEEN)) return NULL;
+    if (tnpy_borrow(&x, x_object, "x", TNPY_UNSEEN)) {
         const tenon_status status = run(self, &dy.tensor, &x.tensor, &t->gradients, &s->call, &error);
         result = status == TENON_OK ? Py_NewRef(Py_None) : tnpy_raise(status, &error);
         tnpy_give_back(&x);

@@ -128,19 +128,17 @@ class Adapter(_C.Adapter):
         lacking = Incompatible([n for n in wanted if n not in given], [n for n in given if n not in wanted])
         if strict and (lacking.missing or lacking.unexpected):
             raise KeyError(_sentence(lacking, wanted))
-        arrays = {name: _C.copy(given[name]) for name in wanted if name in given}
+        arrays = {name: _C.copy(given[name], f"parameter '{name}'") for name in wanted if name in given}
         for name, array in arrays.items():
             if array.shape != wanted[name]:
                 raise ValueError(f"parameter '{name}' has shape {array.shape}; expected {wanted[name]}")
-            if array.dtype not in ("f32", "bf16", "f16"):
-                raise ValueError(f"parameter '{name}' is {array.dtype}; expected float32, bfloat16 or float16")
         for name, array in arrays.items():
             super().set_parameter(name, array)
         return lacking
 
     def set_parameter(self, name: str | int, array: Any) -> None:  # type: ignore[override]  # _C's borrows the array
         """Sets one parameter to a copy of an array."""
-        super().set_parameter(name, _C.copy(array))
+        super().set_parameter(name, _C.copy(array, f"parameter {name!r}"))
 
     def reset_parameters(self, seed: int = 0, dtype: Any = "f32") -> None:
         """Draws every parameter as PyTorch does after ``torch.manual_seed(seed)``, bit for bit."""

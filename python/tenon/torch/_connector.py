@@ -221,6 +221,8 @@ class Connector(VisionAdapter):
 
     def _check(self, x: Tensor, masks: Masks) -> None:
         """What the library refuses and plain PyTorch would not, in the library's words."""
+        if isinstance(x, torch.masked.MaskedTensor):
+            raise ValueError(_C.MASKED_SENTENCE % ("x", "torch.masked.MaskedTensor"))
         batch, tokens, _ = x.shape
         patches = patches_left(tokens, self.prefix_tokens)
         for name, mask, shape in zip(("patch_mask", "frame_mask"), masks, ((batch, patches), (batch,)), strict=True):
@@ -263,7 +265,7 @@ class Connector(VisionAdapter):
             route = self._last
             if route is not None and route.watch.holds(self, x) and _on_cpu(masks):
                 settings = _ops.settings(window, *(grid or (0, 0)))
-                return _ops.run(route.adapter, x, _as_masks(masks), settings, route.dtype)
+                return _ops.run(route.adapter, x, masks, settings, route.dtype)
         if eager and self._last is not None:
             self._last = None  # which keeps alive what it has seen
         computed = _has_kernel(x) and x.numel() > 0 and _on_cpu(masks) and not (eager and is_inside_transform())
@@ -283,7 +285,6 @@ class Connector(VisionAdapter):
         train = fresh and (x.requires_grad or any(p.requires_grad for p in parameters))
         place = _ops.Place(self._config(read), window, *(grid or (0, 0)))
         call = _ops.Call(_token_dtype(parameters[-1]), fresh, train)
-        masks = _as_masks(masks)
 
         def plain(layers: Sequence[Layer], x: Tensor) -> Tensor:
             return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
@@ -311,18 +312,12 @@ def _is_cpu(name: str, mask: Tensor | None) -> bool:
 
 
 def _expect_tensor(name: str, mask: Any) -> None:
-    if mask is not None and not isinstance(mask, Tensor):
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor):
         raise TypeError(f"{name} is of type {type(mask).__name__}; expected a torch.Tensor")
-
-
-def _as_masks(masks: Masks) -> Masks:
-    patches, frames = masks
-    return masks if patches is None and frames is None else (_as_mask(patches), _as_mask(frames))
-
-
-def _as_mask(mask: Tensor | None) -> Tensor | None:
-    """In a dtype that the library reads."""
-    return mask if mask is None or mask.dtype in (torch.bool, torch.uint8, torch.int8) else mask != 0
+    if mask.is_floating_point() or mask.is_complex():
+        raise ValueError(_C.MASK_SENTENCE % (name, str(mask.dtype).removeprefix("torch.")))
 
 
 def _token_dtype(parameter: Tensor) -> torch.dtype:

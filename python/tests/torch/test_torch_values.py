@@ -159,13 +159,14 @@ def test_masks_of_other_shapes_are_refused_everywhere(kind):
     """Plain PyTorch would spread them."""
     adapter, x = build(kind, prefix_tokens=1), features(4, 17)
     for module, values in ((adapter, x), (copy.deepcopy(adapter).double(), x.double())):
-        assert module(values, patch_mask=torch.ones(4, 16), frame_mask=torch.ones(4)).shape[0] == 4
+        masks = {"patch_mask": torch.ones(4, 16, dtype=torch.int64), "frame_mask": torch.ones(4, dtype=torch.int32)}
+        assert torch.equal(module(values, **masks), module(values))
         for shape in ((16,), (1, 16), (4, 1), (4, 17), (4, 16, 1)):
             with pytest.raises(ValueError, match="patch_mask has .*expected"):
-                module(values, patch_mask=torch.ones(shape))
+                module(values, patch_mask=torch.ones(shape, dtype=torch.bool))
         for shape in ((1,), (4, 1), (4, 16), ()):
             with pytest.raises(ValueError, match="frame_mask has .*expected"):
-                module(values, frame_mask=torch.ones(shape))
+                module(values, frame_mask=torch.ones(shape, dtype=torch.bool))
         with pytest.raises(TypeError, match="patch_mask is of type ndarray; expected a torch.Tensor"):
             module(values, patch_mask=np.ones((4, 16)))
 
