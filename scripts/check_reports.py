@@ -17,7 +17,8 @@ def listed_reports() -> set[str]:
 
 
 def tested_reports() -> set[str]:
-    sources = [p for p in (ROOT / "tests").rglob("*") if p.suffix in (".c", ".py")]
+    folders = (ROOT / "tests", ROOT / "python/tests")
+    sources = [p for folder in folders for p in folder.rglob("*") if p.suffix in (".c", ".py")]
     return {number.upper() for path in sources for number in NUMBER.findall(path.read_text())}
 
 

@@ -226,9 +226,10 @@ static bool refuse_gradient(PyObject *tensor, const char *name)
 {
     PyObject *asked = PyObject_GetAttrString(tensor, "requires_grad");
     if (asked == Py_True) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s requires a gradient, which tenon.Adapter does not compute; pass %s.detach(), or use tenon.torch",
-                     name, name);
+        PyErr_Format(
+            PyExc_ValueError,
+            "%s requires a gradient, which tenon.Adapter does not compute; pass %s.detach(), or use tenon.torch", name,
+            name);
     }
     Py_XDECREF(asked);
     return asked == Py_False;

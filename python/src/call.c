@@ -10,10 +10,10 @@ static tenon_status run_once(tnpy_adapter *self, DLTensor *y, const DLTensor *x,
                              tenon_error *error)
 {
     tnpy_workspace mine = tnpy_workspace_take(self);
-    tenon_status status = TENON_OK;
+    tenon_status status;
     size_t size = 0;
     Py_BEGIN_ALLOW_THREADS;
-    if (x->ndim == 3) status = tenon_adapter_workspace_size(self->handle, x->shape[1], call, &size, error);
+    status = tenon_adapter_workspace_size(self->handle, tnpy_num_tokens(x), call, &size, error);
     if (status == TENON_OK) status = tnpy_workspace_grow(&mine, size, error);
     if (status == TENON_OK) {
         const tenon_workspace workspace = {mine.data, mine.size};
@@ -100,20 +100,20 @@ static bool read_arguments(PyObject *args, PyObject *kwargs, PyObject **x, PyObj
     return true;
 }
 
-/* The shape of the tokens. A wrong shape of x is left to the library's own sentence, except where there is no third
- * axis to ask about. */
-static bool find_shape(const tnpy_adapter *self, const DLTensor *x, const tenon_call *call, int64_t *shape)
+/* The shape of the tokens, with the axes of x; returns how many there are, 0 with an exception. */
+static int find_shape(const tnpy_adapter *self, const DLTensor *x, const tenon_call *call, int64_t *shape)
 {
-    if (x->ndim != 3) {
-        PyErr_Format(PyExc_ValueError, "x has %d dimensions; expected 3: (batch, tokens, in_dim)", x->ndim);
-        return false;
-    }
     tenon_error error;
+    int64_t count;
+    const tenon_status status = tenon_adapter_output_num_tokens(self->handle, call, tnpy_num_tokens(x), &count, &error);
+    if (status != TENON_OK) {
+        tnpy_raise(status, &error);
+        return 0;
+    }
     shape[0] = x->shape[0];
-    shape[2] = tenon_adapter_out_dim(self->handle);
-    const tenon_status status = tenon_adapter_output_num_tokens(self->handle, call, x->shape[1], &shape[1], &error);
-    if (status != TENON_OK) tnpy_raise(status, &error);
-    return status == TENON_OK;
+    shape[x->ndim - 2] = count;
+    shape[x->ndim - 1] = tenon_adapter_out_dim(self->handle);
+    return x->ndim;
 }
 
 static bool find_dtype(const tnpy_adapter *self, PyObject *asked, tenon_dtype *dtype)
@@ -131,8 +131,9 @@ static PyObject *call_new(tnpy_adapter *self, PyObject *x, const tnpy_borrowed *
     tenon_dtype dtype;
     PyObject *result;
     tnpy_borrowed tokens;
-    if (!find_shape(self, &features->tensor, &s->call, shape) || !find_dtype(self, asked, &dtype) ||
-        !tnpy_result_new(&result, &tokens, x, features, dtype, asked != NULL, 3, shape)) {
+    const int ndim = find_shape(self, &features->tensor, &s->call, shape);
+    if (ndim == 0 || !find_dtype(self, asked, &dtype) ||
+        !tnpy_result_new(&result, &tokens, x, features, dtype, asked != NULL, ndim, shape)) {
         return NULL;
     }
     const bool ran = run_prepared(self, &tokens.tensor, &features->tensor, &s->call);
@@ -164,7 +165,7 @@ PyObject *tnpy_adapter_call(PyObject *object, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     if (!tnpy_settings_read(&s, given)) return NULL;
-    if (tnpy_borrow(&features, x, "x", 0)) {
+    if (tnpy_borrow_features(&features, x, 0)) {
         result = given[OUT] != NULL ? call_into(self, given[OUT], &features, &s)
                                     : call_new(self, x, &features, &s, given[DTYPE]);
         tnpy_give_back(&features);
@@ -198,7 +199,7 @@ static PyObject *forward(PyObject *object, PyObject *const *args, Py_ssize_t nar
     }
     PyObject *result = NULL;
     if (tnpy_borrow(&y, args[0], "y", TNPY_UNSEEN | TNPY_WRITE)) {
-        if (tnpy_borrow(&x, args[1], "x", TNPY_UNSEEN)) {
+        if (tnpy_borrow_features(&x, args[1], TNPY_UNSEEN)) {
             status = run_once(self, &y.tensor, &x.tensor, &s.call, &error);
             result = status == TENON_OK ? Py_NewRef(Py_None) : tnpy_raise(status, &error);
             tnpy_give_back(&x);
@@ -215,12 +216,13 @@ static PyObject *run_attention(tnpy_adapter *self, PyObject *x, const tnpy_borro
 {
     int64_t shape[4];
     PyObject *result, *tokens;
-    if (!find_shape(self, &features->tensor, &s->call, shape)) return NULL;
-    tokens = tnpy_array_new(tenon_dtype_to_dlpack(TENON_BF16), 3, shape, NULL);
+    const int ndim = find_shape(self, &features->tensor, &s->call, shape);
+    if (ndim == 0) return NULL;
+    tokens = tnpy_array_new(tenon_dtype_to_dlpack(TENON_BF16), ndim, shape, NULL);
     if (tokens == NULL) return NULL;
-    shape[2] = heads;
-    shape[3] = slots;
-    if (!tnpy_result_new(&result, &s->attention, x, features, TENON_F32, true, 4, shape)) {
+    shape[ndim - 1] = heads;
+    shape[ndim] = slots;
+    if (!tnpy_result_new(&result, &s->attention, x, features, TENON_F32, true, ndim + 1, shape)) {
         Py_DECREF(tokens);
         return NULL;
     }
@@ -246,7 +248,7 @@ static PyObject *attention(PyObject *object, PyObject *const *args, Py_ssize_t n
         return NULL;
     }
     PyObject *result = NULL;
-    if (tnpy_borrow(&features, args[0], "x", 0)) {
+    if (tnpy_borrow_features(&features, args[0], 0)) {
         result = run_attention(self, args[0], &features, &s, heads, slots);
         tnpy_give_back(&features);
     }
@@ -274,12 +276,14 @@ PyMethodDef tnpy_call_methods[] = {
     {"forward", TNPY_FAST(forward), METH_FASTCALL,
      "forward(y, x, pool_window=None, grid=None, patch_mask=None, frame_mask=None, attention=None, threads=0,\n"
      "saved=None)\n\n"
-     "Runs a prepared adapter; it prepares nothing itself (ValueError). Each tensor is an array or a tensor of\n"
-     "PyTorch, x and y also raw tuples (address, dtype, shape, strides): the address of the first element, F32, BF16\n"
-     "or F16, and strides in elements or None. y (batch, out_tokens, out_dim) and attention (batch, out_tokens,\n"
-     "heads, window^2; f32) are written, and so is saved, saved_size bytes, for backward. Tensors are read and "
-     "written\n"
-     "whether or not gradients are asked of them, and autograd does not know. The GIL is given back meanwhile."},
+     "Runs a prepared adapter, and raises ValueError if it is not prepared. Each tensor is an array or a tensor of\n"
+     "PyTorch; x and y may be raw tuples (address, dtype, shape, strides): the address of the first element, F32, "
+     "BF16\n"
+     "or F16, and strides in elements or None. y (batch, out_tokens, out_dim) and attention (batch, out_tokens, "
+     "heads,\n"
+     "window^2; f32) are written, and so is saved, saved_size bytes, for backward. Where x is one image (tokens,\n"
+     "in_dim), y and attention have no axis of the batch either. Tensors that require gradients are read and written\n"
+     "too, and autograd does not know of it. The GIL is given back meanwhile."},
     {"pooling_weights", TNPY_FAST(attention), METH_FASTCALL,
      "pooling_weights(x, heads, slots, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0)"},
     {NULL, NULL, 0, NULL},

@@ -219,6 +219,6 @@ PyMethodDef tnpy_counting_methods[] = {
     {"use_large_pages", TNPY_FAST(tnpy_use_large_pages), METH_FASTCALL,
      "use_large_pages(address, bytes): advice to the system for new memory; costs and changes nothing else."},
     {"copy", TNPY_FAST(tnpy_array_copy), METH_FASTCALL,
-     "copy(array, name='the array'): a dense copy of float32, bfloat16 or float16, as an Array. `name` is for messages."},
+     "copy(array, name='the array'): a dense copy of f32, bf16 or f16, as an Array. `name` is for messages."},
     {NULL, NULL, 0, NULL},
 };

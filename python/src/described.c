@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Arrays that are described in Python: raw tuples, and NumPy's __array_interface__. The description is not trusted; only
- * the address has to be. */
+/* Arrays that are described in Python: raw tuples, and NumPy's __array_interface__. Of a description only the address
+ * has to be trusted. */
 #include "borrow.h"
 #include "dlpack.h"
 
@@ -87,7 +87,8 @@ bool tnpy_borrow_tuple(tnpy_borrowed *borrowed, PyObject *tuple, const char *nam
 
 /* ---- __array_interface__ ---- */
 
-/* Whether the object's own dtype is ml_dtypes.bfloat16, which NumPy describes as two bytes of void; else an exception. */
+/* Whether the object's own dtype is ml_dtypes.bfloat16, which NumPy describes as two bytes of void. Else it sets an
+ * exception. */
 static bool is_bf16(PyObject *object, const char *typestr, long bytes, const char *name)
 {
     PyObject *type = PyObject_GetAttrString(object, "dtype"), *text = type != NULL ? PyObject_Str(type) : NULL;
@@ -173,4 +174,3 @@ bool tnpy_borrow_interface(tnpy_borrowed *borrowed, PyObject *object, const char
     if (read) borrowed->keeper = Py_NewRef(object);
     return read;
 }
-

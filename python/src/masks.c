@@ -4,8 +4,8 @@
 #include "module.h"
 
 const char tnpy_mask_sentence[] =
-    "%s is %s; expected bool or integers, nonzero for what is valid. Convert an additive mask (0 keeps, -inf drops) with "
-    "mask == 0, and one of ones (keep) and zeros (drop) with mask != 0";
+    "%s is %s; expected bool or integers, nonzero for what is valid. Convert an additive mask (0 keeps, -inf drops) "
+    "with mask == 0, and one of ones (keep) and zeros (drop) with mask != 0";
 
 static bool is_integer(DLDataType dtype)
 {

@@ -55,8 +55,8 @@ typedef struct tnpy_borrowed {
 /* How an array is borrowed. */
 enum {
     TNPY_WRITE = 1,  /* it will be written, so it must be writable */
-    TNPY_UNSEEN = 2, /* a tensor that requires a gradient is taken too: the caller has an operation of its own for that */
-    TNPY_HOLD = 4    /* for longer than a call: whoever has the tensor may give it other memory meanwhile */
+    TNPY_UNSEEN = 2, /* also a tensor that requires a gradient: autograd need not see this */
+    TNPY_HOLD = 4,   /* for longer than a call: its owner may give the tensor other memory meanwhile */
 };
 
 /* Fills `borrowed` with the memory of `object`, without a copy: whatever has __dlpack__, __array_interface__ or the
@@ -211,6 +211,12 @@ bool tnpy_settings_read(tnpy_settings *s, PyObject *const *given);
 bool tnpy_settings_from_arguments(tnpy_settings *s, PyObject *const *args, Py_ssize_t nargs, const int *order,
                                   Py_ssize_t count);
 void tnpy_settings_give_back(tnpy_settings *s);
+
+/* Borrows the features of a call: (batch, tokens, in_dim), or one image (tokens, in_dim). */
+bool tnpy_borrow_features(tnpy_borrowed *features, PyObject *x, int how);
+
+/* Of features: tokens of an image. */
+int64_t tnpy_num_tokens(const DLTensor *x);
 
 bool tnpy_read_threads(PyObject *object, int *threads);
 

@@ -72,6 +72,23 @@ bool tnpy_settings_from_arguments(tnpy_settings *s, PyObject *const *args, Py_ss
     return tnpy_settings_read(s, given);
 }
 
+bool tnpy_borrow_features(tnpy_borrowed *features, PyObject *x, int how)
+{
+    if (!tnpy_borrow(features, x, "x", how)) return false;
+    const int ndim = features->tensor.ndim;
+    if (ndim == 3 || ndim == 2) return true;
+    PyErr_Format(PyExc_ValueError,
+                 "x has %d dimension%s; expected 3: (batch, tokens, in_dim), or 2 for one image: (tokens, in_dim)",
+                 ndim, ndim == 1 ? "" : "s");
+    tnpy_give_back(features);
+    return false;
+}
+
+int64_t tnpy_num_tokens(const DLTensor *x)
+{
+    return x->shape[x->ndim - 2];
+}
+
 /* ---- workspace: one waits in the adapter for the next call; calls at the same time have theirs ---- */
 
 tnpy_workspace tnpy_workspace_take(tnpy_adapter *self)

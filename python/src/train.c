@@ -64,12 +64,10 @@ static tenon_status run(tnpy_adapter *self, const DLTensor *dy, const DLTensor *
                         const tenon_call *call, tenon_error *error)
 {
     tnpy_workspace mine = tnpy_workspace_take(self);
-    tenon_status status = TENON_OK;
+    tenon_status status;
     size_t size = 0;
     Py_BEGIN_ALLOW_THREADS;
-    if (x->ndim == 3) {
-        status = tenon_adapter_backward_workspace_size(self->handle, x->shape[1], gradients, call, &size, error);
-    }
+    status = tenon_adapter_backward_workspace_size(self->handle, tnpy_num_tokens(x), gradients, call, &size, error);
     if (status == TENON_OK) status = tnpy_workspace_grow(&mine, size, error);
     if (status == TENON_OK) {
         const tenon_workspace workspace = {mine.data, mine.size};
@@ -87,7 +85,7 @@ static PyObject *run_on(tnpy_adapter *self, PyObject *dy_object, PyObject *x_obj
     tenon_error error;
     PyObject *result = NULL;
     if (!tnpy_borrow(&dy, dy_object, "dy", TNPY_UNSEEN)) return NULL;
-    if (tnpy_borrow(&x, x_object, "x", TNPY_UNSEEN)) {
+    if (tnpy_borrow_features(&x, x_object, TNPY_UNSEEN)) {
         const tenon_status status = run(self, &dy.tensor, &x.tensor, &t->gradients, &s->call, &error);
         result = status == TENON_OK ? Py_NewRef(Py_None) : tnpy_raise(status, &error);
         tnpy_give_back(&x);

@@ -128,7 +128,8 @@ SENTENCES = [
     (lambda a, x: a(x.astype("i4")), ValueError, r"x is int32; expected float32, bfloat16 or float16"),
     (lambda a, x: a(x.astype(">f4")), ValueError, r"x is >f4, in the byte order of other machines"),
     (lambda a, x: a(x.astype("U5")), ValueError, r"x is <U5; expected float32"),
-    (lambda a, x: a(x[0]), ValueError, r"x has 2 dimensions; expected 3: \(batch, tokens, in_dim\)"),
+    (lambda a, x: a(x[0, 0]), ValueError, r"x has 1 dimension; expected 3: \(batch, tokens, in_dim\), or 2 for one image"),
+    (lambda a, x: a(x[None]), ValueError, r"x has 4 dimensions; expected 3"),
     (lambda a, x: a(np.zeros((1,) * 9, "f4")), ValueError, r"x has 9 dimensions"),
     (lambda a, x: a(x[..., :7]), ValueError, r"x has width 7; the adapter's in_dim is 8"),
     (lambda a, x: a(x[:, :80]), ValueError, r"num_tokens=80 is not a perfect square"),
@@ -160,6 +161,32 @@ def test_sentences(adapter, x, call, kind, sentence):
     with pytest.raises(kind, match=sentence) as caught:
         call(adapter, x)
     assert re.search(r"\S", str(caught.value)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", (np.asarray, memoryview, torch.as_tensor, jnp.asarray, _C.copy))
+def test_two_axes_are_one_image(x, kind):
+    adapter = tenon.build_adapter(tenon.Config("attentional_pool", pool_window=3, pool_heads=2), 8, 16, seed=7)
+    mask = np.random.default_rng(1).random((2, 81)) < 0.5
+    expected, weights = adapter(x, patch_mask=mask), adapter.attention(x, patch_mask=mask)
+    for i in range(2):
+        image = np.ascontiguousarray(x[i])
+        for given in (mask[i], mask[i].astype(np.int64), mask[i][None]):
+            y = adapter(kind(image), patch_mask=given)
+            assert y.shape == (9, 16) and np.asarray(y).tobytes() == expected[i].tobytes()
+            shares = adapter.attention(kind(image), patch_mask=given)
+            assert shares.shape == (9, 2, 9) and np.asarray(shares).tobytes() == weights[i].tobytes()
+        strided = np.asfortranarray(x[i])
+        assert adapter(strided, patch_mask=mask[i]).tobytes() == expected[i].tobytes()
+        out = np.zeros((9, 16), np.float32)
+        assert adapter(strided, out=out, patch_mask=mask[i]) is out
+        assert out.tobytes() == expected[i].tobytes()
+        with pytest.raises(ValueError, match="out has 3 dimensions; expected 2, because x is one image"):
+            adapter(strided, out=out[None])
+    assert (adapter(x[0], frame_mask=np.zeros(1, bool)) == 0).all()
+    with pytest.raises(ValueError, match=r"patch_mask has shape .*80\]; expected .*81\]"):
+        adapter(x[0], patch_mask=mask[0, :80])
+    with pytest.raises(ValueError, match=r"patch_mask has 1 dimensions"):
+        adapter(x, patch_mask=mask[0])
 
 
 def test_out_overlapping_x():

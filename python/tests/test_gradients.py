@@ -64,6 +64,28 @@ def test_against_autograd(scene):
     assert all(a.tobytes() == g.tobytes() for a, g in zip(again[1:], gradients[1:], strict=True))
 
 
+@given(scenes())
+def test_two_axes_are_one_image(scene):
+    """Of which the gradients are those of a batch of one, in two axes."""
+    adapter, x = scene.adapter(), scene.features()
+    adapter.prepare(train=True)
+    mask = scene.masks()["patch_mask"]
+    tokens = adapter.output_num_tokens(scene.tokens, pool_window=scene.pool_window, grid=scene.grid)
+    dy = np.random.default_rng(scene.seed).standard_normal((scene.batch, tokens, scene.out_dim)).astype(np.float32)
+    size = adapter.saved_size(1, scene.tokens, scene.pool_window, scene.grid)
+    for i in range(scene.batch):
+        found = []
+        for image in (slice(i, i + 1), i):
+            settings = (scene.pool_window, scene.grid, None if mask is None else mask[image], None)
+            dx = np.full(x[image].shape, np.nan, np.float32)
+            gradients = [np.zeros(shape, np.float32) for _, _, shape, _ in adapter.parameters()]
+            saved, y = np.zeros(size, np.uint8), np.empty(dy[image].shape, np.float32)
+            adapter.forward(y, x[image], *settings, None, 0, saved)
+            adapter.backward(dy[image], x[image], dx, gradients, *settings, 0, saved)
+            found.append([dx, y, *gradients])
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(*found, strict=True))
+
+
 def test_gradients_are_added_to():
     adapter = tenon.build_adapter("linear", 3, 2, seed=1)
     adapter.prepare(train=True)

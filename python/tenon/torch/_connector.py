@@ -27,6 +27,20 @@ def patches_left(tokens: int, prefix_tokens: int) -> int:
     return tokens - prefix_tokens
 
 
+def _as_images(x: Tensor) -> Tensor:
+    """Features with any number of leading axes as (B, N, C)."""
+    if x.dim() > 3:
+        return x.flatten(0, -3)
+    return x[(None,) * (3 - x.dim())]
+
+
+def _as_given(y: Tensor, x: Tensor) -> Tensor:
+    """(B, M, D) with the leading axes of x."""
+    if x.dim() > 3:
+        return y.unflatten(0, x.shape[:-2])
+    return y[(0,) * (3 - x.dim())]
+
+
 class VisionAdapter(nn.Module):
     """Base of all connectors: ``forward`` maps ``(B, N, in_dim)`` to ``(B, M, out_dim)`` with
     ``M == output_num_tokens(N)``, known before anything is built or run."""
@@ -256,6 +270,13 @@ class Connector(VisionAdapter):
                     return None
                 parameters.append(parameter)
         return parameters
+
+    def _run_reshaped(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
+        """x (..., N, in_dim) -> (..., M, out_dim). The mask of one image (N, in_dim) may lack the batch's axis too."""
+        patch_mask, frame_mask = masks
+        if x.dim() == 2 and isinstance(patch_mask, Tensor) and patch_mask.dim() == 1:
+            masks = (patch_mask[None], frame_mask)
+        return _as_given(self._run(_as_images(x), window, grid, masks), x)
 
     def _run(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
         """x (B, N, in_dim) -> (B, M, out_dim)"""

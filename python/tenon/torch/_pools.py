@@ -54,27 +54,33 @@ class Pool(Connector):
         patch_mask: Tensor | None = None,
         frame_mask: Tensor | None = None,
     ) -> Tensor:
-        """``(B, N, in_dim)`` to ``(B, M, out_dim)``, the patches row by row on a grid: ``grid`` (height, width), or a
-        square. ``pool_window`` takes the place of the module's for this call.
+        """``(B, N, in_dim)`` to ``(B, M, out_dim)``, or one image ``(N, in_dim)`` to ``(M, out_dim)``; the patches row
+        by row on a grid: ``grid`` (height, width), or a square. ``pool_window`` takes the place of the module's for this
+        call.
 
         A patch that is 0 in ``patch_mask`` (B, N - prefix_tokens), and every patch of an image that is 0 in ``frame_mask``
-        (B), is never read; a window without a patch gives a zero token.
+        (B), is never read; a window without a patch gives a zero token. Of one image ``patch_mask`` may have one axis.
         """
         window = self.pool_window if pool_window is None else pool_window
         if window <= 0:
             raise ValueError(f"pool_window must be positive (got {window})")
+        run = self._run if x.dim() == 3 else self._run_image
         try:
-            _, tokens, _ = x.shape
-        except ValueError as error:
-            raise ValueError(
-                f"{error}: x is {tuple(x.shape)}; expected (batch, tokens, in_dim), frames and crops in the batch"
-            ) from None
-        try:
-            return self._run(x, window, grid, (patch_mask, frame_mask))
+            return run(x, window, grid, (patch_mask, frame_mask))
         except ValueError:
-            if grid is None:
-                self._refuse_square(tokens, window)
+            if grid is None and 2 <= x.dim() <= 3:
+                self._refuse_square(x.shape[-2], window)
             raise
+
+    def _run_image(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
+        """One image, x (N, in_dim) -> (M, out_dim)."""
+        if x.dim() != 2:
+            try:
+                _, _, _ = x.shape  # which fails, in the words that this always failed in
+            except ValueError as error:
+                expected = "(batch, tokens, in_dim), frames and crops in the batch, or one image (tokens, in_dim)"
+                raise ValueError(f"{error}: x is {tuple(x.shape)}; expected {expected}") from None
+        return self._run_reshaped(x, window, grid, masks)
 
     def _refuse_square(self, tokens: int, window: int) -> None:
         """For a type that has a sentence of its own about what the library refuses; afterwards, so that it costs good

@@ -42,20 +42,6 @@ def _activation_name(module: nn.Module | None, read: Reader) -> str | None:
     return _NAMES.get(kind)
 
 
-def _as_images(x: Tensor) -> Tensor:
-    """Features with any number of leading axes as (B, N, C)."""
-    if x.dim() > 3:
-        return x.flatten(0, -3)
-    return x[(None,) * (3 - x.dim())]
-
-
-def _as_given(y: Tensor, x: Tensor) -> Tensor:
-    """(B, M, D) with the leading axes of x."""
-    if x.dim() > 3:
-        return y.unflatten(0, x.shape[:-2])
-    return y[(0,) * (3 - x.dim())]
-
-
 class Projection(Connector):
     """Every patch by itself; ``prefix_tokens`` leading tokens are no patches."""
 
@@ -70,11 +56,12 @@ class Projection(Connector):
         """``(..., N, in_dim)`` to ``(..., N - prefix_tokens, out_dim)``.
 
         A patch that is 0 in ``patch_mask`` (B, N - prefix_tokens), and every patch of an image that is 0 in ``frame_mask``
-        (B), is never read and gives a zero token; B is the product of the leading axes.
+        (B), is never read and gives a zero token; B is the product of the leading axes. Of one image (N, in_dim) the
+        ``patch_mask`` may have one axis.
         """
         if x.dim() == 3:
             return self._run(x, 0, None, (patch_mask, frame_mask))
-        return _as_given(self._run(_as_images(x), 0, None, (patch_mask, frame_mask)), x)
+        return self._run_reshaped(x, 0, None, (patch_mask, frame_mask))
 
     def _plain(self, layers: Sequence[Layer], x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
         x = _plain.without_prefix(x, self.prefix_tokens)

@@ -155,7 +155,7 @@ WHOLE_MESSAGES = [  # every one that the seed's module raises, whole; advice may
     (lambda: AvgPoolAdapter(8, 4)(X[0], pool_window=0), "pool_window must be positive (got 0)"),
     (lambda: AvgPoolAdapter(8, 4)(X[:, :10]), NO_SQUARE),
     (lambda: AvgPoolAdapter(8, 4).double()(X[:, :10].double()), NO_SQUARE),
-    (lambda: AvgPoolAdapter(8, 4)(X[0]), "not enough values to unpack (expected 3, got 2)"),
+    (lambda: AvgPoolAdapter(8, 4)(X[0, 0]), "not enough values to unpack (expected 3, got 1)"),
     (lambda: AvgPoolAdapter(8, 4)(X[None]), "too many values to unpack (expected 3"),
     (lambda: AttentionalPoolAdapter(4, 0), "AttentionalPoolAdapter in_dim and out_dim must be positive"),
     (
@@ -174,7 +174,8 @@ WHOLE_MESSAGES = [  # every one that the seed's module raises, whole; advice may
     (lambda: ATTENTION(X[:, :9]), RAGGED_FORWARD),
     (lambda: ATTENTION(X, pool_window=3), RAGGED_FORWARD.replace("3x3", "4x4").replace("(2)", "(3)")),
     (lambda: AttentionalPoolAdapter(8, 4, 2, 4).double()(X[:, :9].double()), RAGGED_FORWARD),
-    (lambda: ATTENTION(X[0]), "not enough values to unpack (expected 3, got 2)"),
+    (lambda: ATTENTION(X[0, 0]), "not enough values to unpack (expected 3, got 1)"),
+    (lambda: ATTENTION(X[0, :9]), RAGGED_FORWARD),
 ]
 
 

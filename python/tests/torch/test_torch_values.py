@@ -155,6 +155,30 @@ def test_projections_take_any_leading_axes(kind, shape):
 
 
 @pytest.mark.parametrize("kind", TYPES)
+def test_two_axes_are_one_image(kind):
+    """At every door: with and without gradients, plain, compiled, transformed."""
+    adapter, x = build(kind), features(1)
+    mask = torch.arange(16)[None] % 3 != 0
+    wide = copy.deepcopy(adapter).double()
+    compiled = torch.compile(adapter, fullgraph=True, backend="aot_eager")
+    for masks, own in (({}, {}), ({"patch_mask": mask}, {"patch_mask": mask[0]}), ({"patch_mask": mask},) * 2):
+        batch, image = x.clone().requires_grad_(), x[0].clone().requires_grad_()
+        many, one = adapter(batch, **masks), adapter(image, **own)
+        assert one.shape == many.shape[1:] and torch.equal(one, many[0])
+        many.square().sum().backward()
+        one.square().sum().backward()
+        assert image.grad.shape == image.shape and torch.equal(image.grad, batch.grad[0])
+        with torch.no_grad():
+            assert torch.equal(adapter(x[0], **own), adapter(x, **masks)[0])
+            agree(torch.vmap(lambda x: adapter(x, **own))(x)[0], one)
+        assert torch.equal(wide(x[0].double(), **own), wide(x.double(), **masks)[0])
+        assert torch.equal(compiled(image, **own), one)
+    torch._dynamo.reset()
+    with pytest.raises(ValueError, match="patch_mask has shape|patch_mask has .*dimensions"):
+        adapter(x, patch_mask=mask[0])
+
+
+@pytest.mark.parametrize("kind", TYPES)
 def test_masks_of_other_shapes_are_refused_everywhere(kind):
     """Plain PyTorch would spread them."""
     adapter, x = build(kind, prefix_tokens=1), features(4, 17)
@@ -186,9 +210,9 @@ def test_fewer_tokens_than_the_prefix(kind):
 
 
 @pytest.mark.parametrize("kind", POOLS)
-def test_pools_want_three_axes(kind):
-    for x in (torch.ones(16, 8), torch.ones(2, 3, 16, 8)):
-        with pytest.raises(ValueError, match=r"unpack .*: x is \(.*16, 8\); expected \(batch, tokens, in_dim\)"):
+def test_pools_want_two_or_three_axes(kind):
+    for x in (torch.ones(8), torch.ones(2, 3, 16, 8)):
+        with pytest.raises(ValueError, match=r"unpack .*: x is \(.*8,?\); expected \(batch, tokens, in_dim\)"):
             build(kind)(x)
 
 
