@@ -31,7 +31,9 @@ part() {
         sh scripts/build.sh mpi -DTENON_TESTS=ON -DPython3_EXECUTABLE="$(sh scripts/test_python.sh)"
         PYTEST_ADDOPTS='-k "mpi or folder"' ctest --test-dir build/release -R '^cli' --output-on-failure ;;
     kills) TENON_KILLS=100 PYTEST_ADDOPTS='-k "killed_at_any_moment"' sh scripts/test.sh release -R '^cli' ;;
-    forks) TENON_FORKS=3000 sh scripts/test.sh release -R '^test_fork' --timeout 600 ;;
+    forks)
+        TENON_FORKS=3000 sh scripts/test.sh release -R '^test_fork' --timeout 600
+        TENON_FORKS=3000 TENON_PREBUILT=$PWD/build/release/src/libtenon.a sh scripts/python_test.sh -k forks_while ;;
     baseline | avx2) TENON_CPU=$1 sh scripts/test.sh release -R "$values" ;;
     neon) emulated -R "$few_values" ;;
     neon-all) emulated -R "$unit_tests" -E '_py$|manifest|fork' ;;

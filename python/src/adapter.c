@@ -4,13 +4,25 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+/* Who holds the lock when this process is forked goes on in the other process alone: here it counts as free. What it
+ * was doing is left undone, as the library publishes parameters and packs when they are whole. The owner is noted under
+ * the GIL, before anybody can wait. */
 void tnpy_adapter_lock(tnpy_adapter *self)
 {
-    if (PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) return;
-    Py_BEGIN_ALLOW_THREADS;
-    PyThread_acquire_lock(self->lock, WAIT_LOCK);
-    Py_END_ALLOW_THREADS;
+    bool taken = PyThread_acquire_lock(self->lock, NOWAIT_LOCK);
+    PyThread_type_lock fresh = !taken && self->owner != getpid() ? PyThread_allocate_lock() : NULL;
+    if (fresh != NULL) {
+        self->lock = fresh; /* nobody can give the old one back, so that it cannot be freed */
+        taken = PyThread_acquire_lock(fresh, NOWAIT_LOCK);
+    }
+    if (!taken) {
+        Py_BEGIN_ALLOW_THREADS;
+        PyThread_acquire_lock(self->lock, WAIT_LOCK);
+        Py_END_ALLOW_THREADS;
+    }
+    self->owner = getpid();
 }
 
 void tnpy_adapter_unlock(tnpy_adapter *self)

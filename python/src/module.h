@@ -9,9 +9,12 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdatomic.h>
+#include <sys/types.h>
 #include <tenon/tenon.h>
 
 /* errors.c */
+
+bool tnpy_errors_setup(PyObject *module);
 
 /* Raises what the status means with the library's sentence; returns NULL. */
 PyObject *tnpy_raise(tenon_status status, const tenon_error *error);
@@ -157,6 +160,7 @@ typedef struct tnpy_workspace {
 typedef struct tnpy_adapter {
     PyObject_HEAD tenon_adapter *handle;
     PyThread_type_lock lock; /* held while parameters are changed or read */
+    pid_t owner;             /* the process that took the lock last */
     PyObject **owners;       /* [num_parameters] what keeps borrowed parameters alive, or NULL */
     int64_t num_parameters;
     tenon_dtype dtype; /* of tokens when nobody asks for one; 0: no parameter has one */

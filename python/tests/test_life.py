@@ -3,6 +3,8 @@
 
 import concurrent.futures
 import gc
+import os
+import pathlib
 import resource
 import subprocess
 import sys
@@ -170,9 +172,20 @@ if __name__ == "__main__":
 """
 
 
-def test_fork_after_use_and_adapters_sent_to_processes(tmp_path):
+def test_C26_fork_after_use_and_adapters_sent_to_processes(tmp_path):
     (tmp_path / "forking.py").write_text(FORKING)
     done = subprocess.run([sys.executable, tmp_path / "forking.py"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("modules", [False, True])
+def test_C26_forks_while_other_threads_compute(tmp_path, modules):
+    """$TENON_FORKS of them: a few here, thousands in scripts/test_long.sh. With PyTorch a tenth, which takes as long."""
+    count = int(os.environ.get("TENON_FORKS", "40")) // (10 if modules else 1)
+    words = [sys.executable, pathlib.Path(__file__).with_name("forks.py"), str(count), tmp_path]
+    if modules:
+        words.append(torch.__name__)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100 + count)
     assert done.returncode == 0, done.stderr
 
 

@@ -49,9 +49,10 @@ tenon_status tn_parameter_allocate(const tenon_adapter *adapter, tn_parameter *p
 
 void tn_adapter_replace_parameters(tenon_adapter *adapter, tn_parameter *fresh)
 {
+    tn_parameter *old = adapter->parameters;
     tn_adapter_unpublish(adapter);
-    tn_parameters_free(adapter, adapter->parameters);
-    adapter->parameters = fresh;
+    adapter->parameters = fresh; /* first: another thread may fork at any time, and the child has one or the other */
+    tn_parameters_free(adapter, old);
 }
 
 void tenon_parameter_init(tenon_parameter *parameter)
