@@ -210,9 +210,26 @@ static PyObject *forward(PyObject *object, PyObject *const *args, Py_ssize_t nar
     return result;
 }
 
+/* The last two axes of pooling weights. */
+static bool find_heads_and_slots(const tnpy_adapter *self, const tenon_call *call, int64_t *heads, int64_t *slots)
+{
+    const tenon_config *config = tenon_adapter_config(self->handle);
+    int64_t window = call->pool_window;
+    tenon_error error;
+    tenon_status status = tenon_config_get_int(config, "pool_heads", heads, &error);
+    if (status == TENON_OK && window == TENON_UNSET) {
+        status = tenon_config_get_int(config, "pool_window", &window, &error);
+    }
+    if (status != TENON_OK) {
+        tnpy_raise(status, &error);
+    } else if (__builtin_mul_overflow(window, window, slots)) {
+        PyErr_Format(PyExc_ValueError, "pool_window is %lld; its windows have too many patches", (long long)window);
+    }
+    return !PyErr_Occurred();
+}
+
 /* Weights of pooling, and tokens that nobody wants. */
-static PyObject *run_attention(tnpy_adapter *self, PyObject *x, const tnpy_borrowed *features, tnpy_settings *s,
-                               int64_t heads, int64_t slots)
+static PyObject *run_attention(tnpy_adapter *self, PyObject *x, const tnpy_borrowed *features, tnpy_settings *s)
 {
     int64_t shape[4];
     PyObject *result, *tokens;
@@ -220,9 +237,8 @@ static PyObject *run_attention(tnpy_adapter *self, PyObject *x, const tnpy_borro
     if (ndim == 0) return NULL;
     tokens = tnpy_array_new(tenon_dtype_to_dlpack(TENON_BF16), ndim, shape, NULL);
     if (tokens == NULL) return NULL;
-    shape[ndim - 1] = heads;
-    shape[ndim] = slots;
-    if (!tnpy_result_new(&result, &s->attention, x, features, TENON_F32, true, ndim + 1, shape)) {
+    if (!find_heads_and_slots(self, &s->call, &shape[ndim - 1], &shape[ndim]) ||
+        !tnpy_result_new(&result, &s->attention, x, features, TENON_F32, true, ndim + 1, shape)) {
         Py_DECREF(tokens);
         return NULL;
     }
@@ -238,18 +254,15 @@ static PyObject *attention(PyObject *object, PyObject *const *args, Py_ssize_t n
 {
     tnpy_adapter *self = (tnpy_adapter *)object;
     static const int order[] = {TNPY_POOL_WINDOW, TNPY_GRID, TNPY_PATCH_MASK, TNPY_FRAME_MASK, TNPY_THREADS};
-    int64_t heads, slots;
     tnpy_borrowed features;
     tnpy_settings s;
-    if (!tnpy_check_count(nargs, 3, 8,
-                          "pooling_weights(x, heads, slots, pool_window, grid, patch_mask, frame_mask, threads)") ||
-        !tnpy_read_int(args[1], "heads", &heads) || !tnpy_read_int(args[2], "slots", &slots) ||
-        !tnpy_settings_from_arguments(&s, args + 3, nargs - 3, order, 5)) {
+    if (!tnpy_check_count(nargs, 1, 6, "pooling_weights(x, pool_window, grid, patch_mask, frame_mask, threads)") ||
+        !tnpy_settings_from_arguments(&s, args + 1, nargs - 1, order, 5)) {
         return NULL;
     }
     PyObject *result = NULL;
     if (tnpy_borrow_features(&features, args[0], 0)) {
-        result = run_attention(self, args[0], &features, &s, heads, slots);
+        result = run_attention(self, args[0], &features, &s);
         tnpy_give_back(&features);
     }
     tnpy_settings_give_back(&s);
@@ -285,6 +298,6 @@ PyMethodDef tnpy_call_methods[] = {
      "in_dim), y and attention have no axis of the batch either. Tensors that require gradients are read and written\n"
      "too, and autograd does not know of it. The GIL is given back meanwhile."},
     {"pooling_weights", TNPY_FAST(attention), METH_FASTCALL,
-     "pooling_weights(x, heads, slots, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0)"},
+     "pooling_weights(x, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0)"},
     {NULL, NULL, 0, NULL},
 };

@@ -4,11 +4,33 @@
 
 #include <sys/stat.h>
 
+static PyObject *not_found;
+
+/* The training code that tenon.torch serves catches a ValueError where a config names an unknown type, and a KeyError
+ * where a registry is asked for it. A KeyError prints its sentence in quotes, which this class does not. */
+bool tnpy_errors_setup(PyObject *module)
+{
+    PyObject *bases = PyTuple_Pack(2, PyExc_KeyError, PyExc_ValueError);
+    PyObject *plain = PyObject_GetAttrString(PyExc_Exception, "__str__");
+    PyObject *members = plain != NULL ? Py_BuildValue("{s:O}", "__str__", plain) : NULL;
+    if (bases != NULL && members != NULL) {
+        not_found =
+            PyErr_NewExceptionWithDoc("tenon.NotFoundError",
+                                      "A name that is not there: a type, a parameter, a tensor of a file. It is a "
+                                      "KeyError and a ValueError.",
+                                      bases, members);
+    }
+    Py_XDECREF(members);
+    Py_XDECREF(plain);
+    Py_XDECREF(bases);
+    return not_found != NULL && PyModule_AddObjectRef(module, "NotFoundError", not_found) == 0;
+}
+
 static PyObject *exception_of(tenon_status status)
 {
     switch (status) {
     case TENON_NOT_FOUND:
-        return PyExc_KeyError;
+        return not_found;
     case TENON_IO:
         return PyExc_OSError;
     case TENON_NO_MEMORY:

@@ -26,8 +26,8 @@ PyMODINIT_FUNC PyInit__C(void)
     definition.m_methods = tnpy_counting_methods;
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL) return NULL;
-    if (add_constants(module) && tnpy_results_setup(module) && tnpy_array_setup(module) && tnpy_call_setup() &&
-        tnpy_builder_setup(module) && tnpy_adapter_setup(module) && tnpy_watch_setup(module)) {
+    if (add_constants(module) && tnpy_errors_setup(module) && tnpy_results_setup(module) && tnpy_array_setup(module) &&
+        tnpy_call_setup() && tnpy_builder_setup(module) && tnpy_adapter_setup(module) && tnpy_watch_setup(module)) {
         return module;
     }
     Py_DECREF(module);

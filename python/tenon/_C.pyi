@@ -15,6 +15,9 @@ MASKED_SENTENCE: str
 version: str
 build_info: str
 
+class NotFoundError(KeyError, ValueError):
+    """A name that is not there: a type, a parameter, a tensor of a file."""
+
 RawTensor: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...] | None]
 """(address of the first element, dtype, shape, strides in elements or None for dense rows)"""
 
@@ -132,8 +135,6 @@ class Adapter:
     def pooling_weights(
         self,
         x: Any,
-        heads: int,
-        slots: int,
         pool_window: int | None = None,
         grid: tuple[int, int] | None = None,
         patch_mask: Any = None,

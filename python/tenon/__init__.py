@@ -15,7 +15,7 @@ forms, ``tenon.plot`` draws. Each is imported when asked for, and only then need
 """
 
 from tenon._adapter import Adapter, LoadReport, build_adapter, load
-from tenon._C import Builder
+from tenon._C import Builder, NotFoundError
 from tenon._C import build_info as build_info
 from tenon._C import version as __version__
 from tenon._config import Config
@@ -37,6 +37,7 @@ __all__ = [
     "Builder",
     "Config",
     "LoadReport",
+    "NotFoundError",
     "Registry",
     "__version__",
     "build_adapter",

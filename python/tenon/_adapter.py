@@ -12,6 +12,7 @@ import numpy as np
 
 from tenon import _C
 from tenon._config import Config, as_config
+from tenon._text import listed
 
 
 class LoadReport(NamedTuple):
@@ -100,13 +101,12 @@ class Adapter(_C.Adapter):
         frame_mask: Any = None,
         threads: int = 0,
     ) -> Any:
-        """The pooling weights (batch, out_tokens, heads, window ** 2), float32, 0 for patches that are not there.
+        """The pooling weights (batch, out_tokens, heads, window ** 2), float32, 0 for patches that are not there; of one
+        image (tokens, in_dim) without the axis of the batch.
 
-        A window's patches are numbered row by row. ValueError: the type has no attention.
+        The patches of a window are numbered row by row. ValueError: the type has no attention.
         """
-        window = self.config.pool_window if pool_window is None else pool_window
-        heads = self.config.pool_heads
-        return super().pooling_weights(x, heads, window * window, pool_window, grid, patch_mask, frame_mask, threads)
+        return super().pooling_weights(x, pool_window, grid, patch_mask, frame_mask, threads)
 
     # ---- parameters ----
 
@@ -120,14 +120,14 @@ class Adapter(_C.Adapter):
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, prefix: str = "") -> Incompatible:
         """Sets parameters to copies of `state`'s arrays, all of them or, after an exception, none.
 
-        KeyError, where `strict`: a parameter is missing, or a name is of no parameter. `prefix` stands in front of the
-        adapter's names; names without it are ignored.
+        NotFoundError, if `strict`: a parameter is missing, or a name belongs to no parameter. `prefix` stands in front
+        of the adapter's names; names without it are ignored.
         """
         wanted = {name: tuple(shape) for name, _, shape, _ in self.parameters()}
         given = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
         lacking = Incompatible([n for n in wanted if n not in given], [n for n in given if n not in wanted])
         if strict and (lacking.missing or lacking.unexpected):
-            raise KeyError(_sentence(lacking, wanted))
+            raise _C.NotFoundError(_sentence(lacking, wanted))
         arrays = {name: _C.copy(given[name], f"parameter '{name}'") for name in wanted if name in given}
         for name, array in arrays.items():
             if array.shape != wanted[name]:
@@ -175,9 +175,9 @@ class Adapter(_C.Adapter):
 def _sentence(lacking: Incompatible, wanted: Iterable[str]) -> str:
     parts = []
     if lacking.missing:
-        parts.append(f"missing: {', '.join(lacking.missing)}")
+        parts.append(f"missing: {listed(lacking.missing)}")
     if lacking.unexpected:
-        parts.append(f"unexpected: {', '.join(lacking.unexpected)}")
+        parts.append(f"unexpected: {listed(lacking.unexpected)}")
     return f"{'; '.join(parts)}; the adapter has {', '.join(wanted)}"
 
 

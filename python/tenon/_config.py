@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tenon import _C
+from tenon._text import listed
 
 _SEED_FIELDS = ("hidden_dim", "activation", "pool_window", "pool_heads")
 
@@ -24,7 +25,8 @@ def _plain(value: Any) -> Any:
         return float(value) if hasattr(value, "__float__") else value
 
 
-def _to_json(settings: Mapping[str, Any]) -> str:
+def to_json(settings: Mapping[str, Any]) -> str:
+    """Settings as the library reads them."""
     try:
         return json.dumps({name: _plain(value) for name, value in settings.items()})
     except TypeError as error:
@@ -32,7 +34,7 @@ def _to_json(settings: Mapping[str, Any]) -> str:
 
 
 class Config:
-    """A connector's type and settings, checked when made.
+    """A connector's type and settings, checked when made: values, and that the type has these options.
 
     Every config has `type`, `hidden_dim` (0: the output width), `activation`, `pool_window`, `pool_heads`, `prefix_tokens`
     (the count of leading tokens, CLS and registers, that are no patches) and `ragged` (``"reject"``, ``"partial"``,
@@ -44,7 +46,7 @@ class Config:
     _json: str
 
     def __init__(self, type: str = "mlp_2layer", **options: Any) -> None:
-        object.__setattr__(self, "_json", _C.check_config(_to_json({"type": type, **options})))
+        object.__setattr__(self, "_json", _C.check_config(to_json({"type": type, **options})))
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -56,18 +58,18 @@ class Config:
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Config:
         """Reads a mapping of the same fields."""
-        return cls.from_json(_to_json(settings))
+        return cls.from_json(to_json(settings))
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> Config:
         """Reads the ``[adapter]`` table of a TOML file; the file's other tables are other people's.
 
-        KeyError: there is no such table. Python 3.10 needs the package tomli.
+        NotFoundError: there is no such table. Python 3.10 needs the package tomli.
         """
         tables = _read_toml(path)
         if not isinstance(tables.get("adapter"), dict):
-            found = ", ".join(f"[{name}]" for name, value in tables.items() if isinstance(value, dict)) or "none"
-            raise KeyError(f"{os.fspath(path)} has no table [adapter]; its tables: {found}")
+            found = listed(f"[{name}]" for name, value in tables.items() if isinstance(value, dict)) or "none"
+            raise _C.NotFoundError(f"{os.fspath(path)} has no table [adapter]; its tables: {found}")
         return cls.from_dict(tables["adapter"])
 
     def to_json(self) -> str:

@@ -22,7 +22,10 @@ class Registry:
         return _C.list_adapters()
 
     def get_adapter(self, name: str) -> Callable[..., Adapter]:
-        """A function ``(in_dim, out_dim, **options)`` that builds an adapter of this type. KeyError lists the names."""
+        """A function ``(in_dim, out_dim, **options)`` that builds an adapter of this type.
+
+        NotFoundError, with the names there are: there is no such type.
+        """
         from tenon._adapter import build_adapter
 
         _C.find_adapter(name)

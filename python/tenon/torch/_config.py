@@ -3,23 +3,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from typing import Any
 
 from tenon import _C
+from tenon._config import to_json
 
 from ._connector import VisionAdapter
+from ._errors import OptionError
 from ._registry import registry
 
 
 @dataclass
 class AdapterConfig:
-    """Which connector, and its settings; a field that the type does not use is carried and ignored.
+    """Which connector, and its settings; a field that the type does not use is carried and ignored, except ``ragged``.
 
     ``hidden_dim`` 0 is the output width. ``prefix_tokens`` leading tokens (CLS, registers) are no patches. ``ragged`` says what
     becomes of windows that the grid does not fill: "reject", "partial" or "drop"; None is the type's own choice.
-    ValueError when a field is wrong.
+    ValueError: a field is wrong, or there is no such field or type.
     """
 
     type: str = "mlp_2layer"
@@ -30,21 +31,27 @@ class AdapterConfig:
     prefix_tokens: int = 0
     ragged: str | None = None
 
+    def __new__(cls, *args: Any, **settings: Any) -> AdapterConfig:
+        """Refuses names that are no fields as the library refuses options, and before the dataclass does."""
+        known = [field.name for field in fields(AdapterConfig)]
+        unknown = [name for name in settings if name not in known]
+        if unknown and cls is AdapterConfig:
+            kind = settings.get("type", args[0] if args else cls.type)
+            _check_type(kind)
+            raise OptionError(_refusal(kind, settings, unknown, known))
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
-        names = registry.list_adapters()
-        if self.type not in names:
-            raise ValueError(f"Unknown adapter type: {self.type!r}. Options: {', '.join(names)}")
+        _check_type(self.type)
         _C.check_config(self._json())
 
     def _is_native(self) -> bool:
         return self.type in _C.list_adapters()
 
     def _json(self) -> str:
-        """What the library reads; the type of a builder of the user's own stays here."""
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        if not self._is_native():
-            del options["type"]
-        return json.dumps({name: value for name, value in options.items() if value is not None})
+        """What the library reads. Instead of a type that is the user's own, one that has every field."""
+        options = {field.name: getattr(self, field.name) for field in fields(AdapterConfig)}
+        return to_json(options if self._is_native() else options | {"type": "avgpool"})
 
     def extra_kwargs(self) -> dict[str, Any]:
         """What the builder gets beside the widths: every field, the two that came later only where they are set."""
@@ -62,11 +69,27 @@ class AdapterConfig:
         return _C.config_output_num_tokens(self._json(), num_input_tokens, None, None)
 
 
+def _check_type(kind: Any) -> None:
+    names = registry.list_adapters()
+    if kind not in names:
+        raise _C.NotFoundError(f"Unknown adapter type: {kind!r}. Options: {', '.join(names)}")
+
+
+def _refusal(kind: Any, settings: dict[str, Any], unknown: list[str], known: list[str]) -> str:
+    """Why there are no such settings: the library's sentence, if the type is one of its own."""
+    if kind in _C.list_adapters():
+        try:
+            _C.check_config(to_json({**settings, "type": kind}))
+        except ValueError as error:
+            return str(error)
+    return f"AdapterConfig has no field {unknown[0]!r}; it has {', '.join(known)}"
+
+
 def build_adapter(adapter_config: Any, in_dim: int, out_dim: int) -> VisionAdapter:
     """The module that ``adapter_config`` asks for: any object with ``type`` and ``extra_kwargs()``.
 
-    It maps ``(B, N, in_dim)`` to ``(B, M, out_dim)`` with ``M == adapter.output_num_tokens(N)``. KeyError when nobody
-    registered the type.
+    It maps ``(B, N, in_dim)`` to ``(B, M, out_dim)`` with ``M == adapter.output_num_tokens(N)``. NotFoundError, which is
+    a KeyError: nobody registered the type.
     """
     builder = registry.get_adapter(adapter_config.type)
     return builder(in_dim=in_dim, out_dim=out_dim, **adapter_config.extra_kwargs())

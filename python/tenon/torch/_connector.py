@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from tenon import _C
+from tenon._config import to_json
 
 from . import _ops, _packs
+from ._errors import FeaturesError
 from ._ops import Masks, is_inside_transform
 from ._plain import Layer
 
@@ -39,6 +41,11 @@ def _as_given(y: Tensor, x: Tensor) -> Tensor:
     if x.dim() > 3:
         return y.unflatten(0, x.shape[:-2])
     return y[(0,) * (3 - x.dim())]
+
+
+def check_settings(kind: str, settings: dict[str, Any]) -> None:
+    """What a builder is handed and does not use: fields that every config has, or ValueError."""
+    _C.check_config(to_json({"type": kind, **settings}))
 
 
 class VisionAdapter(nn.Module):
@@ -234,9 +241,15 @@ class Connector(VisionAdapter):
         raise NotImplementedError
 
     def _check(self, x: Tensor, masks: Masks) -> None:
-        """What the library refuses and plain PyTorch would not, in the library's words."""
+        """What the library refuses, in its words: plain PyTorch has other sentences, or none."""
         if isinstance(x, torch.masked.MaskedTensor):
             raise ValueError(_C.MASKED_SENTENCE % ("x", "torch.masked.MaskedTensor"))
+        if not x.is_floating_point():
+            kind = str(x.dtype).removeprefix("torch.")
+            raise FeaturesError(f"x is {kind}; expected float32, bfloat16, float16 or another floating-point dtype")
+        first = self._modules.get(self._linears[0])
+        if type(first) is nn.Linear and x.shape[-1] != first.in_features:
+            raise FeaturesError(f"x has width {x.shape[-1]}; the adapter's in_dim is {first.in_features}")
         batch, tokens, _ = x.shape
         patches = patches_left(tokens, self.prefix_tokens)
         for name, mask, shape in zip(("patch_mask", "frame_mask"), masks, ((batch, patches), (batch,)), strict=True):
@@ -298,8 +311,8 @@ class Connector(VisionAdapter):
         parameters = self._native_parameters(read) if computed else None
         if parameters is None or x.shape[2] != parameters[0].shape[1]:
             if eager:
-                _say_once((x, *(parameter for _, parameter in self._own())))
                 self._check(x, masks)
+                _say_once((x, *(parameter for _, parameter in self._own())))
             layers = [getattr(self, name) for name in self._linears]
             return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
         fresh = torch.is_grad_enabled()

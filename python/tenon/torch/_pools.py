@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +16,20 @@ from tenon import _C
 from tenon._counts import pooled_token_count
 
 from . import _plain
-from ._connector import Connector, Grid, Masks, Plainly, Reader
+from ._connector import Connector, Grid, Masks, Plainly, Reader, check_settings
 from ._plain import Layer
 from ._registry import registry
+
+
+def _read_grid(grid: Any) -> Grid:
+    """What the library says of a grid, which in here is (0, 0) for a square."""
+    try:
+        height, width = map(operator.index, grid)
+    except (TypeError, ValueError):
+        raise TypeError(f"grid is {grid!r}; expected a pair (rows, columns) of integers") from None
+    if height <= 0 or width <= 0:
+        raise ValueError(f"grid {height}x{width}: height and width must be positive")
+    return height, width
 
 
 class Pool(Connector):
@@ -64,6 +76,8 @@ class Pool(Connector):
         window = self.pool_window if pool_window is None else pool_window
         if window <= 0:
             raise ValueError(f"pool_window must be positive (got {window})")
+        if grid is not None:
+            grid = _read_grid(grid)
         run = self._run if x.dim() == 3 else self._run_image
         try:
             return run(x, window, grid, (patch_mask, frame_mask))
@@ -186,6 +200,7 @@ class AttentionalPoolAdapter(Pool):
 
 @registry.register_adapter("avgpool")
 def _build_avgpool(in_dim: int, out_dim: int, pool_window: int = 2, **settings: Any) -> Pool:
+    check_settings("avgpool", settings)
     return AvgPoolAdapter(in_dim, out_dim, pool_window, **_set(settings))
 
 
@@ -193,9 +208,10 @@ def _build_avgpool(in_dim: int, out_dim: int, pool_window: int = 2, **settings: 
 def _build_attentional_pool(
     in_dim: int, out_dim: int, pool_window: int = 2, pool_heads: int = 16, **settings: Any
 ) -> Pool:
+    check_settings("attentional_pool", settings)
     return AttentionalPoolAdapter(in_dim, out_dim, pool_window, pool_heads, **_set(settings))
 
 
 def _set(settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of a config's fields that say something to a pool."""
+    """The fields of a config that a pool has besides its window and heads."""
     return {name: settings[name] for name in ("prefix_tokens", "ragged") if settings.get(name) is not None}

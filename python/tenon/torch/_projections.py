@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _plain
-from ._connector import Connector, Grid, Masks, Plainly, Reader, is_bare, patches_left
+from ._connector import Connector, Grid, Masks, Plainly, Reader, check_settings, is_bare, patches_left
 from ._plain import Layer
 from ._registry import registry
 
@@ -146,11 +146,13 @@ def _build_mlp_2layer(
     hidden_dim: int | None = None,
     activation: str = "gelu",
     prefix_tokens: int = 0,
-    **_: Any,
+    **others: Any,
 ) -> Projection:
+    check_settings("mlp_2layer", others)
     return MLP2LayerAdapter(in_dim, out_dim, hidden_dim, activation, prefix_tokens=prefix_tokens)
 
 
 @registry.register_adapter("linear")
-def _build_linear(in_dim: int, out_dim: int, prefix_tokens: int = 0, **_: Any) -> Projection:
+def _build_linear(in_dim: int, out_dim: int, prefix_tokens: int = 0, **others: Any) -> Projection:
+    check_settings("linear", others)
     return LinearAdapter(in_dim, out_dim, prefix_tokens=prefix_tokens)

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tenon import _C
+
 Builder = Callable[..., Any]
 
 
@@ -28,10 +30,10 @@ class Registry:
         return add
 
     def get(self, category: str, name: str) -> Builder:
-        """KeyError, with the names there are, when there is no such builder."""
+        """NotFoundError, which is a KeyError, with the names there are: there is no such builder."""
         builders = self._builders.get(category, {})
         if name not in builders:
-            raise KeyError(f"unknown {category}: {name!r}. Available: {', '.join(sorted(builders)) or 'none'}")
+            raise _C.NotFoundError(f"unknown {category}: {name!r}. Available: {', '.join(sorted(builders)) or 'none'}")
         return builders[name]
 
     def register_adapter(self, name: str) -> Callable[[Builder], Builder]:

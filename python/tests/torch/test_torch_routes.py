@@ -158,7 +158,7 @@ def test_another_setting(kind):
 @pytest.mark.parametrize("kind", TYPES)
 def test_another_width_or_dtype_of_features(kind):
     adapter = travelled(kind)
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+    with pytest.raises(RuntimeError, match="x has width 9; the adapter's in_dim is 8"):
         answer(adapter, features(in_dim=9))
     for dtype in (torch.bfloat16, torch.float64):
         agree(answer(adapter, X.to(dtype)), wanted(kind, adapter, X.to(dtype)))

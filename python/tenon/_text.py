@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: MIT
+"""Names in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_MOST = 8
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first names and how many more there are, with what is not printable escaped: names come from files too."""
+    every = [str(name) for name in names]
+    shown = [name if name.isprintable() else repr(name)[1:-1] for name in every[:_MOST]]
+    return ", ".join(shown) + (f" and {len(every) - _MOST} more" if len(every) > _MOST else "")
