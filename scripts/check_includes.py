@@ -14,12 +14,14 @@ from pathlib import Path
 ROOMS = {
     "core": [],
     "ops": ["core"],
-    "layers": ["core", "ops"],
+    "graph": ["core", "ops"],
+    "layers": ["core", "ops", "graph"],
     "formats": ["core"],
-    "connectors": ["core", "layers"],
-    "families": ["core", "layers", "connectors"],
-    "adapter": ["core", "ops", "layers", "connectors", "families", "formats"],
-    "train": ["core", "ops", "layers", "connectors", "families", "formats", "adapter"],
+    "connectors": ["core", "graph", "layers"],
+    "families": ["core", "graph", "layers", "connectors", "formats"],
+    "engine": ["core", "ops", "graph", "layers"],
+    "adapter": ["core", "ops", "graph", "layers", "connectors", "families", "formats", "engine"],
+    "train": ["core", "ops", "graph", "layers", "connectors", "families", "formats", "engine", "adapter"],
 }
 # System headers that only some files may include: pattern of the header, pattern of the files.
 RESERVED = [

@@ -2,8 +2,10 @@
 /* The ops table in float64. Packed weights are doubles, [groups, n, k]. */
 #include "ops_double.h"
 
+#include "ops/window_pool.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static double get(tn_rows rows, int64_t row, int64_t column)
 {
@@ -334,6 +336,29 @@ static void window_attend_dx(const tn_context *context, tn_rows dx, tn_rows weig
     }
 }
 
+static void add(const tn_context *context, tn_rows y, tn_rows a, tn_rows b, int64_t rows, int64_t width)
+{
+    (void)context;
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = 0; i < width; i++)
+            put(y, r, i, get(a, r, i) + get(b, r, i));
+    }
+}
+
+static void accumulate(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t width)
+{
+    (void)context;
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = 0; i < width && !is_absent(y, r); i++)
+            put(y, r, i, get(y, r, i) + get(x, r, i));
+    }
+}
+
+static void zero(void *data, size_t bytes)
+{
+    memset(data, 0, bytes);
+}
+
 const tn_ops ops_double = {
     .name = "double",
     .compute = TN_F64,
@@ -357,4 +382,11 @@ const tn_ops ops_double = {
     .window_attend_backward_scratch = window_attend_backward_scratch,
     .window_attend_backward = window_attend_backward,
     .window_attend_dx = window_attend_dx,
+    .window_pool_sizes = tn_window_pool_sizes_of,
+    .window_pool_pack = tn_window_pool_pack,
+    .window_pool = tn_window_pool_forward,
+    .window_pool_backward = tn_window_pool_backward,
+    .add = add,
+    .accumulate = accumulate,
+    .zero = zero,
 };

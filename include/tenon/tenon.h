@@ -140,6 +140,12 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_sequence_length(int64_t num_frames
  * Further options are whatever the type's builder reads. */
 typedef struct tenon_config tenon_config;
 
+/* A tensor of a call by its name. */
+typedef struct tenon_named_tensor {
+    const char *name;
+    DLTensor *tensor;
+} tenon_named_tensor;
+
 /* Settings of one call that change counts as well as values; all fields are optional. The call borrows what its
  * pointers name. */
 typedef struct tenon_executor tenon_executor;
@@ -156,6 +162,14 @@ typedef struct tenon_call {
     const tenon_executor *executor; /* NULL: OpenMP */
     void *saved; /* forward: out, backward: in; what backward needs, kept instead of recomputed; NULL: recompute */
     size_t saved_size; /* its bytes, at least tenon_adapter_saved_size; any alignment */
+    /* int32 or int64, (images, 2) height and width or (images, 3) time, height and width of each image's patch grid:
+     * the batch is packed. Features are then (rows, in_dim), image after image, tokens (rows, out_dim), the patch mask
+     * (rows); the frame mask stays (images). NULL: all images are alike. */
+    const DLTensor *grids;
+    const tenon_named_tensor *inputs; /* [num_inputs] further inputs that the connector declares, and integer tensors */
+    int64_t num_inputs;
+    const tenon_named_tensor *outputs; /* [num_outputs] forward: further outputs that the connector declares */
+    int64_t num_outputs;
 } tenon_call;
 
 TENON_API void tenon_call_init(tenon_call *call);
@@ -242,12 +256,52 @@ TENON_API const char *tenon_option_string(tenon_builder *builder, const char *na
 /* Refuse to build, with a sentence; for a builder's own checks. */
 TENON_API void tenon_builder_fail(tenon_builder *builder, const char *format, ...) TENON_PRINTF(2, 3);
 
-/* Append a layer that reads the value before it, and return the number of the value it makes (the features are 0);
- * -1 after an error. Parameter names are "name.weight" and "name.bias". */
+/* Values. Every call that makes a value returns its number, -1 after an error; -1 is accepted everywhere and keeps the
+ * first error. The features are value 0. A value is a matrix for each image: its space says what the rows are, its
+ * width how many columns there are. Row layers, sums and concatenations stay within a space. */
+
+/* How the rows of an input lie: row-major over the grid; or block after block of the size of the first windows over
+ * them, as processors of native resolution deliver them. */
+typedef enum tenon_row_order { TENON_ROWS_RASTER = 0, TENON_ROWS_BLOCKS = 1 } tenon_row_order;
+
+/* The order of the features' rows, before any layer. Returns their value. */
+TENON_API int tenon_features(tenon_builder *builder, tenon_row_order order);
+
+/* Declares a further input, in rows of its own: a second encoder. */
+TENON_API int tenon_input(tenon_builder *builder, const char *name, int64_t width, tenon_row_order order);
+
+/* Declares a further input whose rows are those of the features: another layer of the same encoder. */
+TENON_API int tenon_tap(tenon_builder *builder, const char *name, int64_t width);
+
+/* Declares an integer tensor that a call brings, of `columns` columns (0: any). Returns its number for layers that read
+ * one; -1 after an error. */
+TENON_API int tenon_integers(tenon_builder *builder, const char *name, int64_t columns);
+
+/* Names a value as an output. Without any, the value made last is the output "tokens"; further ones come beside it, or
+ * one of them is called "tokens". */
+TENON_API int tenon_output(tenon_builder *builder, const char *name, int value);
+
+/* The next layer reads this value instead of the one before it. */
+TENON_API int tenon_from(tenon_builder *builder, int value);
+
+/* The width of a value; 0 while widths are not known, or after an error. */
+TENON_API int64_t tenon_value_width(const tenon_builder *builder, int value);
+
+/* Layers. Each reads the value made last, or the one that tenon_from chose, and makes one. Parameter names are
+ * "name.weight" and "name.bias". */
 enum { TENON_NO_BIAS = 0, TENON_BIAS = 1 };
 
 /* y = x W^T + b: W (out_dim, in), b (out_dim). */
 TENON_API int tenon_linear(tenon_builder *builder, const char *name, int64_t out_dim, unsigned flags);
+
+/* y = x: for a value that is an output and is read again. */
+TENON_API int tenon_copy(tenon_builder *builder);
+
+/* y = the sum of `count` values of one width, in this order. */
+TENON_API int tenon_sum(tenon_builder *builder, int count, const int *values);
+
+/* y = the columns of the first value, then those of the second, and so on. */
+TENON_API int tenon_concat(tenon_builder *builder, int count, const int *values);
 
 /* "gelu" (the erf form), "gelu_tanh", "quick_gelu", "silu" or "relu", element by element. */
 TENON_API int tenon_activation(tenon_builder *builder, const char *activation);
@@ -427,11 +481,14 @@ typedef struct tenon_layer_info {
     size_t size;
     const char *type;  /* "linear", "activation", "window_mean", ... */
     const char *name;  /* the parameters' prefix, or the activation's name; "" when there is none */
-    const char *reach; /* what one output row reads: "row", "window", "item" */
+    const char *reach; /* what one output row reads: "row", "window", "image" */
     int64_t in_dim;
     int64_t out_dim;
     int64_t first_parameter; /* index of its first parameter, and how many there are */
     int64_t num_parameters;
+    const int *inputs; /* [num_inputs] the values it reads */
+    int num_inputs;
+    int output; /* the value it makes */
 } tenon_layer_info;
 
 TENON_API void tenon_layer_info_init(tenon_layer_info *info);
@@ -582,6 +639,11 @@ typedef struct tenon_gradients {
                                           added to. A NULL entry: that parameter is frozen and costs nothing. The array
                                           NULL: all are frozen */
     bool overwrite; /* overwrite the parameters' gradients instead, whatever they hold: cheaper than clearing them */
+    const tenon_named_tensor *inputs; /* [num_inputs] gradients of further inputs, overwritten as x is */
+    int64_t num_inputs;
+    const tenon_named_tensor
+        *outputs; /* [num_outputs] in: gradients of further outputs; one that is not there is zero */
+    int64_t num_outputs;
 } tenon_gradients;
 
 /* Nothing wanted. */

@@ -21,11 +21,13 @@ static tenon_status describe(tenon_adapter *adapter, const tenon_config *config,
 {
     TN_TRY(tn_config_copy(&adapter->config, config, error));
     /* Options that the builder reads are written out, so that the file does not depend on a default. */
-    TN_TRY(tn_config_list(adapter->config, adapter->in_dim, adapter->out_dim, &adapter->config->options, &adapter->list,
-                          error));
-    tn_plan_make(&adapter->plan, adapter->list, false);
-    tn_plan_make(&adapter->train_plan, adapter->list, true);
+    TN_TRY(tn_config_graph(adapter->config, adapter->in_dim, adapter->out_dim, &adapter->config->options,
+                           &adapter->graph, error));
+    TN_TRY(tn_plan_make(&adapter->plan, adapter->graph, false, error));
+    TN_TRY(tn_plan_make(&adapter->train_plan, adapter->graph, true, error));
     TN_TRY(tn_parameters_new(adapter, &adapter->parameters, error));
+    adapter->weights = calloc((size_t)adapter->graph->num_parameters + 1, sizeof *adapter->weights);
+    if (adapter->weights == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: parameters cannot be listed");
     return tn_lock_new(&adapter->lock, error);
 }
 
@@ -60,9 +62,12 @@ void tenon_adapter_free(tenon_adapter *adapter)
     if (adapter == NULL) return;
     if (adapter->lock != NULL) tn_adapter_unpublish(adapter);
     tn_parameters_free(adapter, adapter->parameters);
+    free(adapter->weights);
     tn_lock_free(adapter->lock);
     tenon_config_free(adapter->config);
-    free(adapter->list);
+    tn_plan_free(&adapter->plan);
+    tn_plan_free(&adapter->train_plan);
+    tn_graph_free(adapter->graph);
     free(adapter);
 }
 
@@ -85,11 +90,8 @@ tenon_status tenon_adapter_output_num_tokens(const tenon_adapter *adapter, const
                                              int64_t num_input_tokens, int64_t *count, tenon_error *error)
 {
     tenon_call settings;
-    tn_geometry geometry;
     TN_TRY(tn_call_read(&settings, call, error));
-    TN_TRY(tn_geometry_make(&geometry, adapter->list, &settings, num_input_tokens, false, error));
-    *count = geometry.count[geometry.num_windows];
-    return TENON_OK;
+    return tn_graph_count(adapter->graph, &settings, num_input_tokens, count, error);
 }
 
 void tenon_layer_info_init(tenon_layer_info *info)
@@ -99,19 +101,19 @@ void tenon_layer_info_init(tenon_layer_info *info)
 
 int64_t tenon_adapter_num_layers(const tenon_adapter *adapter)
 {
-    return adapter->list->num_layers;
+    return adapter->graph->num_layers;
 }
 
 tenon_status tenon_adapter_layer(const tenon_adapter *adapter, int64_t index, tenon_layer_info *info,
                                  tenon_error *error)
 {
     static const char *const reaches[] = {
-        [TN_REACH_ROW] = "row", [TN_REACH_WINDOW] = "window", [TN_REACH_ITEM] = "item"};
-    if (index < 0 || index >= adapter->list->num_layers) {
+        [TN_REACH_ROW] = "row", [TN_REACH_WINDOW] = "window", [TN_REACH_IMAGE] = "image"};
+    if (index < 0 || index >= adapter->graph->num_layers) {
         return tn_fail(error, TENON_NOT_FOUND, "there is no layer %lld; the adapter has %d", (long long)index,
-                       adapter->list->num_layers);
+                       adapter->graph->num_layers);
     }
-    const tn_layer *layer = &adapter->list->layers[index];
+    const tn_layer *layer = adapter->graph->layers[index];
     const tenon_layer_info found = {.size = sizeof found,
                                     .type = layer->type->name,
                                     .name = layer->name,
@@ -119,7 +121,10 @@ tenon_status tenon_adapter_layer(const tenon_adapter *adapter, int64_t index, te
                                     .in_dim = layer->in_dim,
                                     .out_dim = layer->out_dim,
                                     .first_parameter = layer->first_parameter,
-                                    .num_parameters = layer->num_parameters};
+                                    .num_parameters = layer->num_parameters,
+                                    .inputs = layer->inputs,
+                                    .num_inputs = layer->num_inputs,
+                                    .output = layer->output};
     return tn_struct_write(info, &found, sizeof found, TN_FIRST_SIZE(tenon_layer_info, num_parameters),
                            "tenon_layer_info", error);
 }
@@ -128,16 +133,6 @@ tenon_status tenon_adapter_flops(const tenon_adapter *adapter, int64_t num_input
                                  double *flops, tenon_error *error)
 {
     tenon_call settings;
-    tn_geometry geometry;
     TN_TRY(tn_call_read(&settings, call, error));
-    TN_TRY(tn_geometry_make(&geometry, adapter->list, &settings, num_input_tokens, false, error));
-    double sum = 0;
-    for (int i = 0; i < adapter->plan.num_steps; i++) {
-        const tn_step *step = &adapter->plan.steps[i];
-        const double rows = (double)geometry.count[step->level];
-        const double patches = step->window >= 0 ? (double)geometry.count[step->window] : rows;
-        sum += step->layer.type->flops(&step->layer, rows, patches);
-    }
-    *flops = sum;
-    return TENON_OK;
+    return tn_plan_flops(&adapter->plan, &settings, num_input_tokens, flops, error);
 }

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The adapter: the one room that sees config, layers, weights and ops together.
  *
- *   adapter.c     new, free, counts, description          plan.c     layers -> steps (fusing, folding)
+ *   adapter.c     new, free, counts, description          run.c      forward and backward, and what they need
  *   parameters.c  storage and initialisation of weights   prepare.c  weights -> pack, published
- *   load.c save.c files                                   block.c    which rows a block of tokens reads
- *   call.c        checks, memory and steps of a call      forward.c, backward.c  blocks through the steps, and back
+ *   load.c save.c files
  */
 #ifndef TN_ADAPTER_ADAPTER_H
 #define TN_ADAPTER_ADAPTER_H
@@ -13,7 +12,7 @@
 #include "core/lock.h"
 #include "core/memory.h"
 #include "core/parallel.h"
-#include "layers/geometry.h"
+#include "engine/forward.h"
 
 /* Metadata keys of an adapter file, and the version this library writes and reads. */
 #define TN_METADATA_FORMAT "tenon.format"
@@ -27,53 +26,21 @@ typedef struct tn_parameter {
     size_t bytes; /* of owned data; 0: borrowed */
 } tn_parameter;
 
-/* A step of the plan: a layer, with what is done in the same pass. */
-typedef struct tn_step {
-    tn_layer layer; /* a copy; out_dim is the folded layer's where there is one */
-    int first;      /* its number in the list */
-    int folded;     /* number of the layer folded into it, or -1 */
-    int window;     /* for a window layer: which of the geometry's tilings it is; else -1 */
-    int level;      /* of the rows it makes: how many window layers came before or are it */
-    tn_act act;     /* activation fused into its output */
-} tn_step;
-
-typedef struct tn_plan {
-    int num_steps;
-    tn_step steps[TN_MAX_LAYERS];
-} tn_plan;
-
-/* `train`: nothing is folded, because gradients are those of the layers. */
-void tn_plan_make(tn_plan *plan, const tn_list *list, bool train);
-
-/* Packed weights for one ops table, freed by the last who holds a reference. A published pack is immutable unless it
- * has a writer; nobody reads it then. */
-typedef struct tn_pack {
-    int references;  /* under the adapter's lock; the publisher's, the writer's, and one of each call that runs on it */
-    unsigned writer; /* likewise: the process (tn_process) of the thread that writes over it; 0: nobody does */
-    const tn_ops *ops;
-    bool train;                            /* packed for backward too */
-    const tn_plan *plan;                   /* the adapter's, for inference or for training */
-    tn_weights weights[TN_MAX_LAYERS];     /* per step; only the dtypes are valid */
-    size_t offset[TN_MAX_LAYERS];          /* per step, into data */
-    size_t offset_backward[TN_MAX_LAYERS]; /* per step, into data, with `train` */
-    void *data;
-    size_t size;
-} tn_pack;
-
 struct tenon_adapter {
     tenon_allocator allocator;
     tenon_config *config;
     int64_t in_dim, out_dim;
-    tn_list *list;
+    tn_graph *graph;
     tn_plan plan, train_plan;
-    tn_parameter *parameters; /* [list->num_parameters] */
+    tn_parameter *parameters; /* [graph->num_parameters] */
+    tn_weight *weights;       /* the same as packing reads them */
     tn_lock *lock;            /* guards `pack`, and the packs' references and writers */
     tn_pack *pack;            /* published, or NULL */
 };
 
-/* Plan, sizes and offsets of a pack for pack->ops and pack->train; its data is not touched. Parameters without a dtype
- * count as f32. */
-tenon_status tn_pack_plan(const tenon_adapter *adapter, tn_pack *pack, tenon_error *error);
+/* A pack that is only planned, for asking about sizes: of the published pack's table, or of the one that would be
+ * chosen unasked. End it with tn_pack_free. */
+tenon_status tn_adapter_plan_pack(const tenon_adapter *adapter, bool train, tn_pack *pack, tenon_error *error);
 
 /* The ops table of a level; NULL: what TENON_CPU says, or the best. */
 tenon_status tn_find_table(const char *level, const tn_ops **ops, tenon_error *error);

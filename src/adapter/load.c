@@ -20,7 +20,7 @@ typedef struct candidate {
 typedef struct match {
     const tenon_file *file;
     const char *path;
-    const tn_list *list;
+    const tn_graph *graph;
     candidate *candidates; /* sorted by prefix, each once */
     size_t num_candidates;
 } match;
@@ -104,8 +104,8 @@ static size_t list_candidates(candidate *found, const match *m)
     size_t count = 0;
     for (int64_t t = 0; t < tensors; t++) {
         const tenon_file_tensor tensor = tensor_at(m->file, t);
-        for (int64_t p = 0; p < m->list->num_parameters; p++) {
-            const tn_parameter_spec *spec = &m->list->parameters[p];
+        for (int64_t p = 0; p < m->graph->num_parameters; p++) {
+            const tn_parameter_spec *spec = &m->graph->parameters[p];
             const int64_t length = prefix_length(tensor.name, spec->name);
             if (length < 0) continue;
             if (found != NULL) {
@@ -165,7 +165,7 @@ static void add_if_complete(tn_text *text, match *other, const char *type)
 {
     if (find_candidates(other, NULL) != TENON_OK) return;
     for (size_t c = 0; c < other->num_candidates; c++) {
-        if (other->candidates[c].matches != other->list->num_parameters) continue;
+        if (other->candidates[c].matches != other->graph->num_parameters) continue;
         tn_text_add(text, "; the file holds tensors of adapter type '%s' under prefix '%s'", type,
                     quote_prefix(&other->candidates[c]).text);
         break;
@@ -180,12 +180,12 @@ static void add_look_alike(tn_text *text, const match *m)
     const size_t count = tenon_list_adapters(names, 64);
     for (size_t i = 0; i < count && i < 64; i++) {
         tenon_config *config = NULL;
-        tn_list *list = NULL;
+        tn_graph *graph = NULL;
         if (tenon_config_new(names[i], &config, NULL) == TENON_OK &&
-            tn_config_list(config, 0, 0, NULL, &list, NULL) == TENON_OK) {
-            add_if_complete(text, &(match){.file = m->file, .list = list}, names[i]);
+            tn_config_graph(config, 0, 0, NULL, &graph, NULL) == TENON_OK) {
+            add_if_complete(text, &(match){.file = m->file, .graph = graph}, names[i]);
         }
-        free(list);
+        tn_graph_free(graph);
         tenon_config_free(config);
     }
 }
@@ -212,7 +212,7 @@ static int64_t quality(const candidate *c, int64_t names)
 /* The best candidate: the only complete one, or the only one whose shapes fit, or else the best to complain about. */
 static tenon_status best_prefix(const match *m, char *prefix, tenon_error *error)
 {
-    const int64_t names = m->list->num_parameters;
+    const int64_t names = m->graph->num_parameters;
     const candidate *best = NULL;
     char several[512] = "";
     tn_text text = {several, sizeof several, 0};
@@ -291,8 +291,8 @@ static void add_item(tn_text *text, const char *heading, int64_t *count, const c
 static int64_t add_missing(tn_text *text, const match *m, const char *prefix)
 {
     int64_t count = 0;
-    for (int64_t p = 0; p < m->list->num_parameters; p++) {
-        const char *name = m->list->parameters[p].name;
+    for (int64_t p = 0; p < m->graph->num_parameters; p++) {
+        const char *name = m->graph->parameters[p].name;
         if (find_tensor(m->file, prefix, name) < 0) add_item(text, "; missing: ", &count, name);
     }
     return count;
@@ -301,8 +301,8 @@ static int64_t add_missing(tn_text *text, const match *m, const char *prefix)
 static int64_t add_misshapen(tn_text *text, const match *m, const char *prefix)
 {
     int64_t count = 0;
-    for (int64_t p = 0; p < m->list->num_parameters; p++) {
-        const tn_parameter_spec *spec = &m->list->parameters[p];
+    for (int64_t p = 0; p < m->graph->num_parameters; p++) {
+        const tn_parameter_spec *spec = &m->graph->parameters[p];
         const int64_t index = find_tensor(m->file, prefix, spec->name);
         if (index < 0) continue;
         const tenon_file_tensor tensor = tensor_at(m->file, index);
@@ -321,10 +321,10 @@ static int64_t add_misshapen(tn_text *text, const match *m, const char *prefix)
     return count;
 }
 
-static bool is_expected(const tn_list *list, const char *name)
+static bool is_expected(const tn_graph *graph, const char *name)
 {
-    for (int64_t p = 0; p < list->num_parameters; p++) {
-        if (strcmp(list->parameters[p].name, name) == 0) return true;
+    for (int64_t p = 0; p < graph->num_parameters; p++) {
+        if (strcmp(graph->parameters[p].name, name) == 0) return true;
     }
     return false;
 }
@@ -336,7 +336,7 @@ static int64_t add_unexpected(tn_text *text, const match *m, const char *prefix)
     const int64_t tensors = tenon_file_num_tensors(m->file);
     for (int64_t t = 0; t < tensors; t++) {
         const char *name = tensor_at(m->file, t).name;
-        if (strncmp(name, prefix, length) != 0 || is_expected(m->list, name + length)) continue;
+        if (strncmp(name, prefix, length) != 0 || is_expected(m->graph, name + length)) continue;
         add_item(text, "; unexpected: ", &count, tn_quote(name).text);
     }
     return count;
@@ -350,7 +350,7 @@ static tenon_status check_tensors(const match *m, const char *type, const char *
     lists[0] = seen[0] = '\0';
     const int64_t missing = add_missing(&text, m, prefix);
     int64_t wrong = add_misshapen(&text, m, prefix);
-    if (missing < m->list->num_parameters) wrong += add_unexpected(&text, m, prefix);
+    if (missing < m->graph->num_parameters) wrong += add_unexpected(&text, m, prefix);
     if (missing + wrong == 0) return TENON_OK;
     if (missing > 0) add_look_alike(&text, m);
     add_prefixes_seen(&prefixes, m->file);
@@ -361,8 +361,8 @@ static tenon_status check_tensors(const match *m, const char *type, const char *
 static tenon_status read_parameters(const tenon_adapter *adapter, const tenon_file *file, const char *prefix,
                                     bool describe_only, tn_parameter *fresh, tenon_error *error)
 {
-    for (int64_t p = 0; p < adapter->list->num_parameters; p++) {
-        const int64_t index = find_tensor(file, prefix, adapter->list->parameters[p].name);
+    for (int64_t p = 0; p < adapter->graph->num_parameters; p++) {
+        const int64_t index = find_tensor(file, prefix, adapter->graph->parameters[p].name);
         const tenon_file_tensor tensor = tensor_at(file, index);
         tn_dtype dtype = TN_F32;
         (void)tn_dtype_from_dlpack(tensor.dtype, &dtype); /* check_tensors has looked at it */
@@ -379,7 +379,7 @@ static tenon_status load_from(tenon_adapter *adapter, const tenon_file *file, co
 {
     tenon_load_options settings;
     TN_TRY(read_options(&settings, options, error));
-    match m = {.file = file, .path = path, .list = adapter->list};
+    match m = {.file = file, .path = path, .graph = adapter->graph};
     char prefix[max_prefix + 1];
     TN_TRY(choose_prefix(&m, settings.prefix, prefix, error));
     TN_TRY(check_tensors(&m, tenon_config_type(adapter->config), prefix, error));
@@ -391,7 +391,7 @@ static tenon_status load_from(tenon_adapter *adapter, const tenon_file *file, co
         return status;
     }
     tn_adapter_replace_parameters(adapter, fresh);
-    const int64_t used = adapter->list->num_parameters;
+    const int64_t used = adapter->graph->num_parameters;
     report(options, prefix, used, tenon_file_num_tensors(file) - used);
     return TENON_OK;
 }

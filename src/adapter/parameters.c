@@ -12,7 +12,7 @@
 
 tenon_status tn_parameters_new(const tenon_adapter *adapter, tn_parameter **parameters, tenon_error *error)
 {
-    tn_parameter *made = calloc((size_t)adapter->list->num_parameters + 1, sizeof *made); /* never of size 0 */
+    tn_parameter *made = calloc((size_t)adapter->graph->num_parameters + 1, sizeof *made); /* never of size 0 */
     if (made == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: parameters cannot be described");
     *parameters = made;
     return TENON_OK;
@@ -27,7 +27,7 @@ static void drop_storage(const tenon_adapter *adapter, tn_parameter *parameter)
 void tn_parameters_free(const tenon_adapter *adapter, tn_parameter *parameters)
 {
     if (parameters == NULL) return;
-    for (int64_t i = 0; i < adapter->list->num_parameters; i++)
+    for (int64_t i = 0; i < adapter->graph->num_parameters; i++)
         drop_storage(adapter, &parameters[i]);
     free(parameters);
 }
@@ -35,7 +35,7 @@ void tn_parameters_free(const tenon_adapter *adapter, tn_parameter *parameters)
 tenon_status tn_parameter_allocate(const tenon_adapter *adapter, tn_parameter *parameters, int64_t index,
                                    tn_dtype dtype, tenon_error *error)
 {
-    const tn_parameter_spec *spec = &adapter->list->parameters[index];
+    const tn_parameter_spec *spec = &adapter->graph->parameters[index];
     tn_parameter *parameter = &parameters[index];
     size_t bytes;
     if (!tn_shape_bytes(spec->ndim, spec->shape, tn_dtype_size(dtype), &bytes)) {
@@ -47,11 +47,19 @@ tenon_status tn_parameter_allocate(const tenon_adapter *adapter, tn_parameter *p
     return TENON_OK;
 }
 
+/* A parameter as packing will read it. */
+static void show_weight(tenon_adapter *adapter, int64_t index)
+{
+    adapter->weights[index] = (tn_weight){adapter->parameters[index].data, adapter->parameters[index].dtype};
+}
+
 void tn_adapter_replace_parameters(tenon_adapter *adapter, tn_parameter *fresh)
 {
     tn_adapter_unpublish(adapter);
     tn_parameters_free(adapter, adapter->parameters);
     adapter->parameters = fresh;
+    for (int64_t i = 0; i < adapter->graph->num_parameters; i++)
+        show_weight(adapter, i);
 }
 
 void tenon_parameter_init(tenon_parameter *parameter)
@@ -61,17 +69,17 @@ void tenon_parameter_init(tenon_parameter *parameter)
 
 int64_t tenon_adapter_num_parameters(const tenon_adapter *adapter)
 {
-    return adapter->list->num_parameters;
+    return adapter->graph->num_parameters;
 }
 
 tenon_status tenon_adapter_parameter(const tenon_adapter *adapter, int64_t index, tenon_parameter *parameter,
                                      tenon_error *error)
 {
-    if (index < 0 || index >= adapter->list->num_parameters) {
+    if (index < 0 || index >= adapter->graph->num_parameters) {
         return tn_fail(error, TENON_NOT_FOUND, "there is no parameter %lld; the adapter has %lld", (long long)index,
-                       (long long)adapter->list->num_parameters);
+                       (long long)adapter->graph->num_parameters);
     }
-    const tn_parameter_spec *spec = &adapter->list->parameters[index];
+    const tn_parameter_spec *spec = &adapter->graph->parameters[index];
     const tenon_parameter found = {.name = spec->name,
                                    .dtype = (tenon_dtype)adapter->parameters[index].dtype,
                                    .ndim = spec->ndim,
@@ -86,12 +94,12 @@ tenon_status tenon_adapter_find_parameter(const tenon_adapter *adapter, const ch
 {
     char names[1024] = "";
     tn_text text = {names, sizeof names, 0};
-    for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
-        if (strcmp(adapter->list->parameters[i].name, name) == 0) {
+    for (int64_t i = 0; i < adapter->graph->num_parameters; i++) {
+        if (strcmp(adapter->graph->parameters[i].name, name) == 0) {
             *index = i;
             return TENON_OK;
         }
-        tn_text_add(&text, "%s%s", i > 0 ? ", " : "", adapter->list->parameters[i].name);
+        tn_text_add(&text, "%s%s", i > 0 ? ", " : "", adapter->graph->parameters[i].name);
     }
     return tn_fail(error, TENON_NOT_FOUND, "there is no parameter '%s'; the adapter has %s", tn_quote(name).text,
                    names);
@@ -102,33 +110,73 @@ tenon_status tenon_adapter_find_parameter(const tenon_adapter *adapter, const ch
 static float initial_bound(const tn_parameter_spec *spec)
 {
     const double root = sqrt((double)spec->fan_in);
-    return (float)(spec->ndim == 2 ? sqrt(3.0) * (sqrt(2.0 / (1 + 5)) / root) : 1 / root);
+    return (float)(spec->initial == TN_INITIAL_WEIGHT ? sqrt(3.0) * (sqrt(2.0 / (1 + 5)) / root) : 1 / root);
 }
 
-/* One uniform draw in [-bound, bound) as PyTorch makes it. A 16-bit type is rounded from it, and what rounds onto the
- * upper bound becomes the lower one. */
-static float draw(tn_mt19937 *rng, float bound)
+/* One uniform draw in [0, 1) as PyTorch makes it. */
+static float draw(tn_mt19937 *rng)
 {
-    const float u = (float)(tn_mt19937_draw(rng) & 0xffffffu) * 0x1p-24f;
-    return fmaf(u, 2 * bound, -bound);
+    return (float)(tn_mt19937_draw(rng) & 0xffffffu) * 0x1p-24f;
 }
 
-static void draw_parameter(tn_parameter *parameter, const tn_parameter_spec *spec, tn_mt19937 *rng)
+static float draw_bounded(tn_mt19937 *rng, float bound)
 {
-    const float bound = initial_bound(spec);
-    const int64_t count = spec->shape[0] * (spec->ndim == 2 ? spec->shape[1] : 1);
+    return fmaf(draw(rng), 2 * bound, -bound);
+}
+
+static void put_parameter(tn_parameter *parameter, int64_t index, float value)
+{
     if (parameter->dtype == TN_F32) {
-        float *values = parameter->data;
+        ((float *)parameter->data)[index] = value;
+    } else {
+        ((uint16_t *)parameter->data)[index] =
+            parameter->dtype == TN_BF16 ? tn_f32_to_bf16(value) : tn_f32_to_f16(value);
+    }
+}
+
+/* A 16-bit type is rounded from the draw, and what rounds onto the upper bound becomes the lower one. */
+static void draw_uniform(tn_parameter *parameter, int64_t count, float bound, tn_mt19937 *rng)
+{
+    if (parameter->dtype == TN_F32) {
         for (int64_t i = 0; i < count; i++)
-            values[i] = draw(rng, bound);
+            put_parameter(parameter, i, draw_bounded(rng, bound));
         return;
     }
     uint16_t *values = parameter->data;
     uint16_t (*const round)(float) = parameter->dtype == TN_BF16 ? tn_f32_to_bf16 : tn_f32_to_f16;
     const uint16_t high = round(bound), low = round(-bound);
     for (int64_t i = 0; i < count; i++) {
-        const uint16_t value = round(draw(rng, bound));
+        const uint16_t value = round(draw_bounded(rng, bound));
         values[i] = value == high ? low : value;
+    }
+}
+
+/* Pairs of uniform draws by Box and Muller's transformation, in double. */
+static void draw_normal(tn_parameter *parameter, int64_t count, double deviation, tn_mt19937 *rng)
+{
+    const double pi = acos(-1.0);
+    for (int64_t i = 0; i < count; i += 2) {
+        const double radius = sqrt(-2 * log(1 - (double)draw(rng))), angle = 2 * pi * draw(rng);
+        put_parameter(parameter, i, (float)(deviation * radius * cos(angle)));
+        if (i + 1 < count) put_parameter(parameter, i + 1, (float)(deviation * radius * sin(angle)));
+    }
+}
+
+static void draw_parameter(tn_parameter *parameter, const tn_parameter_spec *spec, tn_mt19937 *rng)
+{
+    const int64_t count = tn_parameter_elements(spec);
+    switch (spec->initial) {
+    case TN_INITIAL_WEIGHT:
+    case TN_INITIAL_BIAS:
+        draw_uniform(parameter, count, initial_bound(spec), rng);
+        break;
+    case TN_INITIAL_CONSTANT:
+        for (int64_t i = 0; i < count; i++)
+            put_parameter(parameter, i, (float)spec->value);
+        break;
+    case TN_INITIAL_NORMAL:
+        draw_normal(parameter, count, spec->value, rng);
+        break;
     }
 }
 
@@ -140,7 +188,7 @@ tenon_status tenon_adapter_reset_parameters(tenon_adapter *adapter, tenon_dtype 
     }
     tn_parameter *fresh = NULL;
     TN_TRY(tn_parameters_new(adapter, &fresh, error));
-    for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
+    for (int64_t i = 0; i < adapter->graph->num_parameters; i++) {
         const tenon_status status = tn_parameter_allocate(adapter, fresh, i, (tn_dtype)dtype, error);
         if (status != TENON_OK) {
             tn_parameters_free(adapter, fresh);
@@ -151,8 +199,8 @@ tenon_status tenon_adapter_reset_parameters(tenon_adapter *adapter, tenon_dtype 
     tn_environment environment;
     tn_mt19937_seed(&rng, seed);
     tn_environment_enter(&environment);
-    for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
-        draw_parameter(&fresh[i], &adapter->list->parameters[i], &rng);
+    for (int64_t i = 0; i < adapter->graph->num_parameters; i++) {
+        draw_parameter(&fresh[i], &adapter->graph->parameters[i], &rng);
     }
     tn_environment_leave(&environment);
     tn_adapter_replace_parameters(adapter, fresh);
@@ -162,10 +210,11 @@ tenon_status tenon_adapter_reset_parameters(tenon_adapter *adapter, tenon_dtype 
 void tenon_adapter_release_parameters(tenon_adapter *adapter)
 {
     tn_pack_release(adapter, tn_pack_acquire(adapter)); /* it is whole now: nobody reads the storage any more */
-    for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
+    for (int64_t i = 0; i < adapter->graph->num_parameters; i++) {
         const tn_dtype dtype = adapter->parameters[i].dtype;
         drop_storage(adapter, &adapter->parameters[i]);
         adapter->parameters[i].dtype = dtype;
+        show_weight(adapter, i);
     }
 }
 
@@ -174,7 +223,7 @@ tenon_status tenon_adapter_set_parameter(tenon_adapter *adapter, const char *nam
 {
     int64_t index;
     TN_TRY(tenon_adapter_find_parameter(adapter, name, &index, error));
-    const tn_parameter_spec *spec = &adapter->list->parameters[index];
+    const tn_parameter_spec *spec = &adapter->graph->parameters[index];
     tn_tensor view;
     TN_TRY(tn_tensor_view(tensor, spec->name, spec->ndim, &view, error));
     if (memcmp(view.shape, spec->shape, (size_t)spec->ndim * sizeof spec->shape[0]) != 0) {
@@ -188,5 +237,6 @@ tenon_status tenon_adapter_set_parameter(tenon_adapter *adapter, const char *nam
     tn_adapter_unpublish(adapter);
     drop_storage(adapter, &adapter->parameters[index]);
     adapter->parameters[index] = (tn_parameter){.dtype = view.dtype, .data = view.data};
+    show_weight(adapter, index);
     return TENON_OK;
 }

@@ -11,8 +11,8 @@ static tenon_status declare(const tenon_adapter *adapter, tenon_writer *writer, 
     tenon_status status = tenon_writer_set_metadata(writer, TN_METADATA_FORMAT, TN_METADATA_VERSION, error);
     if (status == TENON_OK) status = tenon_writer_set_metadata(writer, TN_METADATA_CONFIG, json, error);
     free(json);
-    for (int64_t i = 0; i < adapter->list->num_parameters && status == TENON_OK; i++) {
-        const tn_parameter_spec *spec = &adapter->list->parameters[i];
+    for (int64_t i = 0; i < adapter->graph->num_parameters && status == TENON_OK; i++) {
+        const tn_parameter_spec *spec = &adapter->graph->parameters[i];
         const DLDataType dtype = tenon_dtype_to_dlpack((tenon_dtype)adapter->parameters[i].dtype);
         status = tenon_writer_add(writer, spec->name, dtype, spec->ndim, spec->shape, NULL, error);
     }
@@ -22,9 +22,9 @@ static tenon_status declare(const tenon_adapter *adapter, tenon_writer *writer, 
 static tenon_status write_all(const tenon_adapter *adapter, tenon_writer *writer, tenon_error *error)
 {
     TN_TRY(declare(adapter, writer, error));
-    for (int64_t i = 0; i < adapter->list->num_parameters; i++) {
-        const tn_parameter_spec *spec = &adapter->list->parameters[i];
-        const size_t elements = (size_t)spec->shape[0] * (size_t)(spec->ndim == 2 ? spec->shape[1] : 1);
+    for (int64_t i = 0; i < adapter->graph->num_parameters; i++) {
+        const tn_parameter_spec *spec = &adapter->graph->parameters[i];
+        const size_t elements = (size_t)tn_parameter_elements(spec);
         TN_TRY(tenon_writer_write(writer, i, adapter->parameters[i].data,
                                   elements * tn_dtype_size(adapter->parameters[i].dtype), error));
     }

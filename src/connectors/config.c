@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Configs: typed options with checks where the field is one that every connector knows, and what the list of layers of
+/* Configs: typed options with checks where the field is one that every connector knows, and what the graph of
  * a type says before it is built. */
 #include "connectors/config.h"
 
-#include "layers/geometry.h"
+#include "graph/geometry.h"
+#include "layers/types.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -201,31 +202,23 @@ static tenon_status check_all_read(const tenon_config *config, const tn_options 
     return TENON_OK;
 }
 
-static tenon_status build_list(const tenon_config *config, int64_t in_dim, int64_t out_dim, tn_options *read,
-                               tn_list *list, tenon_error *error)
+tenon_status tn_config_graph(const tenon_config *config, int64_t in_dim, int64_t out_dim, tn_options *read,
+                             tn_graph **graph, tenon_error *error)
 {
     tn_options seen = {NULL, 0};
+    tn_graph *made = NULL;
     const tn_build build = {
         config->recipe.function, config->recipe.context, config->type, &config->options, in_dim, out_dim};
-    tenon_status status = tn_list_build(list, &seen, &build, error);
+    tenon_status status = tn_graph_build(&made, &seen, &build, error);
     if (status == TENON_OK) status = check_all_read(config, &seen, error);
     for (size_t i = 0; i < seen.count && read != NULL && status == TENON_OK; i++)
         status = tn_options_set(read, seen.items[i].name, &seen.items[i], error);
     tn_options_free(&seen);
-    return status;
-}
-
-tenon_status tn_config_list(const tenon_config *config, int64_t in_dim, int64_t out_dim, tn_options *read,
-                            tn_list **list, tenon_error *error)
-{
-    tn_list *made = calloc(1, sizeof *made);
-    if (made == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: a list of layers cannot be made");
-    const tenon_status status = build_list(config, in_dim, out_dim, read, made, error);
     if (status != TENON_OK) {
-        free(made);
+        tn_graph_free(made);
         return status;
     }
-    *list = made;
+    *graph = made;
     return TENON_OK;
 }
 
@@ -236,50 +229,49 @@ tenon_status tenon_config_output_num_tokens(const tenon_config *config, const te
         *count = num_input_tokens;
         return TENON_OK;
     }
-    tn_list *list = NULL;
-    tn_geometry geometry;
+    tn_graph *graph = NULL;
     tenon_call settings;
     TN_TRY(tn_call_read(&settings, call, error));
-    TN_TRY(tn_config_list(config, 0, 0, NULL, &list, error));
-    const tenon_status status = tn_geometry_make(&geometry, list, &settings, num_input_tokens, false, error);
-    free(list);
-    if (status != TENON_OK) return status;
-    *count = geometry.count[geometry.num_windows];
-    return TENON_OK;
+    TN_TRY(tn_config_graph(config, 0, 0, NULL, &graph, error));
+    const tenon_status status = tn_graph_count(graph, &settings, num_input_tokens, count, error);
+    tn_graph_free(graph);
+    return status;
 }
 
-/* Does a layer of the type, with its default options, satisfy the question? */
-static bool any_layer(const char *name, bool (*question)(const tn_layer *layer))
+/* Is there a space of windows in the type's graph, with its default options, that satisfies the question? */
+static bool any_windows(const char *name, bool (*question)(const tn_window_rule *rule))
 {
     tenon_config *config = NULL;
-    tn_list *list = NULL;
+    tn_graph *graph = NULL;
     bool answer = false;
     if (name == NULL || tenon_config_new(name, &config, NULL) != TENON_OK) return false;
-    if (tn_config_list(config, 0, 0, NULL, &list, NULL) == TENON_OK) {
-        for (int i = 0; i < list->num_layers; i++)
-            answer = answer || question(&list->layers[i]);
-        free(list);
+    if (tn_config_graph(config, 0, 0, NULL, &graph, NULL) == TENON_OK) {
+        for (int i = 0; i < graph->num_spaces; i++) {
+            const tn_space *space = &graph->spaces[i];
+            answer = answer || (space->kind == TN_SPACE_WINDOWS && question(&space->windows));
+        }
+        tn_graph_free(graph);
     }
     tenon_config_free(config);
     return answer;
 }
 
-static bool is_window(const tn_layer *layer)
+static bool is_pool(const tn_window_rule *rule)
 {
-    return layer->type->reach == TN_REACH_WINDOW;
+    return rule->is_pool;
 }
 
-static bool rejects_ragged(const tn_layer *layer)
+static bool rejects_ragged(const tn_window_rule *rule)
 {
-    return is_window(layer) && layer->ragged == TN_RAGGED_REJECT;
+    return rule->is_pool && rule->ragged == TN_RAGGED_REJECT;
 }
 
 bool tenon_type_pools(const char *name)
 {
-    return any_layer(name, is_window);
+    return any_windows(name, is_pool);
 }
 
 bool tenon_type_needs_divisible(const char *name)
 {
-    return any_layer(name, rejects_ragged);
+    return any_windows(name, rejects_ragged);
 }

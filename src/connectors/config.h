@@ -5,7 +5,7 @@
 
 #include "connectors/registry.h"
 #include "core/options.h"
-#include "layers/layer.h"
+#include "graph/graph.h"
 
 struct tenon_config {
     char *type;
@@ -15,9 +15,9 @@ struct tenon_config {
 
 tenon_status tn_config_copy(tenon_config **copy, const tenon_config *config, tenon_error *error);
 
-/* Builds the list of layers for these widths (0: unknown) on the heap; free() it. */
-tenon_status tn_config_list(const tenon_config *config, int64_t in_dim, int64_t out_dim, tn_options *read,
-                            tn_list **list, tenon_error *error);
+/* Builds the graph for these widths (0: unknown); free it with tn_graph_free. */
+tenon_status tn_config_graph(const tenon_config *config, int64_t in_dim, int64_t out_dim, tn_options *read,
+                             tn_graph **graph, tenon_error *error);
 
 /* Reads in_dim and out_dim, which an adapter file keeps beside the config's options, and then the config. */
 tenon_status tn_config_from_adapter_json(const char *json, size_t length, tenon_config **config, int64_t *in_dim,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Activation: y = f(x), dx = dy f'(x), element by element. Reach: row. The formulas are with tn_act. */
-#include "layers/layer.h"
+#include "layers/types.h"
 #include <string.h>
 
 /* The names as configs spell them: PyTorch's for the first three, Hugging Face's for the others. */
@@ -32,56 +32,54 @@ tenon_status tn_act_from_name(const char *name, tn_act *act, tenon_error *error)
                    options);
 }
 
-int tenon_activation(tenon_builder *builder, const char *activation)
+typedef struct activation {
+    tn_act act;
+} activation;
+
+int tenon_activation(tenon_builder *builder, const char *name)
 {
-    tn_layer *layer = tn_builder_append(builder, &tn_activation_type, activation);
+    tn_layer *layer = tn_builder_append(
+        builder, &(tn_append){.type = &tn_activation_type, .name = name, .own_size = sizeof(activation)});
     if (layer == NULL) return -1;
+    activation *own = layer->own;
     tenon_error error;
-    if (tn_act_from_name(activation, &layer->act, &error) != TENON_OK) {
+    if (tn_act_from_name(name, &own->act, &error) != TENON_OK) {
         tenon_builder_fail(builder, "%s", error.message);
         return -1;
     }
-    layer->out_dim = layer->in_dim;
-    return layer->output;
+    return tn_builder_finish(builder, layer);
 }
 
-static void forward(const tn_block *block, const tn_layer *layer, const tn_context *context, const void *packed,
-                    const tn_weights *weights)
+static tn_act act_of(const tn_layer *layer)
 {
-    (void)packed;
-    (void)weights;
-    context->ops->activation(context, block->y, block->x, layer->act, block->rows, layer->out_dim);
+    return ((const activation *)layer->own)->act;
 }
 
-static bool reads_input(const tn_layer *layer, float *const *gradient, bool wants_dx)
+static void forward(const tn_layer_call *call)
+{
+    call->context->ops->activation(call->context, call->y, call->x[0], act_of(call->layer), call->rows,
+                                   call->layer->out_dim);
+}
+
+static bool reads_input(const tn_layer *layer, int input, float *const *gradient, bool wants_dx)
 {
     (void)layer;
+    (void)input;
     (void)gradient;
     return wants_dx;
 }
 
-static void backward(const tn_block_backward *block, const tn_layer *layer, const tn_context *context,
-                     const void *packed, const void *packed_backward, const tn_weights *weights)
+static void backward(const tn_layer_call *call)
 {
-    (void)packed;
-    (void)packed_backward;
-    (void)weights;
-    context->ops->activation_backward(context, block->dx, block->dy, block->x, layer->act, block->rows, layer->out_dim);
-}
-
-static double flops(const tn_layer *layer, double rows, double patches)
-{
-    (void)patches;
-    (void)layer;
-    (void)rows;
-    return 0; /* products are counted, functions are not */
+    call->context->ops->activation_backward(call->context, call->dx[0], call->dy, call->x[0], act_of(call->layer),
+                                            call->rows, call->layer->out_dim);
 }
 
 const tn_layer_type tn_activation_type = {
     .name = "activation",
     .reach = TN_REACH_ROW,
     .forward = forward,
-    .reads_input = reads_input,
     .backward = backward,
-    .flops = flops,
+    .reads_input = reads_input,
+    .activation = act_of,
 };

@@ -3,138 +3,144 @@
  *
  * Backward: dx = dy W, dW += dy^T x, db += sum of the rows of dy.
  */
-#include "layers/dense.h"
-#include "layers/layer.h"
+#include "layers/linear.h"
+
+#include "core/size.h"
+#include "graph/builder.h"
+#include "ops/dense.h"
+
+enum { WEIGHT, BIAS };
+
+typedef struct linear {
+    bool has_bias;
+} linear;
 
 int tenon_linear(tenon_builder *builder, const char *name, int64_t out_dim, unsigned flags)
 {
-    tn_layer *layer = tn_builder_append(builder, &tn_linear_type, name);
+    tn_layer *layer =
+        tn_builder_append(builder, &(tn_append){.type = &tn_linear_type, .name = name, .own_size = sizeof(linear)});
     if (layer == NULL) return -1;
     if (out_dim < 0 || (out_dim == 0 && tenon_builder_out_dim(builder) > 0)) {
-        tenon_builder_fail(builder, "linear layer '%s' has width %lld; it must be positive", name, (long long)out_dim);
+        tenon_builder_fail(builder, "linear layer '%s' has width %lld; it must be positive", tn_quote(name).text,
+                           (long long)out_dim);
         return -1;
     }
     tn_builder_flags(builder, flags, TENON_BIAS);
+    linear *own = layer->own;
+    own->has_bias = (flags & TENON_BIAS) != 0;
     layer->out_dim = out_dim;
-    layer->bias = (flags & TENON_BIAS) != 0;
     tn_builder_matrix(builder, "weight", out_dim, layer->in_dim);
-    if (layer->bias) tn_builder_vector(builder, "bias", out_dim, layer->in_dim);
-    return tn_builder_failed(builder) ? -1 : layer->output;
+    if (own->has_bias) tn_builder_vector(builder, "bias", out_dim, layer->in_dim);
+    return tn_builder_finish(builder, layer);
 }
 
-static bool plan(tn_dense *dense, const tn_layer *layer, const tn_ops *ops, const tn_weights *weights)
+size_t tn_linear_own_size(void)
 {
-    const tn_map map = {1, layer->out_dim, layer->in_dim, weights->dtype[0]};
-    return tn_dense_plan(dense, ops, map, layer->bias);
+    return sizeof(linear);
 }
 
-static bool packed_size(const tn_layer *layer, const tn_ops *ops, const tn_weights *weights, size_t *bytes)
+void tn_linear_make(tn_layer *layer, void *own, int64_t in_dim, int64_t out_dim, bool has_bias)
 {
-    tn_dense dense;
-    if (!plan(&dense, layer, ops, weights)) return false;
-    *bytes = dense.size;
-    return true;
+    *(linear *)own = (linear){has_bias};
+    layer->type = &tn_linear_type;
+    layer->own = own;
+    layer->in_dim = in_dim;
+    layer->out_dim = out_dim;
 }
 
-static void pack(void *packed, const tn_layer *layer, const tn_context *context, const tn_weights *weights)
+static void affine(tn_affine *which, const tn_layer *layer)
 {
-    tn_dense dense;
-    if (!plan(&dense, layer, context->ops, weights)) return; /* packed_size has said so */
-    tn_dense_pack(packed, &dense, context, weights->data[0], 0, layer->in_dim, 1, weights->data[1], weights->dtype[1]);
+    const linear *own = layer->own;
+    *which = (tn_affine){WEIGHT, own->has_bias ? BIAS : -1};
 }
 
-static size_t scratch_size(const tn_layer *layer, const tn_ops *ops, const tn_weights *weights, int64_t rows,
-                           int64_t slots, int workers)
+static bool plan(tn_dense *dense, const tn_layer *layer, const tn_ops *ops, const tn_weight *weights)
 {
-    (void)slots;
-    const tn_map map = {1, layer->out_dim, layer->in_dim, weights->dtype[0]};
-    return ops->linear_scratch(&map, rows, workers);
-}
-
-static void forward(const tn_block *block, const tn_layer *layer, const tn_context *context, const void *packed,
-                    const tn_weights *weights)
-{
-    tn_dense dense;
-    if (!plan(&dense, layer, context->ops, weights)) return;
-    tn_dense_forward(block->y, block->x, &dense, context, packed, block->act, block->rows);
+    const linear *own = layer->own;
+    const tn_map map = {1, layer->out_dim, layer->in_dim, weights[WEIGHT].dtype};
+    return tn_dense_plan(dense, ops, map, own->has_bias);
 }
 
 /* dx = dy W as a linear map of its own. */
-static bool plan_backward(tn_dense *dense, const tn_layer *layer, const tn_ops *ops, const tn_weights *weights)
+static bool plan_backward(tn_dense *dense, const tn_layer *layer, const tn_ops *ops, const tn_weight *weights)
 {
-    const tn_map map = {1, layer->in_dim, layer->out_dim, weights->dtype[0]};
+    const tn_map map = {1, layer->in_dim, layer->out_dim, weights[WEIGHT].dtype};
     return tn_dense_plan(dense, ops, map, false);
 }
 
-static bool packed_backward_size(const tn_layer *layer, const tn_ops *ops, const tn_weights *weights, size_t *bytes)
+static bool sizes(tn_layer_sizes *bytes, const tn_layer_query *q)
 {
-    tn_dense dense;
-    if (!plan_backward(&dense, layer, ops, weights)) return false;
-    *bytes = dense.size;
+    tn_dense forward, backward;
+    if (!plan(&forward, q->layer, q->ops, q->weights) || !plan_backward(&backward, q->layer, q->ops, q->weights)) {
+        return false;
+    }
+    *bytes = (tn_layer_sizes){.packed = forward.size, .packed_backward = backward.size};
+    if (q->rows == 0) return true;
+    bytes->scratch = q->backward ? tn_max_size(q->ops->weight_gradient_scratch(&forward.map, q->rows, q->workers),
+                                               q->ops->linear_scratch(&backward.map, q->rows, q->workers))
+                                 : q->ops->linear_scratch(&forward.map, q->rows, q->workers);
     return true;
 }
 
-static void pack_backward(void *packed, const tn_layer *layer, const tn_context *context, const tn_weights *weights)
+static void pack(void *packed, void *packed_backward, const tn_layer *layer, const tn_context *context,
+                 const tn_weight *weights)
 {
+    const linear *own = layer->own;
     tn_dense dense;
-    if (!plan_backward(&dense, layer, context->ops, weights)) return; /* packed_backward_size has said so */
-    tn_dense_pack(packed, &dense, context, weights->data[0], 0, 1, layer->in_dim, NULL, TN_F32);
+    if (!plan(&dense, layer, context->ops, weights)) return; /* sizes has said so */
+    tn_dense_pack(packed, &dense, context, weights[WEIGHT].data, 0, layer->in_dim, 1,
+                  own->has_bias ? weights[BIAS].data : NULL, own->has_bias ? weights[BIAS].dtype : TN_F32);
+    if (packed_backward == NULL || !plan_backward(&dense, layer, context->ops, weights)) return;
+    tn_dense_pack(packed_backward, &dense, context, weights[WEIGHT].data, 0, 1, layer->in_dim, NULL, TN_F32);
 }
 
-static bool reads_input(const tn_layer *layer, float *const *gradient, bool wants_dx)
+static void forward(const tn_layer_call *call)
+{
+    tn_dense dense;
+    if (!plan(&dense, call->layer, call->context->ops, call->weights)) return;
+    tn_dense_forward(call->y, call->x[0], &dense, call->context, call->packed, call->act, call->rows);
+}
+
+static bool reads_input(const tn_layer *layer, int input, float *const *gradient, bool wants_dx)
 {
     (void)layer;
+    (void)input;
     (void)wants_dx;
-    return gradient[0] != NULL;
+    return gradient[WEIGHT] != NULL;
 }
 
-static size_t scratch_backward_size(const tn_layer *layer, const tn_ops *ops, const tn_weights *weights, int64_t rows,
-                                    int64_t slots, int workers)
+static void backward(const tn_layer_call *call)
 {
-    (void)slots;
-    const tn_map map = {1, layer->out_dim, layer->in_dim, weights->dtype[0]};
-    const tn_map transposed = {1, layer->in_dim, layer->out_dim, weights->dtype[0]};
-    const size_t dw = ops->weight_gradient_scratch(&map, rows, workers);
-    const size_t dx = ops->linear_scratch(&transposed, rows, workers);
-    return dw > dx ? dw : dx;
-}
-
-static void backward(const tn_block_backward *block, const tn_layer *layer, const tn_context *context,
-                     const void *packed, const void *packed_backward, const tn_weights *weights)
-{
-    (void)packed;
-    const tn_ops *ops = context->ops;
-    const tn_map map = {1, layer->out_dim, layer->in_dim, weights->dtype[0]};
-    float *dw = block->gradient[0], *dbias = layer->bias ? block->gradient[1] : NULL;
+    const tn_layer *layer = call->layer;
+    const linear *own = layer->own;
+    const tn_ops *ops = call->context->ops;
+    const tn_map map = {1, layer->out_dim, layer->in_dim, call->weights[WEIGHT].dtype};
+    float *dw = call->gradient[WEIGHT], *dbias = own->has_bias ? call->gradient[BIAS] : NULL;
     tn_dense dense;
     if (dw != NULL) {
-        ops->weight_gradient(context, dw, dbias, block->dy, block->x, &map, block->rows, block->fresh);
+        ops->weight_gradient(call->context, dw, dbias, call->dy, call->x[0], &map, call->rows, call->overwrite);
     } else if (dbias != NULL) {
-        ops->bias_gradient(context, dbias, block->dy, block->rows, layer->out_dim, block->fresh);
+        ops->bias_gradient(call->context, dbias, call->dy, call->rows, layer->out_dim, call->overwrite);
     }
-    if (block->dx.data == NULL || !plan_backward(&dense, layer, ops, weights)) return;
-    tn_dense_forward(block->dx, block->dy, &dense, context, packed_backward, TN_ACT_NONE, block->rows);
+    if (call->dx[0].data == NULL || !plan_backward(&dense, layer, ops, call->weights)) return;
+    tn_dense_forward(call->dx[0], call->dy, &dense, call->context, call->packed_backward, TN_ACT_NONE, call->rows);
 }
 
-static double flops(const tn_layer *layer, double rows, double patches)
+static double flops(const tn_layer *layer, double rows, double inputs)
 {
-    (void)patches;
+    (void)inputs;
     return 2 * rows * (double)layer->in_dim * (double)layer->out_dim;
 }
 
 const tn_layer_type tn_linear_type = {
     .name = "linear",
     .reach = TN_REACH_ROW,
-    .folds = true,
     .fuses_activation = true,
-    .packed_size = packed_size,
+    .sizes = sizes,
     .pack = pack,
-    .scratch_size = scratch_size,
     .forward = forward,
-    .packed_backward_size = packed_backward_size,
-    .pack_backward = pack_backward,
-    .reads_input = reads_input,
-    .scratch_backward_size = scratch_backward_size,
     .backward = backward,
+    .reads_input = reads_input,
     .flops = flops,
+    .affine = affine,
 };

@@ -75,6 +75,39 @@ typedef struct tn_context {
     void *scratch; /* aligned to TN_ALIGN; shared by the ops of a call, which run one after another */
 } tn_context;
 
+/* Window pooling: multi-head attention of one query a window, the mean of its patches, over the patches, with
+ * projections of queries, keys and values. The maths is with its code (window_pool.c). */
+enum { TN_POOL_QUERY, TN_POOL_KEY, TN_POOL_VALUE, TN_POOL_MAPS };
+
+/* Its weights (width, width) and biases (width). The data is read by packing alone. */
+typedef struct tn_window_pool {
+    int64_t width, heads;
+    bool has_bias;
+    const void *weight[TN_POOL_MAPS], *bias[TN_POOL_MAPS];
+    tn_dtype dtype[TN_POOL_MAPS], bias_dtype[TN_POOL_MAPS];
+} tn_window_pool;
+
+/* Bytes, for at most so many rows. */
+typedef struct tn_window_pool_sizes {
+    size_t packed, packed_backward; /* weights, as forward and as backward read them */
+    size_t buffer, scratch;         /* of a call, forward or backward */
+    size_t state;                   /* what forward leaves for backward */
+} tn_window_pool_sizes;
+
+/* Rows of windows, forward or backward. */
+typedef struct tn_window_pool_call {
+    int64_t rows, slots;
+    const void *packed, *packed_backward;
+    void *buffer, *state;                          /* forward: state is written, or NULL; backward: it is read */
+    tn_rows x;                                     /* [rows * slots, width], some of them absent */
+    tn_rows y;                                     /* forward: [rows, width]; data NULL: only the state is wanted */
+    tn_rows attention;                             /* forward: [rows, heads * slots], or data NULL */
+    tn_act act;                                    /* forward */
+    tn_rows dy, dx;                                /* backward: [rows, width]; rows as in x, data NULL: not wanted */
+    float *dw[TN_POOL_MAPS], *dbias[TN_POOL_MAPS]; /* backward: NULL: frozen */
+    bool overwrite;                                /* backward: dw and dbias are overwritten, not added to */
+} tn_window_pool_call;
+
 struct tn_ops {
     const char *name;   /* the level: "baseline", "avx2", "avx512", ... */
     tn_dtype compute;   /* dtype of intermediates and packed biases */
@@ -111,8 +144,26 @@ struct tn_ops {
     void (*window_attend)(const tn_context *context, tn_rows y, tn_rows weights, tn_rows x, tn_rows q, double scale,
                           int64_t rows, int64_t slots, int64_t heads, int64_t width);
 
+    /* Window pooling as one op. False when a size does not fit. packed_backward may be NULL. */
+    bool (*window_pool_sizes)(tn_window_pool_sizes *sizes, const tn_ops *ops, const tn_window_pool *pool, int64_t rows,
+                              int64_t slots, int workers, bool backward);
+    void (*window_pool_pack)(const tn_context *context, void *packed, void *packed_backward,
+                             const tn_window_pool *pool);
+    void (*window_pool)(const tn_context *context, const tn_window_pool *pool, const tn_window_pool_call *call);
+    void (*window_pool_backward)(const tn_context *context, const tn_window_pool *pool,
+                                 const tn_window_pool_call *call);
+
     /* y[r, :] = x[r, :], widened or rounded. x.data NULL: zeros. */
     void (*copy)(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t width);
+
+    /* y[r, :] = a[r, :] + b[r, :]; y may be a. */
+    void (*add)(const tn_context *context, tn_rows y, tn_rows a, tn_rows b, int64_t rows, int64_t width);
+
+    /* y[r, :] += x[r, :], r ascending: rows of y may be the same, or absent. Both are of the compute dtype, step 1. */
+    void (*accumulate)(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t width);
+
+    /* Sets memory of the table's device to zero. */
+    void (*zero)(void *data, size_t bytes);
 
     /* Folding of two linear maps: w[i, j] = sum_m outer[i, m] inner[m, j] + add[i, j] for i < n, j < k, m < inner_n;
      * dense rows; `add` may be NULL; sums in float64, w in `compute`. */

@@ -21,11 +21,12 @@
 #define METADATA_NOTE "tenon.note"
 #define METADATA_VERSION "1"
 
-enum { MAX_PIECES = 4, PIECE_NAME = TN_MAX_NAME + 64 };
+enum { MAX_PIECES = 4 };
 
 /* One tensor of the file. */
 typedef struct piece {
-    char name[PIECE_NAME];
+    const char *prefix;
+    const char *parameter;
     tn_dtype dtype;
     int ndim;
     const int64_t *shape;
@@ -33,10 +34,24 @@ typedef struct piece {
     size_t bytes;
 } piece;
 
+/* The name of a piece's tensor, in memory the caller frees. */
+static tenon_status name_of(const piece *p, char **name, tenon_error *error)
+{
+    const size_t size = strlen(p->prefix) + strlen(p->parameter) + 2;
+    *name = malloc(size);
+    if (*name == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: tensors cannot be named");
+    snprintf(*name, size, "%s.%s", p->prefix, p->parameter);
+    return TENON_OK;
+}
+
 static piece make_piece(const char *prefix, const tn_parameter_spec *spec, tn_dtype dtype, void *data)
 {
-    piece made = {.dtype = dtype, .ndim = spec->ndim, .shape = spec->shape, .data = data};
-    snprintf(made.name, sizeof made.name, "%s.%s", prefix, spec->name);
+    piece made = {.prefix = prefix,
+                  .parameter = spec->name,
+                  .dtype = dtype,
+                  .ndim = spec->ndim,
+                  .shape = spec->shape,
+                  .data = data};
     (void)tn_shape_bytes(spec->ndim, spec->shape, tn_dtype_size(dtype), &made.bytes); /* it is in memory: it fits */
     return made;
 }
@@ -44,7 +59,7 @@ static piece make_piece(const char *prefix, const tn_parameter_spec *spec, tn_dt
 /* The tensors that parameter `index` has in the file. */
 static int list_pieces(const tenon_trainer *trainer, int64_t index, piece pieces[MAX_PIECES])
 {
-    const tn_parameter_spec *spec = &trainer->adapter->list->parameters[index];
+    const tn_parameter_spec *spec = &trainer->adapter->graph->parameters[index];
     const tn_parameter *parameter = &trainer->adapter->parameters[index];
     const DLTensor *gradient = trainer->wanted[index];
     int count = 0;
@@ -77,14 +92,19 @@ static tenon_status set_metadata(const tenon_trainer *trainer, tenon_writer *wri
 
 static tenon_status write_all(const tenon_trainer *trainer, tenon_writer *writer, const char *note, tenon_error *error)
 {
-    const int64_t parameters = trainer->adapter->list->num_parameters;
+    const int64_t parameters = trainer->adapter->graph->num_parameters;
     piece pieces[MAX_PIECES];
     TN_TRY(set_metadata(trainer, writer, note, error));
     for (int64_t p = 0; p < parameters; p++) {
         const int count = list_pieces(trainer, p, pieces);
         for (int i = 0; i < count; i++) {
             const DLDataType dtype = tenon_dtype_to_dlpack((tenon_dtype)pieces[i].dtype);
-            TN_TRY(tenon_writer_add(writer, pieces[i].name, dtype, pieces[i].ndim, pieces[i].shape, NULL, error));
+            char *name;
+            TN_TRY(name_of(&pieces[i], &name, error));
+            const tenon_status status =
+                tenon_writer_add(writer, name, dtype, pieces[i].ndim, pieces[i].shape, NULL, error);
+            free(name);
+            if (status != TENON_OK) return status;
         }
     }
     int64_t next = 0;
@@ -143,11 +163,15 @@ static tenon_status find_piece(const tenon_file *file, const char *path, const p
 {
     tenon_file_tensor tensor;
     tenon_file_tensor_init(&tensor);
-    if (tenon_file_find_tensor(file, wanted->name, index, NULL) != TENON_OK) {
+    char *name;
+    TN_TRY(name_of(wanted, &name, error));
+    const tenon_status found = tenon_file_find_tensor(file, name, index, NULL);
+    free(name);
+    if (found != TENON_OK) {
         return tn_fail(error, TENON_MISMATCH,
-                       "%s: has no '%s'; the run that wrote it froze other parameters, or kept "
+                       "%s: has no '%s.%s'; the run that wrote it froze other parameters, or kept "
                        "other copies of them",
-                       tn_quote(path).text, wanted->name);
+                       tn_quote(path).text, wanted->prefix, wanted->parameter);
     }
     TN_TRY(tenon_file_get_tensor(file, *index, &tensor, error));
     const DLDataType dtype = tenon_dtype_to_dlpack((tenon_dtype)wanted->dtype);
@@ -155,8 +179,8 @@ static tenon_status find_piece(const tenon_file *file, const char *path, const p
                       tensor.ndim == wanted->ndim &&
                       memcmp(tensor.shape, wanted->shape, (size_t)wanted->ndim * sizeof *wanted->shape) == 0;
     if (same) return TENON_OK;
-    return tn_fail(error, TENON_MISMATCH, "%s: '%s' is %s %s; expected %s %s", tn_quote(path).text, wanted->name,
-                   tn_quote(tensor.stored).text, tn_shape_to_text(tensor.ndim, tensor.shape).text,
+    return tn_fail(error, TENON_MISMATCH, "%s: '%s.%s' is %s %s; expected %s %s", tn_quote(path).text, wanted->prefix,
+                   wanted->parameter, tn_quote(tensor.stored).text, tn_shape_to_text(tensor.ndim, tensor.shape).text,
                    tenon_dtype_name((tenon_dtype)wanted->dtype), tn_shape_to_text(wanted->ndim, wanted->shape).text);
 }
 
@@ -170,7 +194,7 @@ static tenon_status walk(const tenon_trainer *trainer, const tenon_file *file, c
     piece pieces[MAX_PIECES];
     int64_t tensors = 0;
     *bytes = 0;
-    for (int64_t p = 0; p < trainer->adapter->list->num_parameters; p++) {
+    for (int64_t p = 0; p < trainer->adapter->graph->num_parameters; p++) {
         const int count = list_pieces(trainer, p, pieces);
         tensors += count;
         for (int i = 0; i < count; i++) {

@@ -81,15 +81,15 @@ static bool is_frozen(const tenon_trainer_options *o, const char *name)
 }
 
 /* Every pattern must name a parameter: one that does not is a misspelt one. */
-static tenon_status check_patterns(const tn_list *list, const tenon_trainer_options *o, tenon_error *error)
+static tenon_status check_patterns(const tn_graph *graph, const tenon_trainer_options *o, tenon_error *error)
 {
     for (int64_t i = 0; i < o->num_freeze; i++) {
         char names[1024] = "";
         tn_text text = {names, sizeof names, 0};
         bool found = false;
-        for (int64_t p = 0; p < list->num_parameters && !found; p++) {
-            found = tenon_name_matches(o->freeze[i], list->parameters[p].name);
-            tn_text_add(&text, "%s%s", p > 0 ? ", " : "", list->parameters[p].name);
+        for (int64_t p = 0; p < graph->num_parameters && !found; p++) {
+            found = tenon_name_matches(o->freeze[i], graph->parameters[p].name);
+            tn_text_add(&text, "%s%s", p > 0 ? ", " : "", graph->parameters[p].name);
         }
         if (found) continue;
         return tn_fail(error, TENON_NOT_FOUND, "no parameter matches '%s', so nothing would be frozen; there are %s",
@@ -100,22 +100,22 @@ static tenon_status check_patterns(const tn_list *list, const tenon_trainer_opti
 
 static tenon_status list_trained(tenon_trainer *trainer, tenon_error *error)
 {
-    const tn_list *list = trainer->adapter->list;
-    TN_TRY(check_patterns(list, &trainer->options, error));
-    trainer->trained = calloc((size_t)list->num_parameters + 1, sizeof *trainer->trained);
-    trainer->wanted = calloc((size_t)list->num_parameters + 1, sizeof *trainer->wanted);
+    const tn_graph *graph = trainer->adapter->graph;
+    TN_TRY(check_patterns(graph, &trainer->options, error));
+    trainer->trained = calloc((size_t)graph->num_parameters + 1, sizeof *trainer->trained);
+    trainer->wanted = calloc((size_t)graph->num_parameters + 1, sizeof *trainer->wanted);
     if (trainer->trained == NULL || trainer->wanted == NULL) {
         return tn_fail(error, TENON_NO_MEMORY, "out of memory: a trainer cannot be made");
     }
-    for (int64_t p = 0; p < list->num_parameters; p++) {
-        const tn_parameter_spec *spec = &list->parameters[p];
+    for (int64_t p = 0; p < graph->num_parameters; p++) {
+        const tn_parameter_spec *spec = &graph->parameters[p];
         if (is_frozen(&trainer->options, spec->name)) continue;
         tn_trained *t = &trainer->trained[trainer->num_trained++];
         *t = (tn_trained){.parameter = p,
                           .offset = trainer->count,
-                          .count = spec->shape[0] * (spec->ndim == 2 ? spec->shape[1] : 1),
-                          .decays = spec->ndim == 2 || trainer->options.decay_biases,
-                          .shape = {spec->shape[0], spec->shape[1]}};
+                          .count = tn_parameter_elements(spec),
+                          .decays = spec->decays || trainer->options.decay_biases};
+        memcpy(t->shape, spec->shape, sizeof t->shape);
         trainer->count += t->count;
     }
     if (trainer->num_trained > 0) return TENON_OK;
@@ -163,7 +163,7 @@ static void fill_arrays(tenon_trainer *trainer)
         const tn_parameter *parameter = &trainer->adapter->parameters[t->parameter];
         t->gradient = (DLTensor){.data = trainer->gradients + t->offset,
                                  .device = {kDLCPU, 0},
-                                 .ndim = trainer->adapter->list->parameters[t->parameter].ndim,
+                                 .ndim = trainer->adapter->graph->parameters[t->parameter].ndim,
                                  .dtype = tenon_dtype_to_dlpack(TENON_F32),
                                  .shape = t->shape};
         trainer->wanted[t->parameter] = &t->gradient;

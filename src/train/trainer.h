@@ -16,7 +16,7 @@ typedef struct tn_trained {
     int64_t parameter; /* its number in the adapter */
     int64_t offset, count;
     bool decays;
-    int64_t shape[2];
+    int64_t shape[TN_MAX_PARAMETER_DIMS];
     DLTensor gradient; /* a view of trainer->gradients; its shape is the field above */
 } tn_trained;
 

@@ -3,12 +3,14 @@
 #include "core/memory.h"
 #include "core/size.h"
 #include "ops/cpu/levels.h"
+#include "ops/window_pool.h"
 
 #include "ops/cpu/rows.h"
 
 #include "ops/cpu/activation.h"
 #include "ops/cpu/fold.h"
 #include "ops/cpu/pack.h"
+#include "ops/cpu/sums.h"
 
 #include "ops/cpu/linear.h"
 
@@ -28,9 +30,11 @@ enum { block_rows = 4 * most_rows };
         .linear_scratch = linear_scratch, .linear = linear, .activation = activation,                                  \
         .window_mean_scratch = window_mean_scratch, .window_mean = window_mean,                                        \
         .window_attend_scratch = window_attend_scratch, .window_attend = window_attend, .copy = copy, .fold = fold,    \
-        .weight_gradient_scratch = weight_gradient_scratch, .weight_gradient = weight_gradient,                        \
-        .bias_gradient = bias_gradient, .activation_backward = activation_backward,                                    \
-        .window_mean_backward = window_mean_backward,                                                                  \
+        .add = add, .accumulate = accumulate, .zero = zero, .weight_gradient_scratch = weight_gradient_scratch,        \
+        .weight_gradient = weight_gradient, .bias_gradient = bias_gradient,                                            \
+        .activation_backward = activation_backward, .window_mean_backward = window_mean_backward,                      \
         .window_attend_backward_scratch = window_attend_backward_scratch,                                              \
         .window_attend_backward = window_attend_backward, .window_attend_dx = window_attend_dx,                        \
+        .window_pool_sizes = tn_window_pool_sizes_of, .window_pool_pack = tn_window_pool_pack,                         \
+        .window_pool = tn_window_pool_forward, .window_pool_backward = tn_window_pool_backward,                        \
     }

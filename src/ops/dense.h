@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A linear map and its bias, packed side by side: what linear layers and the projections of attention share. */
-#ifndef TN_LAYERS_DENSE_H
-#define TN_LAYERS_DENSE_H
+/* A linear map and its bias, packed side by side: what linear layers and window pooling share. */
+#ifndef TN_OPS_DENSE_H
+#define TN_OPS_DENSE_H
 
 #include "ops/ops.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Packing and running one linear map with its bias. */
-#include "layers/dense.h"
+#include "ops/dense.h"
 
 #include "core/memory.h"
 #include "core/size.h"

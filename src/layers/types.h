@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+/* The layer types, for their own files. */
+#ifndef TN_LAYERS_TYPES_H
+#define TN_LAYERS_TYPES_H
+
+#include "graph/builder.h"
+
+extern const tn_layer_type tn_activation_type, tn_copy_type, tn_sum_type, tn_concat_type, tn_window_mean_type,
+    tn_window_attention_type;
+
+/* The activation of a name; TENON_INVALID lists them. */
+tenon_status tn_act_from_name(const char *name, tn_act *act, tenon_error *error);
+
+#endif
