@@ -21,6 +21,7 @@ typedef struct tn_run {
     tn_parallel parallel;
     tn_geometry geometry;
     tn_masks masks;
+    bool one_image;        /* x and what goes with it came without the axis of images; the views here have it */
     tn_tensor *inputs;     /* [num_inputs] [images, tokens, width], or packed [rows, width] */
     tn_tensor *outputs;    /* [num_outputs] likewise; in a backward their gradients, data NULL: none */
     tn_tensor attention;   /* [images, out_tokens, heads, slots], or data NULL */
@@ -77,7 +78,8 @@ void tn_memory_close(tn_memory *memory);
 
 /* What a call is for, as the caller gave it. */
 typedef struct tn_request {
-    const DLTensor *x;  /* NULL: only sizes are asked for, of images of num_input tokens each */
+    bool sized; /* only sizes are asked for, of `batch` images of num_input tokens each; there are no tensors */
+    const DLTensor *x;
     const DLTensor *y;  /* a forward's tokens, a backward's gradient of them */
     const char *y_name; /* "y" or "dy" */
     const tenon_call *call;
