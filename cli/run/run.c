@@ -330,8 +330,7 @@ static int run_model(const tn_command *command, const settings *given, const cha
     setup->model = model;
     setup->progress = &progress;
     bool good = check_names(command, given, words, &error) && tn_pool_new((int)given->threads, &pool, &error) &&
-                open_model(given, model, &adapter, &error) &&
-                prepare(adapter, given, features, pool, setup, &error);
+                open_model(given, model, &adapter, &error) && prepare(adapter, given, features, pool, setup, &error);
     out.load_seconds = tn_seconds() - started;
     good =
         tn_ranks_agree(good) && check_ranks(setup, features, &error) && run_any(setup, given, features, &out, &error);
