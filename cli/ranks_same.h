@@ -8,8 +8,7 @@
 #include "tenon/tenon.h"
 
 /* The advice for ranks that were started with other words, or on other files. */
-#define TN_RANKS_ADVICE                                                                                                \
-    "start all ranks with the same command, on the same files and at one CPU level (--cpu)"
+#define TN_RANKS_ADVICE "start all ranks with the same command, on the same files and at one CPU level (--cpu)"
 
 /* Called by all ranks. `facts` (taken; NULL: out of memory) is an object whose keys are words for a sentence, such as
  * "--lr" or "the CPU level". Returns true on all ranks or on none; those whose facts are not rank 0's say in *error

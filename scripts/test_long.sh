@@ -10,7 +10,7 @@ values='^test_(core|golden|init|properties|reports|sample|adapter|layers|ops|tra
 few_values='^test_(core|golden_(references|recorded|small|gradients)|init|properties|sample|adapter|layers|ops|backward)'
 unit_tests='^(test_|replay)'
 # Tests whose threads are pthreads of their own, or of the command.
-threads='^test_(core|adapter|fork|properties|reports|registry|threads)|^replay|cli'
+threads='^test_(core|adapter|fork|quota|properties|reports|registry|threads)|^replay|cli'
 
 # The tests of the neon preset, a program at a time on each core: qemu runs threads, but slowly.
 emulated() {

@@ -230,9 +230,30 @@ static void every_task_runs_once(void **state)
     }
     assert_int_equal(runs, 2); /* one worker needs no executor */
     tn_parallel p;
-    assert_int_equal(tn_parallel_init(&p, -1, NULL, NULL), TENON_INVALID);
+    int threads;
     assert_int_equal(tn_parallel_init(&p, 0, NULL, NULL), TENON_OK);
-    assert_int_equal(tenon_num_threads(), p.workers);
+    assert_int_equal(tenon_num_threads(&threads, NULL), TENON_OK);
+    assert_int_equal(threads, p.workers);
+}
+
+static void numbers_of_threads_are_checked(void **state)
+{
+    (void)state;
+    tn_parallel p;
+    tenon_error error;
+    tenon_executor own = {sizeof own, 5000, run_backwards, NULL};
+    assert_int_equal(tn_parallel_init(&p, -1, NULL, &error), TENON_INVALID);
+    assert_non_null(strstr(error.message, "threads"));
+    assert_int_equal(tn_parallel_init(&p, 4097, NULL, &error), TENON_INVALID);
+    assert_non_null(strstr(error.message, "4097; expected 0 (automatic) to 4096"));
+    assert_int_equal(tn_parallel_init(&p, 0, &own, &error), TENON_INVALID);
+    assert_non_null(strstr(error.message, "width of 5000 jobs at once; expected 1 to 4096"));
+    own.run = NULL;
+    assert_int_equal(tn_parallel_init(&p, 0, &own, &error), TENON_INVALID);
+    assert_non_null(strstr(error.message, "no run function"));
+    own.size = 0;
+    assert_int_equal(tn_parallel_init(&p, 0, &own, &error), TENON_INVALID);
+    assert_non_null(strstr(error.message, "tenon_executor_init"));
 }
 
 static void rounding_task(void *argument, int64_t index, int worker)
@@ -268,6 +289,7 @@ int main(void)
         cmocka_unit_test(mt19937_is_the_standard_one),
         cmocka_unit_test(every_task_runs_once),
         cmocka_unit_test(tasks_run_in_the_default_environment),
+        cmocka_unit_test(numbers_of_threads_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

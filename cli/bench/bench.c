@@ -6,6 +6,7 @@
 #include "json.h"
 #include "model.h"
 #include "names.h"
+#include "pool.h"
 #include "progress.h"
 #include "report.h"
 
@@ -40,7 +41,8 @@ static const tn_option options[] = {
     {"dtype", 0, TN_STRING, "D", "f32 bf16 f16", 0, offsetof(settings, dtype),
      "dtype of features and tokens: f32, bf16 or f16; default that of the parameters", "--dtype bf16"},
     {"threads", 0, TN_INT, "T", NULL, 1, offsetof(settings, threads),
-     "number of compute threads; default one per available core", "--threads 1"},
+     "number of compute threads; default OMP_NUM_THREADS, else one per core that affinity and CPU quota allow",
+     "--threads 1"},
     {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "pooling window, instead of the config's",
      "--window 3"},
     {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
@@ -144,14 +146,14 @@ static bool sum_weights(work *w, tenon_error *error)
     return true;
 }
 
-static bool prepare(work *w, const settings *given, tenon_error *error)
+static bool prepare(work *w, const settings *given, const tn_pool *pool, tenon_error *error)
 {
     tenon_prepare_options prepared;
     tenon_prepare_options_init(&prepared);
     prepared.cpu = given->cpu;
-    prepared.threads = (int)given->threads;
+    prepared.executor = tn_pool_executor(pool);
     tenon_call_init(&w->call);
-    w->call.threads = (int)given->threads;
+    w->call.executor = prepared.executor;
     w->call.pool_window = given->window;
     tn_call_set_grid(&w->call, given->grid);
     return tenon_adapter_prepare(w->adapter, &prepared, error) == TENON_OK && sum_weights(w, error);
@@ -173,10 +175,10 @@ static bool measure_shapes(work *w, const settings *given, tenon_error *error)
     return true;
 }
 
-static bool set_up(work *w, const settings *given, tenon_error *error)
+static bool set_up(work *w, const settings *given, const tn_pool *pool, tenon_error *error)
 {
     tenon_dtype dtype;
-    if (!prepare(w, given, error) || !measure_shapes(w, given, error) ||
+    if (!prepare(w, given, pool, error) || !measure_shapes(w, given, error) ||
         !find_dtype(w->adapter, given, &dtype, error) || !make_tensor(&w->x, w->x_shape, dtype, error) ||
         !make_tensor(&w->y, w->y_shape, dtype, error))
         return false;
@@ -271,7 +273,6 @@ static int check_settings(const tn_command *command, settings *given)
     tenon_dtype dtype;
     if (given->dtype && tenon_dtype_from_name(given->dtype, &dtype, &error) != TENON_OK)
         return tn_usage(command, "%s", error.message);
-    if (!given->threads) given->threads = tenon_num_threads();
     return -1;
 }
 
@@ -280,6 +281,7 @@ static int run(const tn_command *command, int argc, char **argv)
     settings given = {.window = TENON_UNSET, .batch = 1, .repeat = 21};
     const char *words[TN_MAX_ARGUMENTS];
     work w = {.adapter = NULL};
+    tn_pool *pool = NULL;
     tn_limits *limits = NULL;
     figures found;
     tenon_error error;
@@ -287,16 +289,19 @@ static int run(const tn_command *command, int argc, char **argv)
     if (code < 0) code = tn_names_check_command(command, &given, words);
     if (code < 0) code = check_settings(command, &given);
     if (code >= 0) return code;
-    bool good = tn_model_open(words[0], &given.model, false, &w.adapter, NULL, &error) == TENON_OK &&
-                set_up(&w, &given, &error) &&
-                tn_limits_new(tenon_adapter_cpu(w.adapter), (int)given.threads, &limits, &error) == TENON_OK &&
-                measure(&w, limits, given.repeat, &found, &error);
+    bool good = tn_pool_new((int)given.threads, &pool, &error);
+    if (good) given.threads = tn_pool_executor(pool)->width;
+    good = good && tn_model_open(words[0], &given.model, false, &w.adapter, NULL, &error) == TENON_OK &&
+           set_up(&w, &given, pool, &error) &&
+           tn_limits_new(tenon_adapter_cpu(w.adapter), (int)given.threads, &limits, &error) == TENON_OK &&
+           measure(&w, limits, given.repeat, &found, &error);
     if (!good)
         code = tn_failed_error(&error);
     else
         code = given.json ? report_json(words[0], &given, &w, &found) : report_text(words[0], &given, &w, &found);
     tn_limits_free(limits);
     tear_down(&w);
+    tn_pool_free(pool);
     return code;
 }
 

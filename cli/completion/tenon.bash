@@ -70,10 +70,11 @@ _tenon_run() {
         --device ) _tenon_words "cpu" ;;
         --window) ;;
         --grid) ;;
+        --prefix-tokens) ;;
         --prefix) ;;
         --tensor) ;;
         --threads) ;;
-        *) _tenon_options "--output --window --grid --frame-mask --patch-mask --attention --dtype --prefix --config --tensor --npy-bf16 --threads --cpu --device --force --json --help" ;;
+        *) _tenon_options "--output --window --grid --prefix-tokens --frame-mask --patch-mask --attention --dtype --prefix --config --tensor --npy-bf16 --threads --cpu --device --check-finite --force --json --help" ;;
     esac
 }
 

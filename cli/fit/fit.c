@@ -96,7 +96,9 @@ static const tn_option options[] = {
     {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(tn_fit_settings, npy_bfloat16),
      "read uint16 npy features and targets as bfloat16", "--npy-bf16"},
     {"threads", 0, TN_INT, "N", NULL, 1, offsetof(tn_fit_settings, threads),
-     "number of compute threads, which does not change the result; default one per available core", "--threads 4"},
+     "number of compute threads, which does not change the result; default OMP_NUM_THREADS, else one per core that "
+     "affinity and CPU quota allow",
+     "--threads 4"},
     {"cpu", 0, TN_STRING, "LEVEL", "@levels", 0, offsetof(tn_fit_settings, cpu),
      "highest CPU level to use; default TENON_CPU, else the best available", "--cpu baseline"},
     TN_OPTION_JSON(tn_fit_settings),
@@ -204,7 +206,7 @@ static bool prepare(tn_fit *fit, tenon_error *error)
     tenon_prepare_options prepared;
     tenon_prepare_options_init(&prepared);
     prepared.cpu = fit->given->cpu;
-    prepared.threads = (int)fit->given->threads;
+    prepared.executor = tn_pool_executor(fit->pool);
     prepared.train = true;
     return tenon_adapter_prepare(fit->adapter, &prepared, error) == TENON_OK;
 }
@@ -233,7 +235,7 @@ static bool make_trainer(tn_fit *fit, tenon_error *error)
     o.num_freeze = patterns;
     o.sum = tn_ranks_count() > 1 ? tn_ranks_sum : NULL;
     o.cpu = g->cpu;
-    o.threads = (int)g->threads;
+    o.executor = tn_pool_executor(fit->pool);
     bool good = tenon_loss_from_name(g->loss, &o.loss, error) == TENON_OK &&
                 tenon_trainer_new(fit->adapter, &o, &fit->trainer, error) == TENON_OK;
     free(freeze);
@@ -245,7 +247,8 @@ static bool open_all(tn_fit *fit, tenon_error *error)
     const tn_fit_settings *g = fit->given;
     if (!tn_paths_has_suffix(g->output, ".safetensors"))
         return tn_error(error, "%s: a connector is written as .safetensors", g->output);
-    if (tn_model_open(g->start, &g->model, false, &fit->adapter, NULL, error) != TENON_OK ||
+    if (!tn_pool_new((int)g->threads, &fit->pool, error) ||
+        tn_model_open(g->start, &g->model, false, &fit->adapter, NULL, error) != TENON_OK ||
         !tn_hash_weights(fit->adapter, fit->start_hash, error) || !prepare(fit, error))
         return false;
     tenon_call_init(&fit->call);
@@ -324,6 +327,7 @@ static int run_fit(const tn_command *command, const tn_fit_settings *given)
     tenon_trainer_free(fit.trainer);
     tn_fit_data_close(fit.data);
     tenon_adapter_free(fit.adapter);
+    tn_pool_free(fit.pool);
     return code;
 }
 

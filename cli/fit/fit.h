@@ -13,6 +13,7 @@
 #include "names.h"
 #include "options.h"
 #include "paths.h"
+#include "pool.h"
 #include "run/run.h"
 #include "tenon/tenon.h"
 
@@ -92,6 +93,7 @@ typedef struct tn_fit_report tn_fit_report;
 
 typedef struct tn_fit {
     const tn_fit_settings *given;
+    tn_pool *pool;
     tenon_adapter *adapter;
     tenon_trainer *trainer;
     tn_fit_data *data;

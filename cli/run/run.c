@@ -29,9 +29,11 @@ typedef struct settings {
     const char *cpu;
     const char *device;
     int64_t window;
+    int64_t prefix_tokens;
     int64_t threads;
     tn_pair grid;
     bool npy_bfloat16;
+    bool check_finite;
     bool force;
     bool json;
 } settings;
@@ -50,6 +52,9 @@ static const tn_option options[] = {
      "--window 3: video frames, with weights trained at 2"},
     {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
      "rows x columns of the patch grid; default a square grid", "--grid 32x128"},
+    {"prefix-tokens", 0, TN_INT, "K", NULL, 0, offsetof(settings, prefix_tokens),
+     "leading tokens of each image that are not patches (CLS, registers), instead of the config's",
+     "--prefix-tokens 0: the features come without the CLS token that the config counts"},
     {"frame-mask", 0, TN_STRING, "F", "@file", 0, offsetof(settings, frame_mask),
      "npy file (images) or (clips, frames) of bool, int8 or uint8; images with 0 are skipped and their tokens are zero",
      "--frame-mask frames.npy"},
@@ -70,11 +75,16 @@ static const tn_option options[] = {
     {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, npy_bfloat16), "read uint16 npy features as bfloat16",
      "--npy-bf16"},
     {"threads", 0, TN_INT, "N", NULL, 1, offsetof(settings, threads),
-     "number of compute threads, which does not change the tokens; default one per available core", "--threads 4"},
+     "number of compute threads, which does not change the tokens; default OMP_NUM_THREADS, else one per core that "
+     "affinity and CPU quota allow",
+     "--threads 4"},
     {"cpu", 0, TN_STRING, "LEVEL", "@levels", 0, offsetof(settings, cpu),
      "highest CPU level to use; default TENON_CPU, else the best available", "--cpu baseline"},
     {"device", 0, TN_STRING, "D", "cpu", 0, offsetof(settings, device), "device to compute on; this build supports cpu",
      "--device cpu"},
+    {"check-finite", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, check_finite),
+     "fail where a feature that is read, or a token, is NaN or infinite; default count them and name the first",
+     "--check-finite"},
     {"force", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, force),
      "recompute every shard of a folder, whatever its manifest says", "--force"},
     TN_OPTION_JSON(settings),
@@ -87,15 +97,52 @@ static const tn_example examples[] = {
      "a folder of shards; the same command continues after an interruption"},
     {.line = NULL}};
 
-/* What one run did, for the closing line. */
-typedef struct outcome {
-    tn_folder_result result;
-    bool is_folder;
-    double load_seconds;
-    double total_seconds;
-} outcome;
-
 /* ---- the setup ---- */
+
+/* The connector's config, in_dim and out_dim included, with other prefix tokens; the caller frees it. NULL: no memory.
+ */
+static char *config_with_prefix_tokens(const tenon_adapter *adapter, int64_t prefix_tokens)
+{
+    json_t *config = tn_json_config(tenon_adapter_config(adapter));
+    char *text = NULL;
+    if (config && json_object_set_new(config, "in_dim", json_integer(tenon_adapter_in_dim(adapter))) == 0 &&
+        json_object_set_new(config, "out_dim", json_integer(tenon_adapter_out_dim(adapter))) == 0 &&
+        json_object_set_new(config, "prefix_tokens", json_integer(prefix_tokens)) == 0)
+        text = json_dumps(config, JSON_COMPACT);
+    json_decref(config);
+    return text;
+}
+
+/* Opens the connector that `described` is, with these prefix tokens. `load` says how it was found. */
+static bool open_with_prefix_tokens(const char *model, const tenon_adapter *described, tenon_load_options *load,
+                                    int64_t prefix_tokens, tenon_adapter **adapter, tenon_error *error)
+{
+    char *config = config_with_prefix_tokens(described, prefix_tokens);
+    char *prefix = strdup(load->used_prefix);
+    load->config_json = config;
+    load->prefix = prefix;
+    load->describe_only = false;
+    bool good = (config && prefix) || tn_error(error, "out of memory");
+    good = good && tenon_adapter_open(model, load, adapter, error) == TENON_OK;
+    free(config);
+    free(prefix);
+    return good;
+}
+
+static bool open_model(const settings *given, const char *model, tenon_adapter **adapter, tenon_error *error)
+{
+    tenon_adapter *described;
+    tenon_load_options load;
+    if (given->prefix_tokens != TENON_UNSET) {
+        if (tn_model_open(model, &given->model, true, &described, &load, error) != TENON_OK) return false;
+        const bool differs = tn_config_int(tenon_adapter_config(described), "prefix_tokens") != given->prefix_tokens;
+        const bool good =
+            !differs || open_with_prefix_tokens(model, described, &load, given->prefix_tokens, adapter, error);
+        tenon_adapter_free(described);
+        if (differs) return good;
+    }
+    return tn_model_open(model, &given->model, false, adapter, NULL, error) == TENON_OK;
+}
 
 /* The attention weights' shape, from the layer that makes them. */
 static bool find_attention(tn_run_setup *setup, tenon_error *error)
@@ -116,6 +163,27 @@ static bool find_attention(tn_run_setup *setup, tenon_error *error)
                     setup->model, tenon_config_type(config));
 }
 
+/* An option that this connector or this input has no use for was meant for another; it is not passed over. */
+static bool check_options_apply(const settings *given, const tn_run_setup *setup, const char *features,
+                                tenon_error *error)
+{
+    const char *type = tenon_config_type(tenon_adapter_config(setup->adapter));
+    const struct {
+        const char *option, *path;
+    } masks[] = {{"--frame-mask", given->frame_mask}, {"--patch-mask", given->patch_mask}};
+    const bool is_folder = tn_paths_is_folder(features);
+    if (given->window != TENON_UNSET && !tenon_type_pools(type))
+        return tn_error(error, "--window %" PRId64 ": %s is a %s connector, which has no pooling window; omit it",
+                        given->window, setup->model, type);
+    if (given->force && !is_folder)
+        return tn_error(error, "--force: %s is one file, whose tokens are always made anew; omit it", features);
+    for (size_t i = 0; i < sizeof masks / sizeof *masks; i++)
+        if (!is_folder && masks[i].path && tn_paths_is_folder(masks[i].path))
+            return tn_error(error, "%s %s: is a folder, but %s is one file; give the mask's npy file", masks[i].option,
+                            masks[i].path, features);
+    return true;
+}
+
 static tenon_status first_dtype(const tenon_adapter *adapter, tenon_dtype *dtype, tenon_error *error)
 {
     tenon_parameter parameter;
@@ -133,8 +201,19 @@ static void fill_call(const settings *given, const tn_pool *pool, tenon_call *ca
     tn_call_set_grid(call, given->grid);
 }
 
-static bool prepare(tenon_adapter *adapter, const settings *given, const tn_pool *pool, tn_run_setup *setup,
-                    tenon_error *error)
+/* The pooling window where the config drops what the grid cuts off; else 0. */
+static int64_t find_drop_window(const tenon_adapter *adapter, int64_t given)
+{
+    const tenon_config *config = tenon_adapter_config(adapter);
+    const char *ragged;
+    if (!tenon_type_pools(tenon_config_type(config)) ||
+        tenon_config_get_string(config, "ragged", &ragged, NULL) != TENON_OK || strcmp(ragged, "drop") != 0)
+        return 0;
+    return given != TENON_UNSET ? given : tn_config_int(config, "pool_window");
+}
+
+static bool prepare(tenon_adapter *adapter, const settings *given, const char *features, const tn_pool *pool,
+                    tn_run_setup *setup, tenon_error *error)
 {
     tenon_prepare_options prepared;
     tenon_prepare_options_init(&prepared);
@@ -146,8 +225,11 @@ static bool prepare(tenon_adapter *adapter, const settings *given, const tn_pool
     setup->in_dim = tenon_adapter_in_dim(adapter);
     setup->out_dim = tenon_adapter_out_dim(adapter);
     setup->prefix_tokens = tn_config_int(tenon_adapter_config(adapter), "prefix_tokens");
+    setup->check_finite = given->check_finite;
     fill_call(given, pool, &setup->call);
+    setup->drop_window = find_drop_window(adapter, given->window);
     if (!setup->dtype && first_dtype(adapter, &setup->dtype, error) != TENON_OK) return false;
+    if (!check_options_apply(given, setup, features, error)) return false;
     if (given->attention && !find_attention(setup, error)) return false;
     if (!tn_hash_weights(adapter, setup->weights, error)) return false;
     return tenon_adapter_prepare(adapter, &prepared, error) == TENON_OK;
@@ -166,15 +248,20 @@ static bool copy_paths(char *paths[TN_ROLES], const settings *given, const char 
 
 static bool run_file(const tn_run_setup *setup, tn_run_job *job, tn_folder_result *result, tenon_error *error)
 {
+    double kinds[TN_KINDS] = {0};
     if (!tn_job_open(job, setup, error)) return false;
     tn_job_close(job);
+    kinds[job->kind]++;
+    if (!tn_check_kinds(setup, job->paths[TN_FEATURES], kinds, error)) return false;
     tn_progress_start(setup->progress, job->images);
     bool good = tn_pipeline_run(setup, job, 1, &result->totals, error);
     tn_progress_end(setup->progress);
+    if (good && job->problem) good = tn_error(error, "%s", job->problem);
     return good;
 }
 
-static bool run_any(tn_run_setup *setup, const settings *given, const char *features, outcome *out, tenon_error *error)
+static bool run_any(tn_run_setup *setup, const settings *given, const char *features, tn_run_outcome *out,
+                    tenon_error *error)
 {
     tn_run_job job;
     memset(&job, 0, sizeof job);
@@ -189,48 +276,8 @@ static bool run_any(tn_run_setup *setup, const settings *given, const char *feat
         good = tn_run_folder(setup, job.paths, given->force, &out->result, error);
     else /* there is nothing to share */
         good = tn_ranks_agree(tn_ranks_index() > 0 || run_file(setup, &job, &out->result, error));
-    tn_job_free_paths(&job);
+    tn_job_free(&job);
     return good;
-}
-
-/* ---- the report ---- */
-
-static int report_json(const tn_run_setup *setup, const settings *given, const char *features, const outcome *out)
-{
-    const tn_run_totals *totals = &out->result.totals;
-    json_t *object = json_pack(
-        "{s:o, s:o, s:o, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f, s:f}}", "model",
-        tn_json_text(setup->model), "features", tn_json_text(features), "output", tn_json_text(given->output), "device",
-        "cpu", "cpu", tenon_adapter_cpu(setup->adapter), "images", (json_int_t)totals->images, "tokens",
-        (json_int_t)totals->tokens, "width", (json_int_t)setup->out_dim, "dtype", tenon_dtype_name(setup->dtype),
-        "weights", setup->weights, "seconds", "load", out->load_seconds, "read", totals->read_seconds, "compute",
-        totals->compute_seconds, "write", totals->write_seconds, "total", out->total_seconds);
-    if (object && out->is_folder)
-        json_object_set_new(
-            object, "shards",
-            json_pack("{s:I, s:I}", "done", (json_int_t)out->result.done, "skipped", (json_int_t)out->result.skipped));
-    return tn_print_json(object);
-}
-
-static void report_text(const tn_run_setup *setup, const settings *given, const char *features, const outcome *out)
-{
-    const tn_run_totals *totals = &out->result.totals;
-    fprintf(stderr, "%s -> %s: ", features, given->output);
-    if (out->is_folder) fprintf(stderr, "%zu shards done, %zu skipped, ", out->result.done, out->result.skipped);
-    fprintf(stderr, "%s image%s, %s tokens of width %" PRId64 " in %s on cpu (%s)", tn_count_text(totals->images),
-            totals->images == 1 ? "" : "s", tn_count_text(totals->tokens), setup->out_dim,
-            tenon_dtype_name(setup->dtype), tenon_adapter_cpu(setup->adapter));
-    if (out->is_folder && tn_ranks_count() > 1) fprintf(stderr, " by %d ranks", tn_ranks_count());
-    fprintf(stderr, "; %.3f s: load %.3f, read %.3f, compute %.3f, write %.3f\n", out->total_seconds, out->load_seconds,
-            totals->read_seconds, totals->compute_seconds, totals->write_seconds);
-}
-
-static int finish(const tn_run_setup *setup, const settings *given, const char *features, const outcome *out)
-{
-    if (tn_ranks_index() > 0) return TN_EXIT_OK;
-    if (given->json) return report_json(setup, given, features, out);
-    report_text(setup, given, features, out);
-    return TN_EXIT_OK;
 }
 
 /* ---- the command ---- */
@@ -275,23 +322,21 @@ static int run_model(const tn_command *command, const settings *given, const cha
     const char *model = words[0], *features = words[1];
     tenon_error error;
     tn_progress progress = {.shown = false};
-    outcome out;
+    tn_run_outcome out = {.features = features, .output = given->output};
     double started = tn_seconds();
     tenon_adapter *adapter = NULL;
     tn_pool *pool = NULL;
-    memset(&out, 0, sizeof out);
     error.message[0] = 0;
     setup->model = model;
     setup->progress = &progress;
-    bool good = check_names(command, given, words, &error) &&
-                tn_model_open(model, &given->model, false, &adapter, NULL, &error) == TENON_OK &&
-                tn_pool_new(given->threads ? (int)given->threads : tenon_num_threads(), &pool, &error) &&
-                prepare(adapter, given, pool, setup, &error);
+    bool good = check_names(command, given, words, &error) && tn_pool_new((int)given->threads, &pool, &error) &&
+                open_model(given, model, &adapter, &error) && prepare(adapter, given, features, pool, setup, &error);
     out.load_seconds = tn_seconds() - started;
     good =
         tn_ranks_agree(good) && check_ranks(setup, features, &error) && run_any(setup, given, features, &out, &error);
     out.total_seconds = tn_seconds() - started;
-    int code = good ? finish(setup, given, features, &out) : tn_failed_on_ranks(&error);
+    int code = good ? tn_run_report(setup, &out, given->json) : tn_failed_on_ranks(&error);
+    tn_folder_result_free(&out.result);
     tenon_adapter_free(adapter);
     tn_pool_free(pool);
     return code;
@@ -299,7 +344,7 @@ static int run_model(const tn_command *command, const settings *given, const cha
 
 static int run(const tn_command *command, int argc, char **argv)
 {
-    settings given = {.window = TENON_UNSET};
+    settings given = {.window = TENON_UNSET, .prefix_tokens = TENON_UNSET};
     const char *words[TN_MAX_ARGUMENTS];
     tn_run_setup setup;
     memset(&setup, 0, sizeof setup);

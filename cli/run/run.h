@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* The parts of `tenon run`: run.c reads the options, run_job.c opens and checks one features file, run_pipeline.c moves
- * files through the adapter, run_output.c writes its outputs, run_folder.c plans a folder of shards around manifest.c.
- */
+ * files through the adapter chunk by chunk (run_chunk.c), run_output.c writes its outputs, run_folder.c plans a folder
+ * of shards around manifest.c, run_report.c says what was done. */
 #ifndef TN_CLI_RUN_H
 #define TN_CLI_RUN_H
 
+#include "buffer.h"
+#include "finite.h"
 #include "hash.h"
 #include "names.h"
 #include "options.h"
@@ -16,8 +18,19 @@
 typedef enum tn_role { TN_FEATURES, TN_FRAME_MASK, TN_PATCH_MASK, TN_TOKENS, TN_ATTENTION, TN_ROLES } tn_role;
 enum { TN_INPUT_ROLES = TN_TOKENS };
 
-/* "features", "frame_mask", ... */
+/* "features", "frame_mask", ...; and as the command line has it: "FEATURES", "--frame-mask", ... */
 const char *tn_role_name(tn_role role);
+const char *tn_role_option(tn_role role);
+
+/* How the features of a file are stored, where an option is for one of these alone. */
+typedef enum tn_kind { TN_KIND_NPY, TN_KIND_NPY_BF16, TN_KIND_SAFETENSORS, TN_KINDS } tn_kind;
+
+/* Values that are not finite: of features that a token reads, of tokens in f32, and those that are finite in f32 but
+ * not in the dtype of the tokens. */
+typedef enum tn_finding { TN_FEATURES_NOT_FINITE, TN_TOKENS_NOT_FINITE, TN_TOKENS_OVERFLOW, TN_FINDINGS } tn_finding;
+
+/* "features", "tokens", "overflow" */
+const char *tn_finding_name(tn_finding finding);
 
 /* ---- run_job.c ---- */
 
@@ -26,17 +39,23 @@ typedef struct tn_run_setup tn_run_setup;
 /* One features file on its way to one tokens file. */
 typedef struct tn_run_job {
     char *paths[TN_ROLES];
+    size_t number; /* of the features file among those of the run */
     /* filled by tn_job_open */
     tenon_file *inputs[TN_INPUT_ROLES];
     int64_t tensors[TN_INPUT_ROLES]; /* index in the file */
     char stamps[TN_ROLES][TN_STAMP_SIZE];
     char hashes[TN_ROLES][TN_HASH_SIZE]; /* known at the end, where the setup asks for hashes */
     DLDataType dtype;                    /* of the features, as read */
-    bool is_one_image;                   /* features (tokens, in_dim): the tokens come out without a batch axis too */
+    tn_kind kind;
+    bool is_one_image; /* features (tokens, in_dim): the tokens come out without a batch axis too */
     int64_t images;
     int64_t tokens_in;
     int64_t tokens_out;
-    int64_t clip; /* frames of a row of the frame mask */
+    int64_t clip;           /* frames of a row of the frame mask */
+    size_t bytes[TN_ROLES]; /* of one image */
+    /* filled by the pipeline */
+    tn_nonfinite found[TN_FINDINGS];
+    char *problem; /* why it could not be done; NULL: it was, or nobody tried */
 } tn_run_job;
 
 struct tn_run_setup {
@@ -51,7 +70,9 @@ struct tn_run_setup {
     int64_t in_dim;
     int64_t out_dim;
     int64_t prefix_tokens;
-    int64_t heads; /* of the attention weights, and the patches of a window */
+    int64_t drop_window; /* patches beyond whole windows of this side are left out; 0: none are */
+    bool check_finite;   /* a value that is not finite is an error */
+    int64_t heads;       /* of the attention weights, and the patches of a window */
     int64_t window_area;
     char weights[TN_HASH_SIZE];
     tn_progress *progress;
@@ -64,6 +85,9 @@ struct tn_run_setup {
 bool tn_job_open(tn_run_job *job, const tn_run_setup *setup, tenon_error *error);
 void tn_job_close(tn_run_job *job);
 
+/* Refuses --tensor and --npy-bf16 where none of the files is of their kind; kinds[k] files are of kind k. */
+bool tn_check_kinds(const tn_run_setup *setup, const char *features, const double kinds[TN_KINDS], tenon_error *error);
+
 /* Finds the tensor that holds a role's data. */
 bool tn_job_find_tensor(const tn_run_setup *setup, tn_role role, const char *path, const tenon_file *file,
                         int64_t *index, tenon_error *error);
@@ -71,8 +95,38 @@ bool tn_job_find_tensor(const tn_run_setup *setup, tn_role role, const char *pat
 /* Opens a file as the role reads it. */
 bool tn_job_open_file(const tn_run_setup *setup, tn_role role, const char *path, tenon_file **file, tenon_error *error);
 
-/* Frees the paths. */
-void tn_job_free_paths(tn_run_job *job);
+/* Frees the paths and the problem. */
+void tn_job_free(tn_run_job *job);
+
+/* ---- run_chunk.c ---- */
+
+/* Some images of a job, and what goes with them. */
+typedef struct tn_run_chunk {
+    tn_run_job *job;
+    int64_t first, count;      /* images of the job */
+    tn_buffer parts[TN_ROLES]; /* [count, elements of one image] */
+} tn_run_chunk;
+
+/* What images of a chunk are computed into. */
+typedef struct tn_chunk_target {
+    int64_t at, count; /* of the chunk's images */
+    void *tokens;      /* [count, tokens_out, out_dim] */
+    tenon_dtype dtype;
+    bool is_check; /* beside the run, by the calling thread alone, without attention */
+} tn_chunk_target;
+
+bool tn_chunk_forward(const tn_run_setup *setup, const tn_run_chunk *chunk, const tn_chunk_target *to,
+                      tn_buffer *workspace, tenon_error *error);
+
+/* Count what is not finite in the features of the chunk, or in its tokens, where something is; false when that is an
+ * error. */
+bool tn_chunk_check_features(const tn_run_setup *setup, const tn_run_chunk *chunk, tenon_error *error);
+
+typedef struct tn_chunk_memory {
+    tn_buffer tokens, workspace;
+} tn_chunk_memory;
+bool tn_chunk_check_tokens(const tn_run_setup *setup, const tn_run_chunk *chunk, tn_chunk_memory *memory,
+                           tenon_error *error);
 
 /* ---- run_output.c ---- */
 
@@ -90,8 +144,9 @@ typedef struct tn_run_outputs {
 /* Begins the outputs that job->paths names; *outputs is overwritten and freed by the caller, also after a failure. */
 bool tn_outputs_begin(const tn_run_setup *setup, tn_run_job *job, tn_run_outputs *outputs, tenon_error *error);
 
-/* Appends elements to one of them. */
-bool tn_outputs_write(tn_run_outputs *outputs, tn_role role, const void *data, size_t bytes, tenon_error *error);
+/* Appends elements to one of them, and says of tokens whether all of them are finite. */
+bool tn_outputs_write(tn_run_outputs *outputs, const tn_run_setup *setup, tn_role role, const void *data, size_t bytes,
+                      bool *all_finite, tenon_error *error);
 
 /* Waits until they are on the disk, gives them their names, fills the job's hashes and stamps of them and calls
  * setup->finished. */
@@ -106,10 +161,12 @@ typedef struct tn_run_totals {
     double read_seconds; /* each stage's own work, waiting left out; stages overlap */
     double compute_seconds;
     double write_seconds;
+    tn_nonfinite found[TN_FINDINGS];
 } tn_run_totals;
 
-/* Moves the jobs through the adapter in order. Each job's files appear when it is done. After an error the jobs before
- * the failing one may be done and the others are not begun; false with the reason in *error. */
+/* Moves the jobs through the adapter in order. Each job's files appear when it is done. A job that cannot be read or
+ * computed gets its `problem`, and the others go on. False, with the reason in *error, when nothing can go on: the disk
+ * is full, or a signal came; then the jobs before may be done and the others are not begun. */
 bool tn_pipeline_run(const tn_run_setup *setup, tn_run_job *jobs, size_t count, tn_run_totals *totals,
                      tenon_error *error);
 
@@ -119,7 +176,13 @@ typedef struct tn_folder_result {
     tn_run_totals totals;
     size_t done;
     size_t skipped;
+    char *files[TN_FINDINGS]; /* the file of totals.found[finding], where there is one */
 } tn_folder_result;
+
+void tn_folder_result_free(tn_folder_result *result);
+
+/* run_join.c: makes each rank's result that of all of them. */
+bool tn_join_results(tn_folder_result *result, tenon_error *error);
 
 /* Adds the files that a run of the folder makes: those of the shards, of the manifest and of the lock. `attention` may
  * be NULL. */
@@ -130,5 +193,18 @@ bool tn_run_folder_names(tn_names *names, const char *features, const char *toke
  * as finished. */
 bool tn_run_folder(tn_run_setup *setup, char *const folders[TN_ROLES], bool force, tn_folder_result *result,
                    tenon_error *error);
+
+/* ---- run_report.c ---- */
+
+typedef struct tn_run_outcome {
+    const char *features, *output; /* as the command line has them */
+    bool is_folder;
+    tn_folder_result result;
+    double load_seconds;
+    double total_seconds;
+} tn_run_outcome;
+
+/* Says what was done; an exit code. */
+int tn_run_report(const tn_run_setup *setup, const tn_run_outcome *out, bool json);
 
 #endif

@@ -30,6 +30,7 @@ typedef struct plan {
     size_t num_jobs;
     size_t num_done; /* of the jobs */
     int64_t images;  /* of the jobs */
+    double kinds[TN_KINDS];
 } plan;
 
 /* The key of a role in a shard's entry. */
@@ -56,11 +57,23 @@ static json_t *describe_options(const plan *p)
                      p->folders[TN_ATTENTION] != NULL);
 }
 
+/* What of a shard is not finite; every entry says it, so that --check-finite knows which shards were looked at. */
+static json_t *findings_to_json(const tn_run_job *job)
+{
+    json_t *object = json_object();
+    for (int finding = 0; finding < TN_FINDINGS; finding++)
+        if (job->found[finding].count > 0)
+            json_object_set_new(object, tn_finding_name((tn_finding)finding),
+                                tn_nonfinite_to_json(&job->found[finding], NULL));
+    return object;
+}
+
 static bool record(void *context, const tn_run_job *job, tenon_error *error)
 {
     plan *p = context;
     json_t *entry = json_pack("{s:I, s:I}", "images", (json_int_t)job->images, "tokens",
                               (json_int_t)(job->images * job->tokens_out));
+    if (entry) json_object_set_new(entry, "nonfinite", findings_to_json(job));
     for (int role = 0; entry && role < TN_ROLES; role++)
         if (job->paths[role])
             json_object_set_new(entry, entry_key(role),
@@ -98,6 +111,9 @@ static bool check_finished(const plan *p, const tn_run_job *job, bool *finished,
     json_t *entry = tn_manifest_find(p->manifest, tn_paths_base(job->paths[TN_FEATURES]));
     *finished = false;
     if (!entry) return true;
+    /* Done again, it fails as it would have failed with --check-finite from the start. */
+    const json_t *nonfinite = json_object_get(entry, "nonfinite");
+    if (p->setup->check_finite && (!nonfinite || json_object_size(nonfinite) > 0)) return true;
     for (int role = TN_TOKENS; role < TN_ROLES; role++)
         if (job->paths[role] && !tn_paths_exists(job->paths[role])) return true;
     for (int role = 0; role < TN_ROLES; role++) {
@@ -158,16 +174,37 @@ static bool check_shards(plan *p, tenon_error *error)
     if (!p->jobs) return tn_error(error, "out of memory");
     for (size_t i = (size_t)tn_ranks_index(); i < p->num_shards; i += ranks) {
         tn_run_job *job = &p->jobs[p->num_jobs++];
+        job->number = i;
         if (!make_paths(p, p->shards[i], job, error) || !check_not_foreign(p, job, error) ||
             !tn_job_open(job, p->setup, error))
             return false;
         p->images += job->images;
+        p->kinds[job->kind]++;
         tn_job_close(job);
     }
     return true;
 }
 
-static bool drop_finished(plan *p, size_t *skipped, tenon_error *error)
+static bool check_kinds(plan *p, tenon_error *error)
+{
+    tn_ranks_sum_doubles(p->kinds, TN_KINDS);
+    return tn_check_kinds(p->setup, p->folders[TN_FEATURES], p->kinds, error);
+}
+
+/* What is not finite in a shard that an earlier run has done is told again: that run may have been killed before it
+ * said anything. */
+static void add_findings(const plan *p, const tn_run_job *job, tn_folder_result *result)
+{
+    const json_t *entry = tn_manifest_find(p->manifest, tn_paths_base(job->paths[TN_FEATURES]));
+    const json_t *nonfinite = json_object_get(entry, "nonfinite");
+    for (int finding = 0; finding < TN_FINDINGS; finding++) {
+        tn_nonfinite found = tn_nonfinite_from_json(json_object_get(nonfinite, tn_finding_name((tn_finding)finding)));
+        found.file = job->number;
+        tn_nonfinite_add(&result->totals.found[finding], &found);
+    }
+}
+
+static bool drop_finished(plan *p, tn_folder_result *result, tenon_error *error)
 {
     size_t kept = 0;
     for (size_t i = 0; i < p->num_jobs; i++) {
@@ -175,9 +212,10 @@ static bool drop_finished(plan *p, size_t *skipped, tenon_error *error)
         if (!check_finished(p, &p->jobs[i], &finished, error)) return false;
         if (finished) {
             p->images -= p->jobs[i].images;
-            tn_job_free_paths(&p->jobs[i]);
+            add_findings(p, &p->jobs[i], result);
+            tn_job_free(&p->jobs[i]);
             memset(&p->jobs[i], 0, sizeof p->jobs[i]);
-            ++*skipped;
+            result->skipped++;
             continue;
         }
         tn_run_job job = p->jobs[i];
@@ -207,9 +245,8 @@ static bool check_inputs(const plan *p, tenon_error *error)
 {
     for (int role = 0; role < TN_INPUT_ROLES; role++)
         if (p->folders[role] && !tn_paths_is_folder(p->folders[role]))
-            return tn_error(error,
-                            "%s: is no folder; features in a folder take a folder of %s files with the same names",
-                            p->folders[role], tn_role_name((tn_role)role));
+            return tn_error(error, "%s %s: is no folder; features in a folder take a folder of files with their names",
+                            tn_role_option((tn_role)role), p->folders[role]);
     return true;
 }
 
@@ -257,14 +294,27 @@ static bool check_ranks(const plan *p, tenon_error *error)
     return tn_ranks_same(tn_json_joined(describe_options(p), rest), TN_RANKS_ADVICE, error);
 }
 
+static void add_totals(tn_run_totals *totals, const tn_run_totals *more)
+{
+    tn_nonfinite found[TN_FINDINGS];
+    memcpy(found, totals->found, sizeof found);
+    *totals = *more;
+    for (int finding = 0; finding < TN_FINDINGS; finding++)
+        tn_nonfinite_add(&totals->found[finding], &found[finding]);
+}
+
 static bool run_jobs(plan *p, tn_folder_result *result, tenon_error *error)
 {
+    tn_run_totals totals;
     tenon_error late;
     p->setup->finished = record;
     p->setup->context = p;
     if (tn_ranks_index() == 0) tn_progress_start(p->setup->progress, p->images);
-    bool good = tn_pipeline_run(p->setup, p->jobs, p->num_jobs, &result->totals, error);
+    bool good = tn_pipeline_run(p->setup, p->jobs, p->num_jobs, &totals, error);
     tn_progress_end(p->setup->progress);
+    add_totals(&result->totals, &totals);
+    for (size_t i = 0; good && i < p->num_jobs; i++)
+        if (p->jobs[i].problem) good = tn_error(error, "%s", p->jobs[i].problem);
     /* Also after a failure: what is finished stays finished. */
     if (!tn_manifest_save(p->manifest, &late) && good) {
         *error = late;
@@ -286,17 +336,17 @@ static bool join_manifests(plan *p, bool good, tenon_error *error)
     return false;
 }
 
-/* What all ranks did together; the seconds of a stage are their mean. */
-static void join_results(tn_folder_result *result)
+/* The file of the first value of each finding. */
+static bool name_files(const plan *p, tn_folder_result *result, tenon_error *error)
 {
-    tn_run_totals *t = &result->totals;
-    double ranks = tn_ranks_count();
-    double sums[] = {(double)t->images,       (double)t->tokens,       (double)result->done,
-                     (double)result->skipped, t->read_seconds / ranks, t->compute_seconds / ranks,
-                     t->write_seconds / ranks};
-    tn_ranks_sum_doubles(sums, sizeof sums / sizeof *sums);
-    *result = (tn_folder_result){
-        {(int64_t)sums[0], (int64_t)sums[1], sums[4], sums[5], sums[6]}, (size_t)sums[2], (size_t)sums[3]};
+    for (int finding = 0; finding < TN_FINDINGS; finding++) {
+        const tn_nonfinite *found = &result->totals.found[finding];
+        if (found->count == 0) continue;
+        const char *folder = p->folders[finding == TN_FEATURES_NOT_FINITE ? TN_FEATURES : TN_TOKENS];
+        result->files[finding] = tn_paths_join(folder, p->shards[found->file]);
+        if (!result->files[finding]) return tn_error(error, "out of memory");
+    }
+    return true;
 }
 
 /* All ranks take each of these steps, or none does. */
@@ -306,12 +356,17 @@ static bool run_plan(plan *p, tn_folder_result *result, tenon_error *error)
     bool good = check_inputs(p, error) && tn_paths_list_shards(features, &p->shards, &p->num_shards, error);
     if (!tn_ranks_agree(good) || !check_ranks(p, error)) return false;
     if (!tn_ranks_agree(make_folders(p, error) && lock_tokens(p, error))) return false;
-    if (!tn_ranks_agree(check_shards(p, error))) return false;
+    if (!tn_ranks_agree(check_shards(p, error)) || !check_kinds(p, error)) return false;
     if (!tn_ranks_agree(open_manifest(p, error))) return false;
-    if (!tn_ranks_agree(drop_finished(p, &result->skipped, error))) return false;
+    if (!tn_ranks_agree(drop_finished(p, result, error))) return false;
     if (!join_manifests(p, run_jobs(p, result, error), error)) return false;
-    join_results(result);
-    return true;
+    return tn_join_results(result, error) && name_files(p, result, error);
+}
+
+void tn_folder_result_free(tn_folder_result *result)
+{
+    for (int finding = 0; finding < TN_FINDINGS; finding++)
+        free(result->files[finding]);
 }
 
 static bool add_own_names(tn_names *names, const char *folder, tenon_error *error)
@@ -352,7 +407,7 @@ bool tn_run_folder(tn_run_setup *setup, char *const folders[TN_ROLES], bool forc
     tn_lock_release(p.lock);
     if (!good) remove_made_folders(&p);
     for (size_t i = 0; p.jobs && i < p.num_shards; i++)
-        tn_job_free_paths(&p.jobs[i]);
+        tn_job_free(&p.jobs[i]);
     free(p.jobs);
     tn_paths_free_list(p.shards, p.num_shards);
     tn_manifest_free(p.manifest);

@@ -14,6 +14,23 @@ const char *tn_role_name(tn_role role)
     return names[role];
 }
 
+const char *tn_role_option(tn_role role)
+{
+    static const char *const names[TN_ROLES] = {"FEATURES", "--frame-mask", "--patch-mask", "-o", "--attention"};
+    return names[role];
+}
+
+bool tn_check_kinds(const tn_run_setup *setup, const char *features, const double kinds[TN_KINDS], tenon_error *error)
+{
+    if (setup->tensor && kinds[TN_KIND_SAFETENSORS] == 0)
+        return tn_error(error,
+                        "--tensor %s: %s is npy, whose one array has no name; omit it, or give .safetensors features",
+                        setup->tensor, features);
+    if (setup->npy_bfloat16 && kinds[TN_KIND_NPY_BF16] == 0)
+        return tn_error(error, "--npy-bf16: %s holds no npy array of uint16 to read as bfloat16; omit it", features);
+    return true;
+}
+
 bool tn_job_open_file(const tn_run_setup *setup, tn_role role, const char *path, tenon_file **file, tenon_error *error)
 {
     tenon_file_options options;
@@ -63,8 +80,10 @@ static bool check_feature_dtype(const char *path, const tenon_file_tensor *tenso
 {
     if (is_float(tensor->dtype) && (tensor->dtype.bits == 32 || tensor->dtype.bits == 16)) return true;
     bool is_u16 = tensor->dtype.code == kDLUInt && tensor->dtype.bits == 16;
-    return tn_error(error, "%s: features are %s; expected f32, bf16 or f16%s", path, tn_dtype_text(tensor->dtype),
-                    is_u16 ? "; if these are bfloat16 bits, pass --npy-bf16" : "");
+    return tn_error(error, "%s: features are %s; expected f32, bf16, f16, or f64, which is read as f32; %s", path,
+                    tn_dtype_text(tensor->dtype),
+                    is_u16 ? "if these are bfloat16 bits, pass --npy-bf16"
+                           : "convert them (NumPy: features.astype(\"float32\"))");
 }
 
 static bool check_feature_shape(const tn_run_setup *setup, const char *path, const tenon_file_tensor *tensor,
@@ -86,6 +105,12 @@ static bool check_feature_shape(const tn_run_setup *setup, const char *path, con
                     path, shape, width, setup->model, setup->in_dim);
 }
 
+static tn_kind kind_of(const tenon_file *file, const tenon_file_tensor *features)
+{
+    if (strcmp(tenon_file_kind(file), "npy") != 0) return TN_KIND_SAFETENSORS;
+    return features->dtype.code == kDLBfloat ? TN_KIND_NPY_BF16 : TN_KIND_NPY;
+}
+
 static bool take_features(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
 {
     const char *path = job->paths[TN_FEATURES];
@@ -96,6 +121,7 @@ static bool take_features(tn_run_job *job, const tn_run_setup *setup, tenon_erro
         !check_feature_shape(setup, path, &tensor, error) || !check_feature_dtype(path, &tensor, error))
         return false;
     job->dtype = tensor.dtype;
+    job->kind = kind_of(job->inputs[TN_FEATURES], &tensor);
     job->is_one_image = tensor.ndim == 2;
     job->images = job->is_one_image ? 1 : tensor.shape[0];
     job->tokens_in = tensor.shape[tensor.ndim - 2];
@@ -165,6 +191,26 @@ static bool check_outputs(const tn_run_job *job, tenon_error *error)
     return true;
 }
 
+static bool count_bytes(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
+{
+    size_t attention, *bytes = job->bytes;
+    bool past = false;
+    memset(bytes, 0, sizeof job->bytes);
+    past |= __builtin_mul_overflow((size_t)job->tokens_in, (size_t)setup->in_dim, &bytes[TN_FEATURES]);
+    past |= __builtin_mul_overflow(bytes[TN_FEATURES], job->dtype.bits / 8u, &bytes[TN_FEATURES]);
+    past |= __builtin_mul_overflow((size_t)job->tokens_out, (size_t)setup->out_dim, &bytes[TN_TOKENS]);
+    past |= __builtin_mul_overflow(bytes[TN_TOKENS], tenon_dtype_size(setup->dtype), &bytes[TN_TOKENS]);
+    past |= __builtin_mul_overflow((size_t)job->tokens_out, (size_t)setup->heads, &attention);
+    past |= __builtin_mul_overflow(attention, (size_t)setup->window_area, &attention);
+    past |= __builtin_mul_overflow(attention, sizeof(float), &attention);
+    if (job->paths[TN_ATTENTION]) bytes[TN_ATTENTION] = attention;
+    if (job->paths[TN_FRAME_MASK]) bytes[TN_FRAME_MASK] = 1;
+    if (job->paths[TN_PATCH_MASK]) bytes[TN_PATCH_MASK] = (size_t)(job->tokens_in - setup->prefix_tokens);
+    if (!past) return true;
+    return tn_error(error, "%s: one image of it, or its tokens, is larger than this machine can address",
+                    job->paths[TN_FEATURES]);
+}
+
 static bool open_inputs(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
 {
     for (int role = 0; role < TN_INPUT_ROLES; role++) {
@@ -182,7 +228,7 @@ bool tn_job_open(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
 {
     if (open_inputs(job, setup, error) && take_features(job, setup, error) &&
         take_mask(job, setup, TN_FRAME_MASK, error) && take_mask(job, setup, TN_PATCH_MASK, error) &&
-        check_outputs(job, error))
+        count_bytes(job, setup, error) && check_outputs(job, error))
         return true;
     tn_job_close(job);
     return false;
@@ -196,8 +242,9 @@ void tn_job_close(tn_run_job *job)
     }
 }
 
-void tn_job_free_paths(tn_run_job *job)
+void tn_job_free(tn_run_job *job)
 {
     for (int role = 0; role < TN_ROLES; role++)
         free(job->paths[role]);
+    free(job->problem);
 }

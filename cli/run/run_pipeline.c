@@ -31,12 +31,12 @@ static const size_t piece_bytes = (size_t)1 << 20;
 typedef enum stage { READ, COMPUTE, WRITE, COMMIT, STAGES } stage;
 
 typedef struct slot {
-    tn_run_job *job;
-    int64_t count; /* images */
+    tn_run_chunk chunk;
     bool is_first; /* of its job */
     bool is_last;
-    tn_buffer parts[TN_ROLES]; /* [count, elements of one image] */
-    tn_buffer mask_rows;       /* whole rows of a (clips, frames) mask around the chunk */
+    bool is_suspect;     /* something in the features is not finite, whether it is read or not */
+    char *problem;       /* with which a stage gives the job up; NULL: none */
+    tn_buffer mask_rows; /* whole rows of a (clips, frames) mask around the chunk */
 } slot;
 
 typedef struct pipeline {
@@ -54,10 +54,10 @@ typedef struct pipeline {
     tenon_error error;
 
     double seconds[STAGES];
-    int64_t images;
-    int64_t tokens;
+    tn_run_totals totals;               /* of the committing stage: but for the seconds */
     tn_buffer workspace;                /* of the computing stage */
     tn_hasher *hashers[TN_INPUT_ROLES]; /* of the reading stage */
+    tn_chunk_memory memory;             /* of the writing stage */
     tn_run_outputs outputs[OUTPUTS];    /* of the writing stage until they are complete, then of the committing one */
 } pipeline;
 
@@ -97,39 +97,24 @@ static void close_stage(pipeline *p, stage at)
     pthread_mutex_unlock(&p->lock);
 }
 
-/* Keeps the first error. A reader that fails lets the chunks before finish their jobs; the others stop everyone. */
-static void fail(pipeline *p, stage at, const tenon_error *error)
+/* Keeps the first error and stops everyone. */
+static void fail(pipeline *p, const tenon_error *error)
 {
     pthread_mutex_lock(&p->lock);
     if (!p->failed) p->error = *error;
-    p->failed = true;
-    if (at != READ) p->stopped = true;
+    p->failed = p->stopped = true;
     pthread_cond_broadcast(&p->changed);
     pthread_mutex_unlock(&p->lock);
 }
 
-/* ---- sizes ---- */
-
-/* Bytes of one image in each part; false when they cannot be counted. */
-static bool image_bytes(const tn_run_setup *setup, const tn_run_job *job, size_t bytes[TN_ROLES], tenon_error *error)
+/* Gives up the slot's job; the writing stage, where the slot comes last, drops what there is of it. */
+static bool give_up(pipeline *p, slot *s, const tenon_error *error)
 {
-    size_t attention;
-    bool past = false;
-    memset(bytes, 0, TN_ROLES * sizeof *bytes);
-    past |= __builtin_mul_overflow((size_t)job->tokens_in, (size_t)setup->in_dim, &bytes[TN_FEATURES]);
-    past |= __builtin_mul_overflow(bytes[TN_FEATURES], job->dtype.bits / 8u, &bytes[TN_FEATURES]);
-    past |= __builtin_mul_overflow((size_t)job->tokens_out, (size_t)setup->out_dim, &bytes[TN_TOKENS]);
-    past |= __builtin_mul_overflow(bytes[TN_TOKENS], tenon_dtype_size(setup->dtype), &bytes[TN_TOKENS]);
-    past |= __builtin_mul_overflow((size_t)job->tokens_out, (size_t)setup->heads, &attention);
-    past |= __builtin_mul_overflow(attention, (size_t)setup->window_area, &attention);
-    past |= __builtin_mul_overflow(attention, sizeof(float), &attention);
-    if (job->paths[TN_ATTENTION]) bytes[TN_ATTENTION] = attention;
-    if (job->paths[TN_FRAME_MASK]) bytes[TN_FRAME_MASK] = 1;
-    if (job->paths[TN_PATCH_MASK]) bytes[TN_PATCH_MASK] = (size_t)(job->tokens_in - setup->prefix_tokens);
-    if (!past) return true;
-    return tn_error(error, "%s: one image of it, or its tokens, is larger than this machine can address",
-                    job->paths[TN_FEATURES]);
+    if (!s->problem && !(s->problem = strdup(error->message))) fail(p, error);
+    return s->problem != NULL;
 }
+
+/* ---- sizes ---- */
 
 /* The smallest number of images whose tokens fill whole blocks of the disk. */
 static int64_t images_of_blocks(size_t bytes)
@@ -164,16 +149,16 @@ static int64_t images_of_chunk(const size_t bytes[TN_ROLES], int64_t images)
 /* Images [first, first + count) of a frame mask of any rank, as one byte each. */
 static bool read_frame_mask(slot *s, int64_t first, tenon_error *error)
 {
-    const tn_run_job *job = s->job;
-    unsigned char *mask = s->parts[TN_FRAME_MASK].data;
+    const tn_run_job *job = s->chunk.job;
+    unsigned char *mask = s->chunk.parts[TN_FRAME_MASK].data;
     int64_t row = first / job->clip;
-    int64_t rows = (first + s->count + job->clip - 1) / job->clip - row;
+    int64_t rows = (first + s->chunk.count + job->clip - 1) / job->clip - row;
     size_t bytes = (size_t)rows * (size_t)job->clip;
     if (!tn_buffer_grow(&s->mask_rows, bytes, error)) return false;
     if (tenon_file_read(job->inputs[TN_FRAME_MASK], job->tensors[TN_FRAME_MASK], row, rows, s->mask_rows.data, bytes,
                         error) != TENON_OK)
         return false;
-    memcpy(mask, (unsigned char *)s->mask_rows.data + (first - row * job->clip), (size_t)s->count);
+    memcpy(mask, (unsigned char *)s->mask_rows.data + (first - row * job->clip), (size_t)s->chunk.count);
     return true;
 }
 
@@ -181,46 +166,53 @@ static bool read_frame_mask(slot *s, int64_t first, tenon_error *error)
 static bool read_slices(pipeline *p, slot *s, tn_role role, int64_t first, int64_t count, size_t bytes,
                         tenon_error *error)
 {
-    const tn_run_job *job = s->job;
+    const tn_run_job *job = s->chunk.job;
     int64_t step = bytes < piece_bytes ? (int64_t)(piece_bytes / bytes) : 1;
     for (int64_t done = 0; done < count; done += step) {
         int64_t slices = count - done < step ? count - done : step;
-        char *data = (char *)s->parts[role].data + (size_t)done * bytes;
+        char *data = (char *)s->chunk.parts[role].data + (size_t)done * bytes;
         if (tenon_file_read(job->inputs[role], job->tensors[role], first + done, slices, data, (size_t)slices * bytes,
                             error) != TENON_OK)
             return false;
+        if (role == TN_FEATURES && !tn_all_finite(data, job->dtype, (size_t)slices * bytes)) s->is_suspect = true;
         tn_hasher_add(p->hashers[role], data, (size_t)slices * bytes);
     }
     return true;
 }
 
-/* The chunk's part of an input; `bytes` are an image's. */
-static bool read_part(pipeline *p, slot *s, tn_role role, int64_t first, size_t bytes, tenon_error *error)
+/* The chunk's part of an input. */
+static bool read_part(pipeline *p, slot *s, tn_role role, tenon_error *error)
 {
-    const tn_run_job *job = s->job;
+    const tn_run_chunk *chunk = &s->chunk;
+    const tn_run_job *job = chunk->job;
+    const size_t bytes = job->bytes[role];
     tenon_file_tensor tensor;
     tenon_file_tensor_init(&tensor);
     if (bytes == 0) return true;
     if (role == TN_FRAME_MASK) {
-        if (!read_frame_mask(s, first, error)) return false;
-        tn_hasher_add(p->hashers[role], s->parts[role].data, (size_t)s->count);
+        if (!read_frame_mask(s, chunk->first, error)) return false;
+        tn_hasher_add(p->hashers[role], chunk->parts[role].data, (size_t)chunk->count);
         return true;
     }
     if (tenon_file_get_tensor(job->inputs[role], job->tensors[role], &tensor, error) != TENON_OK) return false;
     /* Without a batch axis the slices along the first axis are the tokens of the one image. */
     bool whole = job->is_one_image && (role == TN_FEATURES || tensor.ndim == 1);
-    if (!whole) return read_slices(p, s, role, first, s->count, bytes, error);
+    if (!whole) return read_slices(p, s, role, chunk->first, chunk->count, bytes, error);
     return read_slices(p, s, role, 0, tensor.shape[0], bytes / (size_t)tensor.shape[0], error);
 }
 
-static bool read_chunk(pipeline *p, slot *s, int64_t first, const size_t bytes[TN_ROLES], tenon_error *error)
+static bool read_chunk(pipeline *p, slot *s, tenon_error *error)
 {
+    tn_run_chunk *chunk = &s->chunk;
     double started = tn_seconds();
     bool good = true;
+    s->is_suspect = false;
     for (int role = 0; good && role < TN_ROLES; role++)
-        if (s->job->paths[role]) good = tn_buffer_grow(&s->parts[role], bytes[role] * (size_t)s->count, error);
+        if (chunk->job->paths[role])
+            good = tn_buffer_grow(&chunk->parts[role], chunk->job->bytes[role] * (size_t)chunk->count, error);
     for (int role = 0; good && role < TN_INPUT_ROLES; role++)
-        if (s->job->paths[role] && s->count) good = read_part(p, s, (tn_role)role, first, bytes[role], error);
+        if (chunk->job->paths[role] && chunk->count) good = read_part(p, s, (tn_role)role, error);
+    if (good && s->is_suspect) good = tn_chunk_check_features(p->setup, chunk, error);
     p->seconds[READ] += tn_seconds() - started;
     return good;
 }
@@ -246,28 +238,41 @@ static void finish_input_hashes(pipeline *p, tn_run_job *job)
     }
 }
 
-/* All chunks of a job; a job without images is one empty chunk. False: failed, or told to stop. */
+/* All chunks of a job; a job without images is one empty chunk. False: failed, or, without a message, told to stop. */
 static bool read_job(pipeline *p, tn_run_job *job, tenon_error *error)
 {
-    size_t bytes[TN_ROLES];
     error->message[0] = 0;
-    if (!tn_job_open(job, p->setup, error) || !image_bytes(p->setup, job, bytes, error) ||
-        !start_input_hashes(p, job, error))
-        return false;
-    int64_t step = images_of_chunk(bytes, job->images);
+    if (!tn_job_open(job, p->setup, error) || !start_input_hashes(p, job, error)) return false;
+    int64_t step = images_of_chunk(job->bytes, job->images);
     int64_t first = 0;
     do {
         slot *s = take(p, READ);
         if (!s) return false;
-        s->job = job;
-        s->count = job->images - first < step ? job->images - first : step;
+        s->chunk.job = job;
+        s->chunk.first = first;
+        s->chunk.count = job->images - first < step ? job->images - first : step;
         s->is_first = first == 0;
-        s->is_last = first + s->count == job->images;
-        if (!read_chunk(p, s, first, bytes, error)) return false;
-        first += s->count;
+        s->is_last = first + s->chunk.count == job->images;
+        if (!read_chunk(p, s, error)) return false;
+        first += s->chunk.count;
         if (s->is_last) finish_input_hashes(p, job);
         pass(p, READ);
     } while (first < job->images);
+    return true;
+}
+
+/* Hands on that the job cannot be read. False: told to stop. */
+static bool give_up_reading(pipeline *p, tn_run_job *job, const tenon_error *error)
+{
+    finish_input_hashes(p, job);
+    slot *s = error->message[0] ? take(p, READ) : NULL;
+    if (!s) return false;
+    s->chunk.job = job;
+    s->chunk.count = 0;
+    s->is_first = false;
+    s->is_last = true;
+    if (!give_up(p, s, error)) return false;
+    pass(p, READ);
     return true;
 }
 
@@ -275,68 +280,41 @@ static void *read_all(void *argument)
 {
     pipeline *p = argument;
     tenon_error error;
-    for (size_t i = 0; i < p->num_jobs; i++) {
-        if (read_job(p, &p->jobs[i], &error)) continue;
-        if (error.message[0]) fail(p, READ, &error);
-        break;
-    }
+    bool good = true;
+    for (size_t i = 0; good && i < p->num_jobs; i++)
+        good = read_job(p, &p->jobs[i], &error) || give_up_reading(p, &p->jobs[i], &error);
     close_stage(p, READ);
     return NULL;
 }
 
 /* ---- compute ---- */
 
-static DLTensor tensor_of(void *data, DLDataType dtype, int ndim, int64_t *shape)
+/* *given_up: the job that the chunk before belonged to, if it could not be computed. */
+static bool compute_next(pipeline *p, slot *s, const tn_run_job **given_up, tenon_error *error)
 {
-    return (DLTensor){.data = data, .device = {kDLCPU, 0}, .ndim = ndim, .dtype = dtype, .shape = shape};
-}
-
-static bool compute_chunk(pipeline *p, slot *s, tenon_error *error)
-{
-    const tn_run_setup *setup = p->setup;
-    const tn_run_job *job = s->job;
-    const DLDataType byte = {kDLUInt, 8, 1}, f32 = {kDLFloat, 32, 1};
-    int64_t x_shape[] = {s->count, job->tokens_in, setup->in_dim};
-    int64_t y_shape[] = {s->count, job->tokens_out, setup->out_dim};
-    int64_t mask_shape[] = {s->count, job->tokens_in - setup->prefix_tokens};
-    int64_t attention_shape[] = {s->count, job->tokens_out, setup->heads, setup->window_area};
-    DLTensor x = tensor_of(s->parts[TN_FEATURES].data, job->dtype, 3, x_shape);
-    DLTensor y = tensor_of(s->parts[TN_TOKENS].data, tenon_dtype_to_dlpack(setup->dtype), 3, y_shape);
-    DLTensor frame_mask = tensor_of(s->parts[TN_FRAME_MASK].data, byte, 1, mask_shape);
-    DLTensor patch_mask = tensor_of(s->parts[TN_PATCH_MASK].data, byte, 2, mask_shape);
-    DLTensor attention = tensor_of(s->parts[TN_ATTENTION].data, f32, 4, attention_shape);
-    tenon_call call = setup->call;
-    size_t bytes;
-    if (job->paths[TN_FRAME_MASK]) call.frame_mask = &frame_mask;
-    if (job->paths[TN_PATCH_MASK]) call.patch_mask = &patch_mask;
-    if (job->paths[TN_ATTENTION]) call.attention = &attention;
-    if (tenon_adapter_workspace_size(setup->adapter, job->tokens_in, &call, &bytes, error) != TENON_OK) return false;
-    if (!tn_buffer_grow(&p->workspace, bytes, error)) return false;
-    tenon_workspace workspace = {p->workspace.data, p->workspace.size};
-    return tenon_adapter_forward(setup->adapter, &x, &y, &call, &workspace, error) == TENON_OK;
-}
-
-static bool compute_next(pipeline *p, slot *s, tenon_error *error)
-{
+    const tn_run_chunk *chunk = &s->chunk;
+    const tn_chunk_target to = {0, chunk->count, chunk->parts[TN_TOKENS].data, p->setup->dtype, false};
     tenon_error reason;
     if (tn_interrupt_signal()) return tn_error(error, "interrupted");
     double started = tn_seconds();
-    bool good = s->count == 0 || compute_chunk(p, s, &reason);
+    bool good =
+        chunk->count == 0 || chunk->job == *given_up || tn_chunk_forward(p->setup, chunk, &to, &p->workspace, &reason);
     p->seconds[COMPUTE] += tn_seconds() - started;
-    if (!good) return tn_error(error, "%s: %.3000s", s->job->paths[TN_FEATURES], reason.message);
-    p->images += s->count;
-    p->tokens += s->count * s->job->tokens_out;
-    tn_progress_add(p->setup->progress, s->count);
-    return true;
+    tn_progress_add(p->setup->progress, chunk->count);
+    if (good) return true;
+    *given_up = chunk->job;
+    tn_error(error, "%s: %.3000s", chunk->job->paths[TN_FEATURES], reason.message);
+    return give_up(p, s, error);
 }
 
 static void compute_all(pipeline *p)
 {
+    const tn_run_job *given_up = NULL;
     tenon_error error;
     slot *s;
     while ((s = take(p, COMPUTE))) {
-        if (!compute_next(p, s, &error)) {
-            fail(p, COMPUTE, &error);
+        if (!compute_next(p, s, &given_up, &error)) {
+            fail(p, &error);
             break;
         }
         pass(p, COMPUTE);
@@ -366,16 +344,38 @@ static void complete_outputs(pipeline *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-static bool write_chunk(pipeline *p, slot *s, tn_run_outputs *outputs, tenon_error *error)
+/* False: the disk cannot take them. *all_finite is of the tokens. */
+static bool write_chunk(pipeline *p, slot *s, tn_run_outputs *outputs, bool *all_finite, tenon_error *error)
 {
-    size_t bytes[TN_ROLES];
-    double started = tn_seconds();
-    bool good = image_bytes(p->setup, s->job, bytes, error);
-    if (good && s->is_first) good = tn_outputs_begin(p->setup, s->job, outputs, error);
-    for (int role = TN_TOKENS; good && role < TN_ROLES; role++) {
-        size_t size = bytes[role] * (size_t)s->count;
-        if (size) good = tn_outputs_write(outputs, (tn_role)role, s->parts[role].data, size, error);
+    const tn_run_chunk *chunk = &s->chunk;
+    bool unused;
+    *all_finite = true;
+    if (s->is_first && !tn_outputs_begin(p->setup, chunk->job, outputs, error)) return false;
+    for (int role = TN_TOKENS; role < TN_ROLES; role++) {
+        const size_t size = chunk->job->bytes[role] * (size_t)chunk->count;
+        bool *finite = role == TN_TOKENS ? all_finite : &unused;
+        if (size && !tn_outputs_write(outputs, p->setup, (tn_role)role, chunk->parts[role].data, size, finite, error))
+            return false;
     }
+    return true;
+}
+
+/* Writes the chunk, unless its job is given up: then what was written of it goes. */
+static bool write_next(pipeline *p, slot *s, tn_run_outputs *outputs, tenon_error *error)
+{
+    tn_run_job *job = s->chunk.job;
+    double started = tn_seconds();
+    bool all_finite = true, good = true;
+    if (!s->problem && !job->problem) good = write_chunk(p, s, outputs, &all_finite, error);
+    if (good && !all_finite && !tn_chunk_check_tokens(p->setup, &s->chunk, &p->memory, error))
+        good = give_up(p, s, error);
+    if (good && s->problem && !job->problem) {
+        tn_outputs_free(outputs);
+        job->problem = s->problem;
+        s->problem = NULL;
+    }
+    free(s->problem);
+    s->problem = NULL;
     p->seconds[WRITE] += tn_seconds() - started;
     return good;
 }
@@ -387,13 +387,13 @@ static void *write_all(void *argument)
     tn_run_outputs *outputs;
     slot *s;
     while ((s = take(p, WRITE)) && (outputs = current_outputs(p))) {
-        if (!write_chunk(p, s, outputs, &error)) {
-            fail(p, WRITE, &error);
+        if (!write_next(p, s, outputs, &error)) {
+            fail(p, &error);
             break;
         }
         if (s->is_last) {
-            tn_job_close(s->job);
-            complete_outputs(p);
+            tn_job_close(s->chunk.job);
+            if (!s->chunk.job->problem) complete_outputs(p);
         }
         pass(p, WRITE);
     }
@@ -415,6 +415,14 @@ static tn_run_outputs *take_complete(pipeline *p)
     return found;
 }
 
+static void add_to_totals(tn_run_totals *totals, const tn_run_job *job)
+{
+    totals->images += job->images;
+    totals->tokens += job->images * job->tokens_out;
+    for (int finding = 0; finding < TN_FINDINGS; finding++)
+        tn_nonfinite_add(&totals->found[finding], &job->found[finding]);
+}
+
 static void *commit_all(void *argument)
 {
     pipeline *p = argument;
@@ -423,10 +431,11 @@ static void *commit_all(void *argument)
     while ((outputs = take_complete(p))) {
         double started = tn_seconds();
         bool good = tn_outputs_commit(p->setup, outputs, &error);
+        if (good) add_to_totals(&p->totals, outputs->job);
         tn_outputs_free(outputs);
         p->seconds[COMMIT] += tn_seconds() - started;
         if (!good) {
-            fail(p, COMMIT, &error);
+            fail(p, &error);
             break;
         }
         pass(p, COMMIT);
@@ -446,12 +455,15 @@ static void release(pipeline *p)
         tn_outputs_free(&p->outputs[i]);
     for (int i = 0; i < SLOTS; i++) {
         for (int role = 0; role < TN_ROLES; role++)
-            tn_buffer_free(&p->slots[i].parts[role]);
+            tn_buffer_free(&p->slots[i].chunk.parts[role]);
         tn_buffer_free(&p->slots[i].mask_rows);
+        free(p->slots[i].problem);
     }
     for (size_t i = 0; i < p->num_jobs; i++)
         tn_job_close(&p->jobs[i]);
     tn_buffer_free(&p->workspace);
+    tn_buffer_free(&p->memory.tokens);
+    tn_buffer_free(&p->memory.workspace);
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
 }
@@ -470,7 +482,7 @@ static void run_stages(pipeline *p)
     } else {
         tenon_error error;
         tn_error(&error, "cannot start the threads that read and write");
-        fail(p, COMPUTE, &error);
+        fail(p, &error);
         close_stage(p, COMPUTE);
     }
     while (started > 0)
@@ -490,8 +502,10 @@ bool tn_pipeline_run(const tn_run_setup *setup, tn_run_job *jobs, size_t count, 
     run_stages(p);
     bool failed = p->failed;
     if (failed) *error = p->error;
-    *totals = (tn_run_totals){p->images, p->tokens, p->seconds[READ], p->seconds[COMPUTE],
-                              p->seconds[WRITE] + p->seconds[COMMIT]};
+    *totals = p->totals;
+    totals->read_seconds = p->seconds[READ];
+    totals->compute_seconds = p->seconds[COMPUTE];
+    totals->write_seconds = p->seconds[WRITE] + p->seconds[COMMIT];
     release(p);
     free(p);
     return !failed;

@@ -158,7 +158,7 @@ typedef struct tenon_call {
         *patch_mask; /* (batch, tokens - prefix_tokens) of bool, int8 or uint8; 0: this patch does not exist */
     const DLTensor *frame_mask; /* (batch) of the same dtypes; 0: skip this image, its tokens are zero */
     DLTensor *attention; /* out, f32: (batch, out_tokens, heads, window^2) pooling weights, 0 for absent patches */
-    int threads;         /* 0: as many as OpenMP gives */
+    int threads;         /* 0: as many as tenon_num_threads says */
     const tenon_executor *executor; /* NULL: OpenMP */
     void *saved; /* forward: out, backward: in; what backward needs, kept instead of recomputed; NULL: recompute */
     size_t saved_size; /* its bytes, at least tenon_adapter_saved_size; any alignment */
@@ -483,15 +483,18 @@ struct tenon_executor {
 /* No run function yet, width 1. */
 TENON_API void tenon_executor_init(tenon_executor *executor);
 
-/* Threads of a call that says neither how many (0) nor where: OpenMP's, as many as OMP_NUM_THREADS or the cores that
- * this process may use; 1 in a build without OpenMP and in a forked child. */
-TENON_API int tenon_num_threads(void);
+/* Threads of a call that says neither how many (0) nor where: as many as OMP_NUM_THREADS says, else one for each core
+ * that this process may use. That is the least of its affinity, of what omp_set_num_threads said, and on Linux of the
+ * CPU quota of its control groups (versions 1 and 2, those around them included), rounded up and at least 1. Affinity,
+ * quota and the variable are read once. 1 in a build without OpenMP and in a forked child. TENON_INVALID:
+ * OMP_NUM_THREADS is not a number from 1 to 4096. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_num_threads(int *threads, tenon_error *error);
 
 typedef struct tenon_prepare_options {
     size_t size;
     const char *cpu; /* the highest CPU level to use, from tenon_cpu_levels(); NULL: TENON_CPU of the environment, else
                         the best this machine has */
-    int threads;     /* 0: as many as OpenMP gives */
+    int threads;     /* 0: as many as tenon_num_threads says */
     const tenon_executor *executor; /* NULL: OpenMP */
     bool train; /* pack for forward and backward: no folding, weights also in the order in which backward reads them */
 } tenon_prepare_options;

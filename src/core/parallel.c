@@ -4,27 +4,91 @@
 
 #include "core/error.h"
 #include "core/lock.h"
+#include "core/quota.h"
 #include "core/size.h"
 #include "core/versioned.h"
+#include <limits.h>
 #include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-static int openmp_threads(int threads)
-{
+enum { max_workers = 4096 };
+
+/* ---- how many threads ---- */
+
 #ifdef _OPENMP
-    if (tn_is_forked_child()) return 1;
-    return threads > 0 ? threads : omp_get_max_threads();
-#else
-    (void)threads;
-    return 1;
-#endif
+static const char variable[] = "OMP_NUM_THREADS";
+
+/* Whether the value is a number from 1 to max_workers. Behind a comma OpenMP expects those of nested regions. */
+static bool is_valid(const char *value)
+{
+    int64_t number = 0;
+    value += strspn(value, " \t");
+    value += *value == '+';
+    for (; *value >= '0' && *value <= '9' && number <= max_workers; value++)
+        number = 10 * number + (*value - '0');
+    value += strspn(value, " \t");
+    return number >= 1 && number <= max_workers && (*value == 0 || *value == ',');
 }
 
-int tenon_num_threads(void)
+/* The most threads that a call takes unasked: INT_MAX where OMP_NUM_THREADS says how many, 0 where it says nonsense,
+ * else the cores that this process may use. Found once: OpenMP too reads its variables once, and files are slow to
+ * read. */
+static int most_threads(void)
 {
-    return openmp_threads(0);
+    static atomic_int found = -1;
+    int most = found;
+    if (most >= 0) return most;
+    const char *value = getenv(variable);
+    if (value != NULL && value[0] != 0) {
+        most = is_valid(value) ? INT_MAX : 0;
+    } else {
+        const int64_t quota = tn_cpu_quota("");
+        most = omp_get_num_procs();
+        if (quota > 0 && quota < most) most = (int)quota;
+    }
+    found = most;
+    return most;
+}
+
+static bool has_openmp(void)
+{
+    return !tn_is_forked_child();
+}
+
+static tenon_status openmp_threads(int *threads, tenon_error *error)
+{
+    const int most = most_threads();
+    if (most == 0) {
+        const char *value = getenv(variable);
+        return tn_fail(error, TENON_INVALID, "the environment variable %s is '%s'; expected a number from 1 to %d",
+                       variable, tn_quote(value != NULL ? value : "").text, max_workers);
+    }
+    *threads = (int)tn_min_i64(tn_min_i64(omp_get_max_threads(), most), max_workers);
+    return TENON_OK;
+}
+#else
+static bool has_openmp(void)
+{
+    return false;
+}
+
+static tenon_status openmp_threads(int *threads, tenon_error *error)
+{
+    (void)error;
+    *threads = 1;
+    return TENON_OK;
+}
+#endif
+
+tenon_status tenon_num_threads(int *threads, tenon_error *error)
+{
+    if (has_openmp()) return openmp_threads(threads, error);
+    *threads = 1;
+    return TENON_OK;
 }
 
 void tenon_executor_init(tenon_executor *executor)
@@ -34,18 +98,23 @@ void tenon_executor_init(tenon_executor *executor)
 
 tenon_status tn_parallel_init(tn_parallel *parallel, int threads, const tenon_executor *executor, tenon_error *error)
 {
-    enum { max_workers = 4096 };
     if (threads < 0 || threads > max_workers) {
         return tn_fail(error, TENON_INVALID, "threads is %d; expected 0 (automatic) to %d", threads, max_workers);
     }
     if (executor == NULL) {
-        *parallel = (tn_parallel){openmp_threads(threads), NULL};
+        int workers = threads;
+        if (threads == 0 || !has_openmp()) TN_TRY(tenon_num_threads(&workers, error));
+        *parallel = (tn_parallel){workers, NULL};
         return TENON_OK;
     }
-    if (executor->size < TN_FIRST_SIZE(tenon_executor, context) || executor->run == NULL || executor->width < 1 ||
-        executor->width > max_workers) {
-        return tn_fail(error, TENON_INVALID, "an executor needs its size, a run function and a width of 1 to %d",
-                       max_workers);
+    if (executor->size < TN_FIRST_SIZE(tenon_executor, context)) {
+        return tn_fail(error, TENON_INVALID, "the executor has a size of %zu bytes; call tenon_executor_init first",
+                       executor->size);
+    }
+    if (executor->run == NULL) return tn_fail(error, TENON_INVALID, "the executor has no run function");
+    if (executor->width < 1 || executor->width > max_workers) {
+        return tn_fail(error, TENON_INVALID, "the executor has a width of %d jobs at once; expected 1 to %d",
+                       executor->width, max_workers);
     }
     const int workers = threads > 0 && threads < executor->width ? threads : executor->width;
     *parallel = (tn_parallel){workers, executor};

@@ -12,8 +12,8 @@ typedef struct tn_parallel {
     const tenon_executor *executor; /* NULL: OpenMP */
 } tn_parallel;
 
-/* `threads` <= 0: as many as OpenMP, or the executor, offers. One worker where threads cannot be had: a build without
- * OpenMP, or a forked child (libgomp does not survive a fork). */
+/* `threads` 0: as many as the executor offers, without one as tenon_num_threads says. One worker where threads cannot
+ * be had: a build without OpenMP, or a forked child (libgomp does not survive a fork). */
 tenon_status tn_parallel_init(tn_parallel *parallel, int threads, const tenon_executor *executor, tenon_error *error);
 
 /* Calls task(argument, i, worker) once for each i in [0, count), with worker in [0, parallel->workers); returns when

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import reference
 from conftest import BINARY, load_tokens, worst_relative
+from test_run import CLEAN
 
 RUN = ["run", "adapter.safetensors", "in", "-o", "out"]
 
@@ -124,6 +125,22 @@ def test_other_options_stop_it(tenon, shards, words, name):
     assert tenon(*RUN, *words, "--force", "--json").json["shards"]["done"] == 3
 
 
+def test_prefix_tokens_are_an_option_of_the_folder(tenon, shards):
+    result = tenon(*RUN, "--prefix-tokens", "1", code=1)  # 15 patches are no square
+    assert "in/0.npy" in result.err and not os.path.exists("out")
+    tenon(*RUN, "--prefix-tokens", "0")
+    assert tenon(*RUN, "--json").json["shards"]["skipped"] == 3  # the config's, as it is
+    result = tenon(*RUN, "--prefix-tokens", "7", code=1)
+    assert "config was" in result.err and "prefix_tokens" in result.err and "--force" in result.err
+
+
+def test_options_that_no_shard_can_follow(tenon, shards):
+    assert "--npy-bf16: in holds no npy array of uint16" in tenon(*RUN, "--npy-bf16", code=1).err
+    tenon(*RUN, "--tensor", "features")  # of the one .safetensors shard
+    os.remove("in/2.safetensors")
+    assert "--tensor features: in is npy" in tenon(*RUN, "--tensor", "features", "--force", code=1).err
+
+
 def test_threads_do_not_count_as_other_options(tenon, shards):
     tenon(*RUN, "--threads", "2")
     assert tenon(*RUN, "--threads", "1", "--json").json["shards"]["skipped"] == 3
@@ -176,7 +193,7 @@ def test_folders_that_will_not_do(tenon, shards):
     open("file", "w").close()
     assert "file" in tenon("run", "adapter.safetensors", "in", "-o", "file", code=1).err
     result = tenon(*RUN, "--frame-mask", "file", code=1)
-    assert "frame_mask" in result.err
+    assert "--frame-mask file: is no folder" in result.err
     assert not os.path.exists("out")
 
 
@@ -213,6 +230,37 @@ def test_masks_and_attention_are_folders_too(tenon, make, rng):
     assert "p/a.npy" in tenon(*words, code=1).err
     save_file({"x": arrays["a.npy"]}, "in/a.safetensors")
     assert "rename" in tenon(*words, code=1).err
+
+
+def test_nonfinite_values_of_a_folder(tenon, make, rng):
+    make("avgpool", 8, 6)
+    os.mkdir("in")
+    x = {name: rng.normal(size=(3, 16, 8)).astype(numpy.float32) for name in ("a.npy", "b.npy", "c.npy")}
+    x["b.npy"][2, 5, 1] = numpy.nan
+    x["c.npy"][0, 0, 0] = -numpy.inf
+    for name, array in x.items():
+        numpy.save(f"in/{name}", array)
+    first = {"file": "in/b.npy", "image": 2, "token": 5, "column": 1, "value": "nan"}
+    for shards in ({"done": 3, "skipped": 0}, {"done": 0, "skipped": 3}):  # told again by a run that skips them
+        got = tenon(*RUN, "--json").json
+        assert got["shards"] == shards and got["nonfinite"]["features"] == {"count": 2, "first": first}
+        assert got["nonfinite"]["tokens"]["count"] == 12 and got["nonfinite"]["tokens"]["first"]["file"] == "out/b.npy"
+    os.remove("out/c.npy")
+    said = tenon(*RUN).err
+    assert "1 shards done, 2 skipped" in said and "2 values of the features not finite (first: in/b.npy, image 2" in said
+    before = stamps()
+    said = tenon(*RUN, "--check-finite", code=1).err
+    assert "in/b.npy: in the features, image 2, token 5, column 1 is nan" in said and stamps() == before
+    numpy.save("in/b.npy", x["a.npy"])
+    numpy.save("in/c.npy", x["a.npy"])
+    assert tenon(*RUN, "--force", "--check-finite", "--json").json["nonfinite"] == CLEAN
+    assert tenon(*RUN, "--check-finite", "--json").json["shards"] == {"done": 0, "skipped": 3}
+    manifest = json.load(open("out/manifest.json"))
+    for entry in manifest["shards"].values():
+        assert entry.pop("nonfinite") == {}
+    json.dump(manifest, open("out/manifest.json", "w"))  # as a version wrote it that did not look
+    assert tenon(*RUN, "--json").json["shards"] == {"done": 0, "skipped": 3}
+    assert tenon(*RUN, "--check-finite", "--json").json["shards"] == {"done": 3, "skipped": 0}
 
 
 def many_shards(make, rng, count=12):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """tenon run on one file: the numbers, against float64; formats; masks; what it refuses."""
+import json
 import os
 
 import numpy
@@ -71,6 +72,60 @@ def test_masks_prefix_grid_and_window(tenon, make, rng, kind):
     got = load_tokens("y.npy")
     assert (got[3] == 0).all() and (got[1] == 0).all()
     assert worst_relative(got, expected) <= 3e-6
+
+
+@pytest.mark.parametrize("kind", KINDS[1::5], ids=kind_id)
+@pytest.mark.parametrize("stored, given", [(1, 0), (0, 3), (2, 2)])
+def test_prefix_tokens_of_this_run(tenon, make, rng, kind, stored, given):
+    adapter = make(kind[0], 24, 10, prefix_tokens=stored, **kind[1])
+    x = features(rng, 3, given + 36, 24)
+    numpy.save("x.npy", x)
+    tenon("run", "adapter.safetensors", "x.npy", "-o", "y.npy", "--prefix-tokens", given)
+    adapter.prefix_tokens = given
+    assert worst_relative(load_tokens("y.npy"), adapter(x)[0]) <= 3e-6
+    open("c.json", "w").write(json.dumps({"type": kind[0], "in_dim": 24, "out_dim": 10, "prefix_tokens": 9,
+                                          **({"hidden_dim": 20} if "hidden" in kind[1] else {}),
+                                          **({"pool_window": kind[1]["window"]} if "window" in kind[1] else {})}))
+    tenon("run", "adapter.safetensors", "x.npy", "-o", "z.npy", "--prefix-tokens", given, "--config", "c.json")
+    assert open("z.npy", "rb").read() == open("y.npy", "rb").read()
+    result = tenon("run", "adapter.safetensors", "x.npy", "-o", "y.npy", "--prefix-tokens", given + 40, code=1)
+    assert str(given + 36) in result.err and str(given + 40) in result.err
+    tenon("run", "adapter.safetensors", "x.npy", "-o", "y.npy", "--prefix-tokens", "-1", code=2)
+
+
+OPTIONS = [  # of a connector of each kind, and what is said where the option cannot apply to it; None: it can
+    (["--window", "3"], {"linear": "no pooling window", "mlp_2layer": "no pooling window"}),
+    (["--attention", "a.npy"], {"linear": "no layer of attention", "mlp_2layer": "no layer of attention",
+                                "avgpool": "no layer of attention"}),
+    (["--grid", "6x6"], {}),
+    (["--grid", "3x12"], {}),
+    (["--patch-mask", "p.npy"], {}),
+    (["--frame-mask", "f.npy"], {}),
+    (["--prefix-tokens", "0"], {}),
+    (["--dtype", "f16"], {}),
+    (["--cpu", "baseline", "--device", "cpu", "--threads", "2"], {}),
+    (["--tensor", "x"], "--tensor x: x.npy is npy"),
+    (["--npy-bf16"], "--npy-bf16: x.npy holds no npy array of uint16"),
+    (["--force"], "--force: x.npy is one file"),
+    (["--frame-mask", "d"], "--frame-mask d: is a folder, but x.npy is one file"),
+    (["--patch-mask", "d"], "--patch-mask d: is a folder, but x.npy is one file"),
+    (["--grid", "5x7"], "5x7"),
+]
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp_2layer", "avgpool", "attentional_pool"])
+def test_options_that_cannot_apply_are_refused(tenon, make, rng, kind):
+    make(kind, 8, 6, **({"heads": 2, "window": 3} if "att" in kind else {}))
+    os.mkdir("d")
+    numpy.save("x.npy", features(rng, 2, 36, 8))
+    numpy.save("p.npy", numpy.ones((2, 36), bool))
+    numpy.save("f.npy", numpy.ones(2, bool))
+    for words, refused in OPTIONS:
+        says = refused if isinstance(refused, str) else refused.get(kind)
+        result = tenon("run", "adapter.safetensors", "x.npy", "-o", "y.npy", *words, code=1 if says else 0)
+        assert says is None or (says in result.err and not os.path.exists("y.npy")), words
+        if not says:
+            os.remove("y.npy")
 
 
 def test_attention_weights(tenon, make, rng):
@@ -372,7 +427,8 @@ def test_bad_feature_files(tenon, make):
         result = tenon("run", "adapter.safetensors", name, "-o", "y.npy", code=1)
         assert name in result.err and not os.path.exists("y.npy"), name
     numpy.save("i.npy", numpy.zeros((2, 3, 8), numpy.int32))
-    assert "i32" in tenon("run", "adapter.safetensors", "i.npy", "-o", "y.npy", code=1).err
+    said = tenon("run", "adapter.safetensors", "i.npy", "-o", "y.npy", code=1).err
+    assert "features are i32; expected f32, bf16, f16, or f64, which is read as f32" in said and "astype" in said
     assert "gone.npy" in tenon("run", "adapter.safetensors", "gone.npy", "-o", "y.npy", code=1).err
 
 
@@ -390,6 +446,139 @@ def test_nan_and_infinity_reach_their_tokens_and_no_others(tenon, make, rng):
     touched[1, 0] = touched[2, 0] = True
     assert numpy.isnan(got[1, 0]).all() and not numpy.isfinite(got[2, 0]).any()
     assert (got[~touched].view(numpy.uint32) == clean[~touched].view(numpy.uint32)).all()
+
+
+CLEAN = {name: {"count": 0} for name in ("features", "tokens", "overflow")}
+RUN = ["run", "adapter.safetensors", "x.npy", "-o", "y.npy"]
+
+
+def bits_of(x, dtype):
+    return reference.to_bf16(x) if dtype == "bf16" else x.astype({"f32": "f4", "f16": "f2", "f64": "f8"}[dtype])
+
+
+@pytest.mark.parametrize("kind", KINDS[::3], ids=kind_id)
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16", "f64"])
+@pytest.mark.parametrize("value", [numpy.nan, numpy.inf, -numpy.inf])
+def test_values_that_are_not_finite_are_counted(tenon, make, rng, kind, dtype, value):
+    make(kind[0], 24, 10, prefix_tokens=1, **kind[1])
+    x = features(rng, 5, 37, 24)
+    words = ["--npy-bf16"] if dtype == "bf16" else []
+    numpy.save("x.npy", bits_of(x, dtype))
+    assert tenon(*RUN, *words, "--json").json["nonfinite"] == CLEAN
+    assert "not finite" not in tenon(*RUN, *words, "--check-finite").err
+    x[3, 9, 23] = x[3, 9, 2] = x[4, 36, 0] = value
+    x[2, 0, 5] = value  # of a prefix token, which nothing reads
+    numpy.save("x.npy", bits_of(x, dtype))
+    got = tenon(*RUN, *words, "--json").json["nonfinite"]
+    name = {numpy.inf: "inf", -numpy.inf: "-inf"}.get(value, "nan")
+    assert got["features"] == {"count": 3, "first": {"file": "x.npy", "image": 3, "token": 9, "column": 2, "value": name}}
+    bad = ~numpy.isfinite(numpy.load("y.npy"))
+    assert got["tokens"]["count"] == bad.sum() > 0 and got["overflow"] == {"count": 0}
+    first = got["tokens"]["first"]
+    assert [first["image"], first["token"], first["column"]] == numpy.argwhere(bad)[0].tolist() and first["file"] == "y.npy"
+    said = tenon(*RUN, *words).err
+    assert f"; 3 values of the features not finite (first: x.npy, image 3, token 9, column 2 is {name})" in said
+    assert f"{bad.sum()} values of the tokens not finite (first: y.npy, image 3, token " in said and said.count("\n") == 1
+    old = open("y.npy", "rb").read()
+    said = tenon(*RUN, *words, "--check-finite", code=1).err
+    assert f"x.npy: in the features, image 3, token 9, column 2 is {name}; correct them" in said
+    assert open("y.npy", "rb").read() == old
+    os.remove("y.npy")
+    tenon(*RUN, *words, "--check-finite", code=1)
+    assert sorted(os.listdir(".")) == ["adapter.safetensors", "x.npy"]
+
+
+@pytest.mark.parametrize("kind", ["avgpool", "attentional_pool", "linear"])
+def test_values_that_nothing_reads_are_not_counted(tenon, make, rng, kind):
+    make(kind, 8, 6, **({} if kind == "linear" else {"ragged": "drop", "window": 3}), **({"heads": 2} if "att" in kind else {}))
+    x = features(rng, 4, 56, 8)
+    patches, frames = numpy.ones((4, 56), bool), numpy.ones(4, bool)
+    patches[0, 9], frames[1] = False, False
+    x[0, 9] = x[1] = numpy.nan
+    if kind != "linear":  # 7 x 8 patches by window 3: the last row and the last two columns are dropped
+        x.reshape(4, 7, 8, 8)[:, 6] = x.reshape(4, 7, 8, 8)[:, :, 6:] = numpy.inf
+    numpy.save("x.npy", x)
+    numpy.save("p.npy", patches)
+    numpy.save("f.npy", frames)
+    words = [*RUN, "--patch-mask", "p.npy", "--frame-mask", "f.npy", *([] if kind == "linear" else ["--grid", "7x8"])]
+    assert tenon(*words, "--json", "--check-finite").json["nonfinite"] == CLEAN
+    x[2, 45, 7] = numpy.nan  # row 5, column 5 of the grid
+    x[0, 9, 1] = numpy.inf
+    numpy.save("x.npy", x)
+    got = tenon(*words, "--json").json["nonfinite"]["features"]
+    assert got == {"count": 1, "first": {"file": "x.npy", "image": 2, "token": 45, "column": 7, "value": "nan"}}
+
+
+def test_values_dropped_by_another_window_and_a_square_grid(tenon, make, rng):
+    make("avgpool", 8, 6, ragged="drop", window=3)
+    x = features(rng, 1, 25, 8)
+    x.reshape(5, 5, 8)[4] = x.reshape(5, 5, 8)[:, 4] = numpy.nan
+    numpy.save("x.npy", x)
+    assert tenon(*RUN, "--json", "--window", "2", "--check-finite").json["nonfinite"] == CLEAN
+    assert tenon(*RUN, "--json", "--window", "5").json["nonfinite"]["features"]["count"] == 72
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_tokens_that_overflow_are_counted_apart(tenon, rng, dtype):
+    """Finite in f32, infinite in the dtype they are written in; beside them NaN from a feature, infinite in f32 too."""
+    tensors = {"proj.weight": numpy.ones((6, 8), "f4") / 8, "proj.bias": numpy.zeros(6, "f4")}
+    save_file(tensors, "ones.safetensors")
+    open("c.json", "w").write('{"type": "linear", "in_dim": 8, "out_dim": 6}')
+    x = features(rng, 4, 5, 8)
+    x[1, 2] = 1e6 if dtype == "f16" else 3.4e38
+    x[2, 0, 0] = numpy.nan
+    x[3, 1] = 3.4e38
+    x[3, 1, 0] = numpy.inf
+    numpy.save("x.npy", x)
+    words = ["run", "ones.safetensors", "x.npy", "-o", "y.npy", "--config", "c.json", "--dtype", dtype]
+    got = tenon(*words, "--json").json["nonfinite"]
+    assert got["features"]["count"] == 2
+    assert got["tokens"] == {"count": 12, "first": {"file": "y.npy", "image": 2, "token": 0, "column": 0, "value": "nan"}}
+    assert got["overflow"] == {"count": 6, "first": {"file": "y.npy", "image": 1, "token": 2, "column": 0, "value": "inf"}}
+    said = tenon(*words).err
+    assert f"; 6 values of the tokens too large for {dtype} (first: y.npy, image 1, token 2, column 0 is inf)" in said
+    x[2, 0, 0] = x[3, 1] = 0
+    numpy.save("x.npy", x)
+    os.remove("y.npy")
+    said = tenon(*words, "--check-finite", code=1).err
+    assert f"x.npy: in its tokens, image 1, token 2, column 0 is inf in {dtype} and finite in f32" in said
+    assert "--dtype f32" in said and not os.path.exists("y.npy")
+    tenon("run", "ones.safetensors", "x.npy", "-o", "y.npy", "--config", "c.json", "--dtype", "f32", "--check-finite")
+
+
+def test_weights_that_are_not_finite_show_in_the_tokens(tenon, rng):
+    tensors = {"proj.weight": numpy.ones((6, 8), "f4"), "proj.bias": numpy.zeros(6, "f4")}
+    tensors["proj.weight"][2, 3] = numpy.inf
+    save_file(tensors, "w.safetensors")
+    open("c.json", "w").write('{"type": "linear", "in_dim": 8, "out_dim": 6}')
+    numpy.save("x.npy", abs(features(rng, 2, 3, 8)) + 1)
+    words = ["run", "w.safetensors", "x.npy", "-o", "y.npy", "--config", "c.json"]
+    done = tenon(*words, "--json", code=None)
+    if done.code == 0:  # unless loading has refused them
+        assert done.json["nonfinite"]["tokens"] == {
+            "count": 6, "first": {"file": "y.npy", "image": 0, "token": 0, "column": 2, "value": "inf"}}
+        os.remove("y.npy")
+        said = tenon(*words, "--check-finite", code=1).err
+        assert "x.npy: in its tokens, image 0, token 0, column 2 is inf" in said and not os.path.exists("y.npy")
+
+
+def test_f64_past_the_range_of_f32_is_not_finite(tenon, make):
+    make("linear", 8, 6)
+    numpy.save("x.npy", numpy.full((1, 2, 8), -1e300))
+    assert tenon(*RUN, "--json").json["nonfinite"]["features"]["first"]["value"] == "-inf"
+
+
+def test_a_chunk_further_on_is_looked_at_too(tenon, make, rng):
+    make("linear", 512, 64)
+    x = features(rng, 400, 64, 512)  # 52 MB: more than a chunk
+    x[399, 63, 511] = numpy.nan
+    numpy.save("x.npy", x)
+    first = {"file": "x.npy", "image": 399, "token": 63, "column": 511, "value": "nan"}
+    got = tenon(*RUN, "--json").json["nonfinite"]
+    assert got["features"] == {"count": 1, "first": first} and got["tokens"]["count"] == 64
+    os.remove("y.npy")
+    assert "image 399" in tenon(*RUN, "--check-finite", code=1).err
+    assert sorted(os.listdir(".")) == ["adapter.safetensors", "x.npy"]
 
 
 @pytest.mark.parametrize("window", [2**31, 2**32, 3 * 10**9, 2**62, 2**63 - 1])
