@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+/* Layer types: each in a small graph, judged as graph_case.h says; and numbers that were computed by hand. */
+#include "graph_case.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static tenon_error error;
+
+static void norms(tenon_builder *b)
+{
+    tenon_layer_norm(b, "first", tenon_option_real(b, "eps", 1e-5));
+    tenon_linear(b, "fc", tenon_builder_out_dim(b), TENON_BIAS);
+    tenon_rms_norm(b, "second", 1e-6, 0);
+    tenon_rms_norm(b, "third", 1e-6, TENON_PLUS_ONE);
+    tenon_activation(b, "gelu");
+    tenon_rms_norm(b, "", 1e-6, TENON_NO_WEIGHT);
+}
+
+/* Qwen2-VL's merger, of rows in blocks. */
+static void merger(tenon_builder *b)
+{
+    const int64_t side = tenon_option_int(b, "side", 2);
+    if (tenon_option_int(b, "blocks", 1)) tenon_features(b, TENON_ROWS_BLOCKS);
+    tenon_layer_norm(b, "ln_q", 1e-6);
+    tenon_patch_merge(b, side, tenon_option_int(b, "channel_first", 0) ? TENON_MERGE_C_DY_DX : TENON_MERGE_DY_DX_C,
+                      tenon_option_string(b, "ragged", "reject"));
+    tenon_linear(b, "mlp.0", 4 * tenon_builder_in_dim(b), TENON_BIAS);
+    tenon_activation(b, "gelu");
+    tenon_linear(b, "mlp.2", tenon_builder_out_dim(b), TENON_BIAS);
+}
+
+static void gated(tenon_builder *b)
+{
+    const int64_t hidden = 2 * tenon_builder_out_dim(b);
+    const int gate = tenon_linear(b, "gate_proj", hidden, TENON_NO_BIAS);
+    tenon_from(b, 0);
+    const int up = tenon_linear(b, "up_proj", hidden, TENON_BIAS);
+    tenon_gate(b, tenon_option_string(b, "activation", "silu"), gate, up);
+    tenon_linear(b, "down_proj", tenon_builder_out_dim(b), TENON_BIAS | TENON_TRANSPOSED);
+}
+
+static void only_merge(tenon_builder *b)
+{
+    tenon_patch_merge(b, 2, tenon_option_int(b, "channel_first", 0) ? TENON_MERGE_C_DY_DX : TENON_MERGE_DY_DX_C,
+                      "partial");
+}
+
+static void bare(tenon_builder *b)
+{
+    tenon_linear(b, "mm_input_projection_weight", tenon_builder_out_dim(b), TENON_TRANSPOSED | TENON_BARE_NAME);
+}
+
+static int register_all(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        tenon_builder_function build;
+    } types[] = {{"norms", norms}, {"merger", merger}, {"gated", gated}, {"only_merge", only_merge}, {"bare", bare}};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        if (tenon_register_adapter(types[i].name, types[i].build, NULL, &error) != TENON_OK) return -1;
+    }
+    return 0;
+}
+
+static void rows_are_normalised(void **state)
+{
+    (void)state;
+    static const int64_t widths[] = {2, 7, 33, 300};
+    for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++) {
+        graph_check(&(graph_case){.json = "{\"type\": \"norms\"}",
+                                  .in_dim = widths[i],
+                                  .out_dim = 9,
+                                  .images = 2,
+                                  .tokens = 5,
+                                  .patch_mask = true,
+                                  .scale = 3,
+                                  .seed = i});
+    }
+}
+
+static void patches_are_merged(void **state)
+{
+    (void)state;
+    static const int64_t grids[] = {1, 2, 4, 2, 4, 2, 1, 6, 2};
+    graph_check(&(graph_case){.json = "{\"type\": \"merger\"}",
+                              .in_dim = 5,
+                              .out_dim = 7,
+                              .images = 2,
+                              .tokens = 24,
+                              .height = 4,
+                              .width = 6,
+                              .patch_mask = true});
+    graph_check(&(graph_case){.json = "{\"type\": \"merger\"}",
+                              .in_dim = 5,
+                              .out_dim = 7,
+                              .images = 3,
+                              .grids = grids,
+                              .grid_columns = 3,
+                              .patch_mask = true,
+                              .frame_mask = true});
+    graph_check(
+        &(graph_case){.json = "{\"type\": \"merger\", \"blocks\": 0, \"channel_first\": 1, \"ragged\": \"partial\"}",
+                      .in_dim = 5,
+                      .out_dim = 7,
+                      .images = 2,
+                      .tokens = 15,
+                      .height = 3,
+                      .width = 5,
+                      .patch_mask = true});
+    graph_check(&(graph_case){.json = "{\"type\": \"merger\", \"blocks\": 0, \"side\": 3, \"ragged\": \"drop\"}",
+                              .in_dim = 5,
+                              .out_dim = 7,
+                              .images = 2,
+                              .tokens = 20,
+                              .height = 4,
+                              .width = 5});
+}
+
+static void values_gate_each_other(void **state)
+{
+    (void)state;
+    static const char *const configs[] = {"{\"type\": \"gated\"}",
+                                          "{\"type\": \"gated\", \"activation\": \"gelu_tanh\"}"};
+    for (size_t i = 0; i < 2; i++) {
+        graph_check(&(graph_case){.json = configs[i], .in_dim = 6, .out_dim = 5, .images = 2, .tokens = 7, .seed = i});
+    }
+}
+
+static void weights_may_be_stored_transposed(void **state)
+{
+    (void)state;
+    graph_check(&(graph_case){.json = "{\"type\": \"bare\"}", .in_dim = 6, .out_dim = 9, .images = 2, .tokens = 7});
+    tenon_config *config;
+    tenon_adapter *adapter;
+    tenon_parameter parameter;
+    assert_int_equal(tenon_config_from_json("{\"type\": \"bare\"}", 16, &config, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_new(config, 6, 9, NULL, &adapter, &error), TENON_OK);
+    tenon_parameter_init(&parameter);
+    assert_int_equal(tenon_adapter_parameter(adapter, 0, &parameter, &error), TENON_OK);
+    assert_string_equal(parameter.name, "mm_input_projection_weight");
+    assert_true(parameter.shape[0] == 6 && parameter.shape[1] == 9);
+    tenon_adapter_free(adapter);
+    tenon_config_free(config);
+}
+
+/* On a 2 x 3 grid whose patch p has the channels (10 p, 10 p + 1), the second window has its right column missing. */
+static void merges_have_their_order(void **state)
+{
+    (void)state;
+    static const double x[] = {0, 1, 10, 11, 20, 21, 30, 31, 40, 41, 50, 51};
+    static const double patches_first[] = {0, 1, 10, 11, 30, 31, 40, 41, 20, 21, 0, 0, 50, 51, 0, 0};
+    static const double channels_first[] = {0, 10, 30, 40, 1, 11, 31, 41, 20, 0, 50, 0, 21, 0, 51, 0};
+    for (int channel_first = 0; channel_first < 2; channel_first++) {
+        const graph_case c = {.json = channel_first ? "{\"type\": \"only_merge\", \"channel_first\": 1}"
+                                                    : "{\"type\": \"only_merge\"}",
+                              .in_dim = 2,
+                              .out_dim = 8,
+                              .images = 1,
+                              .tokens = 6,
+                              .height = 2,
+                              .width = 3};
+        int64_t rows;
+        double *tokens = graph_tokens_with(&c, NULL, NULL, x, &rows);
+        const double *expected = channel_first ? channels_first : patches_first;
+        assert_int_equal(rows, 2);
+        for (int i = 0; i < 16; i++)
+            assert_true(tokens[i] == expected[i]);
+        free(tokens);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_are_normalised),     cmocka_unit_test(patches_are_merged),
+        cmocka_unit_test(values_gate_each_other),  cmocka_unit_test(weights_may_be_stored_transposed),
+        cmocka_unit_test(merges_have_their_order),
+    };
+    return cmocka_run_group_tests(tests, register_all, NULL);
+}
