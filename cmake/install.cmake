@@ -33,11 +33,15 @@ if(TENON_CLI)
   endif()
 endif()
 
-# In the folders that their links expect.
-install(FILES LICENSE README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
-install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR}/docs
+# In the folders that their links expect. CMAKE_INSTALL_DOCDIR bears the name of the project at the top.
+set(documents ${CMAKE_INSTALL_DOCDIR})
+if(NOT PROJECT_IS_TOP_LEVEL)
+  set(documents ${CMAKE_INSTALL_DATAROOTDIR}/doc/tenon)
+endif()
+install(FILES LICENSE README.md CHANGELOG.md DESTINATION ${documents})
+install(DIRECTORY docs/ DESTINATION ${documents}/docs
         FILES_MATCHING PATTERN "*.md" PATTERN "*.png" PATTERN "*.svg" PATTERN reference EXCLUDE)
-install(DIRECTORY examples DESTINATION ${CMAKE_INSTALL_DOCDIR} PATTERN __pycache__ EXCLUDE)
+install(DIRECTORY examples DESTINATION ${documents} PATTERN __pycache__ EXCLUDE)
 
 # The pkg-config file says where it lies itself, so that the prefix may be chosen at installation, or moved later. An
 # absolute GNUInstallDirs path stands for itself; where the file's own is one, the prefix is the configured one.

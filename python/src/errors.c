@@ -70,21 +70,6 @@ PyObject *tnpy_raise_for_out(tenon_status status, const tenon_error *error)
     return NULL;
 }
 
-PyObject *tnpy_raise_for_out(tenon_status status, const tenon_error *error)
-{
-    PyObject *text = PyUnicode_FromFormat(" %s", error->message), *y = PyUnicode_FromString(" y ");
-    PyObject *out = PyUnicode_FromString(" out "), *named = NULL, *sentence = NULL;
-    if (text != NULL && y != NULL && out != NULL) named = PyUnicode_Replace(text, y, out, -1);
-    if (named != NULL) sentence = PyUnicode_Substring(named, 1, PyUnicode_GetLength(named));
-    if (sentence != NULL) PyErr_SetObject(exception_of(status), sentence);
-    Py_XDECREF(sentence);
-    Py_XDECREF(named);
-    Py_XDECREF(out);
-    Py_XDECREF(y);
-    Py_XDECREF(text);
-    return NULL;
-}
-
 PyObject *tnpy_raise_for_path(tenon_status status, const tenon_error *error, const char *path)
 {
     struct stat found;
