@@ -25,7 +25,7 @@ ROOMS = {
 }
 # System headers that only some files may include: pattern of the header, pattern of the files.
 RESERVED = [
-    (r"omp\.h|pthread\.h|threads\.h", r"src/core/(lock|parallel)\.c|cli/.*"),
+    (r"omp\.h|pthread\.h|threads\.h", r"src/core/(mutex|parallel)\.c|cli/.*"),
     (r"unistd\.h|fcntl\.h|dirent\.h|sys/.*", r"src/core/.*|cli/.*|python/.*"),
     (r"\w*intrin\.h|cpuid\.h|arm_.*|sys/auxv\.h|cuda.*", r"src/ops/.*"),
     (r"jansson\.h", r"src/(core|formats|connectors|families|adapter)/.*|cli/.*"),

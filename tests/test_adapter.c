@@ -648,6 +648,32 @@ static void forked_children_may_be_the_first(void **state)
     assert_int_equal(status, 0);
 }
 
+/* How many threads there are by default is found by prepare, whatever that was told. */
+static void the_first_forward_does_not_allocate(void **state)
+{
+    (void)state;
+    tenon_adapter *adapter = adapter_of("{}", 4, 6);
+    tenon_prepare_options options;
+    tenon_prepare_options_init(&options);
+    options.threads = 1;
+    assert_ok(tenon_adapter_prepare(adapter, &options, &error));
+    float x[16 * 4] = {1}, y[16 * 6];
+    tensor3 tx, ty;
+    tensor3_init(&tx, x, 1, 16, 4);
+    tensor3_init(&ty, y, 1, 16, 6);
+    tenon_workspace workspace = {NULL, 0};
+    tenon_call call;
+    tenon_call_init(&call);
+    call.threads = 1;
+    assert_ok(tenon_adapter_workspace_size(adapter, 16, &call, &workspace.size, &error));
+    workspace.data = malloc(workspace.size);
+    const int before = allocations;
+    assert_ok(tenon_adapter_forward(adapter, &tx.tensor, &ty.tensor, NULL, &workspace, &error));
+    assert_int_equal(allocations, before);
+    free(workspace.data);
+    tenon_adapter_free(adapter);
+}
+
 static void forked_children_compute(void **state)
 {
     (void)state;
@@ -678,6 +704,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forked_children_may_be_the_first), /* before any other has used threads */
+        cmocka_unit_test(the_first_forward_does_not_allocate),
         cmocka_unit_test(rows_and_windows_mix),
         cmocka_unit_test(parameters_are_set_and_borrowed),
         cmocka_unit_test(changes_unpublish_the_pack),

@@ -28,7 +28,7 @@ static tenon_status describe(tenon_adapter *adapter, const tenon_config *config,
     TN_TRY(tn_parameters_new(adapter, &adapter->parameters, error));
     adapter->weights = calloc((size_t)adapter->graph->num_parameters + 1, sizeof *adapter->weights);
     if (adapter->weights == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: parameters cannot be listed");
-    return tn_lock_new(&adapter->lock, error);
+    return tn_mutex_new(&adapter->lock, error);
 }
 
 tenon_status tenon_adapter_new(const tenon_config *config, int64_t in_dim, int64_t out_dim,
@@ -63,7 +63,7 @@ void tenon_adapter_free(tenon_adapter *adapter)
     if (adapter->lock != NULL) tn_adapter_unpublish(adapter);
     tn_parameters_free(adapter, adapter->parameters);
     free(adapter->weights);
-    tn_lock_free(adapter->lock);
+    tn_mutex_free(adapter->lock);
     tenon_config_free(adapter->config);
     tn_plan_free(&adapter->plan);
     tn_plan_free(&adapter->train_plan);

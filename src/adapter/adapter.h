@@ -9,8 +9,8 @@
 #define TN_ADAPTER_ADAPTER_H
 
 #include "connectors/config.h"
-#include "core/lock.h"
 #include "core/memory.h"
+#include "core/mutex.h"
 #include "core/parallel.h"
 #include "engine/forward.h"
 
@@ -34,7 +34,7 @@ struct tenon_adapter {
     tn_plan plan, train_plan;
     tn_parameter *parameters; /* [graph->num_parameters] */
     tn_weight *weights;       /* the same as packing reads them */
-    tn_lock *lock;            /* guards `pack`, and the packs' references and writers */
+    tn_mutex *lock;           /* guards `pack`, and the packs' references and writers */
     tn_pack *pack;            /* published, or NULL */
 };
 

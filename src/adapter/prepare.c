@@ -18,9 +18,9 @@ void tn_pack_release(const tenon_adapter *adapter, const tn_pack *pack)
 {
     if (pack == NULL) return;
     tn_pack *held = (tn_pack *)(uintptr_t)pack; /* immutable but for its count */
-    tn_lock_acquire(adapter->lock);
+    tn_mutex_acquire(adapter->lock);
     const bool last = --held->references == 0;
-    tn_lock_release(adapter->lock);
+    tn_mutex_release(adapter->lock);
     if (last) free_pack(held);
 }
 
@@ -32,11 +32,11 @@ static bool is_abandoned(const tn_pack *pack)
 
 static void publish(tenon_adapter *adapter, tn_pack *pack)
 {
-    tn_lock_acquire(adapter->lock);
+    tn_mutex_acquire(adapter->lock);
     tn_pack *old = adapter->pack;
     adapter->pack = pack;
     if (old != NULL && is_abandoned(old)) old->references--; /* its writer's */
-    tn_lock_release(adapter->lock);
+    tn_mutex_release(adapter->lock);
     tn_pack_release(adapter, old);
 }
 
@@ -86,20 +86,20 @@ static void write_over(const tenon_adapter *adapter, tn_pack *pack, const tn_par
 {
     const tn_context context = {.ops = pack->ops, .parallel = parallel};
     (void)!tn_pack_fill(pack, adapter->weights, &context, NULL);
-    tn_lock_acquire(adapter->lock);
+    tn_mutex_acquire(adapter->lock);
     pack->writer = 0;
-    tn_lock_release(adapter->lock);
+    tn_mutex_release(adapter->lock);
 }
 
 /* Writes over the published pack, if it is one for training of the same layout that nobody uses. */
 static bool refill_pack(const tenon_adapter *adapter, const tn_ops *ops, const tn_parallel *parallel)
 {
-    tn_lock_acquire(adapter->lock);
+    tn_mutex_acquire(adapter->lock);
     tn_pack *pack = adapter->pack;
     const bool fits = pack != NULL && (pack->references == 1 || is_abandoned(pack)) && pack->train &&
                       pack->ops == ops && tn_pack_fits(pack, adapter->weights);
     if (fits) take_over_locked(pack);
-    tn_lock_release(adapter->lock);
+    tn_mutex_release(adapter->lock);
     if (!fits) return false;
     write_over(adapter, pack, parallel);
     tn_pack_release(adapter, pack);
@@ -119,12 +119,12 @@ static void finish_pack(const tenon_adapter *adapter, tn_pack *pack)
 const tn_pack *tn_pack_acquire(const tenon_adapter *adapter)
 {
     for (int turn = 0;; turn++) {
-        tn_lock_acquire(adapter->lock);
+        tn_mutex_acquire(adapter->lock);
         tn_pack *pack = adapter->pack;
         const bool whole = pack == NULL || pack->writer == 0, abandoned = !whole && is_abandoned(pack);
         if (abandoned) take_over_locked(pack);
         if (whole && pack != NULL) pack->references++;
-        tn_lock_release(adapter->lock);
+        tn_mutex_release(adapter->lock);
         if (abandoned) finish_pack(adapter, pack);
         if (whole || abandoned) return pack;
         tn_nap(turn);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What was built, and what this machine can run. */
 #include "core/error.h"
-#include "core/lock.h"
+#include "core/mutex.h"
 #include "core/parallel.h"
 #include "ops/ops.h"
 #include <stdatomic.h>
@@ -28,10 +28,10 @@ static void describe_locked(void)
 
 static const char *described(const char *text)
 {
-    tn_global_lock_acquire();
+    tn_global_mutex_acquire();
     if (!are_written) describe_locked();
     are_written = true; /* after the last byte: a fork may come at any time */
-    tn_global_lock_release();
+    tn_global_mutex_release();
     return text;
 }
 

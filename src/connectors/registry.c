@@ -4,7 +4,7 @@
 #include "connectors/registry.h"
 
 #include "core/error.h"
-#include "core/lock.h"
+#include "core/mutex.h"
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,10 +82,10 @@ tenon_status tenon_register_adapter(const char *name, tenon_builder_function fun
         return tn_fail(error, TENON_NO_MEMORY, "out of memory: adapter/%s cannot be registered", tn_quote(name).text);
     }
     *added = (row){copy, {function, context}, NULL};
-    tn_global_lock_acquire();
+    tn_global_mutex_acquire();
     const bool taken = find(name) != NULL;
     if (!taken) insert_locked(added);
-    tn_global_lock_release();
+    tn_global_mutex_release();
     if (!taken) return TENON_OK;
     free(added);
     free(copy);

@@ -3,7 +3,7 @@
 #include "core/parallel.h"
 
 #include "core/error.h"
-#include "core/lock.h"
+#include "core/mutex.h"
 #include "core/quota.h"
 #include "core/size.h"
 #include "core/versioned.h"
@@ -59,6 +59,12 @@ static bool has_openmp(void)
     return !tn_is_forked_child();
 }
 
+/* Every call comes by here, prepare first: a forward, which does not allocate, finds the files read. */
+static void learn_most_threads(void)
+{
+    if (has_openmp()) (void)most_threads();
+}
+
 static tenon_status openmp_threads(int *threads, tenon_error *error)
 {
     const int most = most_threads();
@@ -74,6 +80,10 @@ static tenon_status openmp_threads(int *threads, tenon_error *error)
 static bool has_openmp(void)
 {
     return false;
+}
+
+static void learn_most_threads(void)
+{
 }
 
 static tenon_status openmp_threads(int *threads, tenon_error *error)
@@ -98,6 +108,7 @@ void tenon_executor_init(tenon_executor *executor)
 
 tenon_status tn_parallel_init(tn_parallel *parallel, int threads, const tenon_executor *executor, tenon_error *error)
 {
+    learn_most_threads();
     if (threads < 0 || threads > max_workers) {
         return tn_fail(error, TENON_INVALID, "threads is %d; expected 0 (automatic) to %d", threads, max_workers);
     }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "core/lock.h"
+#include "core/mutex.h"
 
 #include "core/error.h"
 #include <pthread.h>
@@ -35,20 +35,20 @@ bool tn_is_forked_child(void)
 
 /* ---- locks ---- */
 
-struct tn_lock {
+struct tn_mutex {
     atomic_uint owner; /* the process whose thread holds it; 0: free */
 };
 
-tenon_status tn_lock_new(tn_lock **lock, tenon_error *error)
+tenon_status tn_mutex_new(tn_mutex **lock, tenon_error *error)
 {
-    tn_lock *made = malloc(sizeof *made);
+    tn_mutex *made = malloc(sizeof *made);
     if (made == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: a lock cannot be made");
     atomic_init(&made->owner, 0);
     *lock = made;
     return TENON_OK;
 }
 
-void tn_lock_free(tn_lock *lock)
+void tn_mutex_free(tn_mutex *lock)
 {
     free(lock);
 }
@@ -60,14 +60,14 @@ void tn_nap(int turn)
 }
 
 /* Takes it from nobody, or from a thread that this process does not have. */
-static bool try_to_take(tn_lock *lock, unsigned process)
+static bool try_to_take(tn_mutex *lock, unsigned process)
 {
     unsigned owner = atomic_load_explicit(&lock->owner, memory_order_relaxed);
     return owner != process && atomic_compare_exchange_strong_explicit(&lock->owner, &owner, process,
                                                                        memory_order_acquire, memory_order_relaxed);
 }
 
-void tn_lock_acquire(tn_lock *lock)
+void tn_mutex_acquire(tn_mutex *lock)
 {
     enum { tries = 100 }; /* more than the few instructions of another take, unless that thread was interrupted */
     const unsigned process = tn_process();
@@ -79,19 +79,19 @@ void tn_lock_acquire(tn_lock *lock)
     }
 }
 
-void tn_lock_release(tn_lock *lock)
+void tn_mutex_release(tn_mutex *lock)
 {
     atomic_store_explicit(&lock->owner, 0, memory_order_release);
 }
 
-static tn_lock global;
+static tn_mutex global;
 
-void tn_global_lock_acquire(void)
+void tn_global_mutex_acquire(void)
 {
-    tn_lock_acquire(&global);
+    tn_mutex_acquire(&global);
 }
 
-void tn_global_lock_release(void)
+void tn_global_mutex_release(void)
 {
-    tn_lock_release(&global);
+    tn_mutex_release(&global);
 }
