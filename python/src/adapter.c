@@ -114,7 +114,7 @@ static void adapter_dealloc(PyObject *object)
     if (self->owners != NULL) tnpy_adapter_drop_owners(self);
     free(self->owners);
     tnpy_workspace_drop(self->spare);
-    tnpy_home_close(self->gradients);
+    tnpy_pool_close(self->gradients);
     if (self->lock != NULL) PyThread_free_lock(self->lock);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);

@@ -4,16 +4,46 @@
 
 #include <string.h>
 
+/* The repr of an object on one line and not longer than a sentence can bear; NULL with an exception. */
+static PyObject *short_repr(PyObject *object)
+{
+    enum { most = 80 };
+    PyObject *whole = PyObject_Repr(object), *words = NULL, *line = NULL, *text = NULL;
+    PyObject *space = PyUnicode_FromString(" ");
+    if (whole != NULL) words = PyUnicode_Split(whole, NULL, -1);
+    if (words != NULL && space != NULL) line = PyUnicode_Join(space, words);
+    if (line != NULL && PyUnicode_GetLength(line) > most) {
+        PyObject *start = PyUnicode_Substring(line, 0, most);
+        if (start != NULL) text = PyUnicode_FromFormat("%U...", start);
+        Py_XDECREF(start);
+    } else if (line != NULL) {
+        text = Py_NewRef(line);
+    }
+    Py_XDECREF(line);
+    Py_XDECREF(words);
+    Py_XDECREF(space);
+    Py_XDECREF(whole);
+    return text;
+}
+
+bool tnpy_fail_value(PyObject *exception, const char *name, const char *part, PyObject *object, const char *expected)
+{
+    PyObject *text = short_repr(object);
+    if (text != NULL) PyErr_Format(exception, "%s%s is %U; expected %s", name, part, text, expected);
+    Py_XDECREF(text);
+    return false;
+}
+
 bool tnpy_read_int(PyObject *object, const char *name, int64_t *value)
 {
-    if (PyBool_Check(object) || !PyIndex_Check(object)) {
+    PyObject *index = !PyBool_Check(object) && PyIndex_Check(object) ? PyNumber_Index(object) : NULL;
+    if (index == NULL) {
+        PyErr_Clear();
         PyObject *type = PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__name__");
         if (type != NULL) PyErr_Format(PyExc_TypeError, "%s is of type %U; expected an integer", name, type);
         Py_XDECREF(type);
         return false;
     }
-    PyObject *index = PyNumber_Index(object);
-    if (index == NULL) return false;
     int overflow;
     *value = PyLong_AsLongLongAndOverflow(index, &overflow);
     if (overflow != 0) PyErr_Format(PyExc_ValueError, "%s is %S; it must fit 64 bits", name, index);
@@ -35,8 +65,7 @@ bool tnpy_read_grid(PyObject *object, tenon_call *call)
     if (pair == NULL || PyTuple_Size(pair) != 2) {
         Py_XDECREF(pair);
         PyErr_Clear();
-        PyErr_Format(PyExc_TypeError, "grid is %R; expected a pair (rows, columns)", object);
-        return false;
+        return tnpy_fail_value(PyExc_TypeError, "grid", "", object, "a pair (rows, columns)");
     }
     const bool read = tnpy_read_int(PyTuple_GetItem(pair, 0), "grid rows", &call->grid_height) &&
                       tnpy_read_int(PyTuple_GetItem(pair, 1), "grid columns", &call->grid_width);
@@ -56,13 +85,13 @@ bool tnpy_read_path(PyObject *object, PyObject **keeper, const char **path)
 const char *tnpy_read_string(PyObject *object, const char *name)
 {
     if (!PyUnicode_Check(object)) {
-        PyErr_Format(PyExc_TypeError, "%s is %R; expected a string", name, object);
+        tnpy_fail_value(PyExc_TypeError, name, "", object, "a string");
         return NULL;
     }
     Py_ssize_t length;
     const char *text = PyUnicode_AsUTF8AndSize(object, &length);
     if (text != NULL && strlen(text) != (size_t)length) {
-        PyErr_Format(PyExc_ValueError, "%s has a zero character in it", name);
+        PyErr_Format(PyExc_ValueError, "%s contains a zero character", name);
         return NULL;
     }
     return text;
@@ -103,7 +132,7 @@ bool tnpy_read_dtype(PyObject *object, tenon_dtype *dtype)
     Py_XDECREF(text);
     if (!found) {
         PyErr_Clear();
-        PyErr_Format(PyExc_ValueError, "dtype is %R; expected f32, bf16 or f16", object);
+        tnpy_fail_value(PyExc_ValueError, "dtype", "", object, "f32, bf16 or f16");
     }
     return found;
 }

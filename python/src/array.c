@@ -19,11 +19,11 @@ bool tnpy_array_bytes(DLDataType dtype, int ndim, const int64_t *shape, size_t *
     return true;
 }
 
-PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape, tnpy_home *home)
+PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape, tnpy_pool *pool)
 {
     size_t bytes;
     if (!tnpy_array_bytes(dtype, ndim, shape, &bytes)) return PyErr_NoMemory();
-    tnpy_memory *memory = tnpy_memory_new(home, bytes);
+    tnpy_memory *memory = tnpy_memory_new(pool, bytes);
     allocfunc allocate = (allocfunc)PyType_GetSlot(tnpy_array_type, Py_tp_alloc);
     tnpy_array *array = memory != NULL ? (tnpy_array *)allocate(tnpy_array_type, 0) : NULL;
     if (array == NULL) {
@@ -205,7 +205,7 @@ static bool admits_version(PyObject *max_version)
 static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     if (PyTuple_Size(args) > 0) {
-        PyErr_SetString(PyExc_TypeError, "__dlpack__ takes keyword arguments alone");
+        PyErr_SetString(PyExc_TypeError, "__dlpack__ takes keyword arguments only");
         return NULL;
     }
     tnpy_array *array = (tnpy_array *)self;

@@ -14,7 +14,7 @@ static tenon_builder *handle_of(PyObject *self)
 {
     tenon_builder *handle = ((python_builder *)self)->handle;
     if (handle == NULL) {
-        PyErr_SetString(PyExc_ValueError, "a builder lives as long as the call of the builder function, no longer");
+        PyErr_SetString(PyExc_ValueError, "a builder can be used only while the builder function runs");
     }
     return handle;
 }
@@ -154,7 +154,7 @@ PyObject *tnpy_register_adapter(PyObject *module, PyObject *args)
     tenon_error error;
     if (!PyArg_ParseTuple(args, "sO:register_adapter", &name, &function)) return NULL;
     if (!PyCallable_Check(function)) {
-        PyErr_Format(PyExc_TypeError, "the builder of '%s' is %R; expected a function of one argument", name, function);
+        tnpy_fail_value(PyExc_TypeError, "the builder of ", name, function, "a function of one argument");
         return NULL;
     }
     const tenon_status status = tenon_register_adapter(name, call_function, function, &error);

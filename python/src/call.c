@@ -74,10 +74,11 @@ static int find_keyword(PyObject *key)
     for (int i = 0; i < NUM_KEYWORDS; i++) {
         if (keyword_names[i] != NULL && PyUnicode_CompareWithASCIIString(key, keyword_names[i]) == 0) return i;
     }
-    PyErr_Format(PyExc_TypeError,
-                 "an adapter takes no argument %R; it takes x, out, dtype, grid, pool_window, "
-                 "patch_mask, frame_mask, threads",
-                 key);
+    PyErr_Format(
+        PyExc_TypeError,
+        "an adapter takes no argument '%U'; it takes x, out, dtype, grid, pool_window, patch_mask, frame_mask, "
+        "threads",
+        key);
     return -1;
 }
 
@@ -85,8 +86,7 @@ static int find_keyword(PyObject *key)
 static bool read_arguments(PyObject *args, PyObject *kwargs, PyObject **x, PyObject **given)
 {
     if (PyTuple_Size(args) != 1) {
-        PyErr_Format(PyExc_TypeError, "an adapter takes one array, x, and keywords (got %zd arguments)",
-                     PyTuple_Size(args));
+        PyErr_Format(PyExc_TypeError, "an adapter takes one positional argument, x (got %zd)", PyTuple_Size(args));
         return false;
     }
     *x = PyTuple_GetItem(args, 0);

@@ -4,6 +4,7 @@
 #include "borrow.h"
 #include "dlpack.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,9 +33,8 @@ static bool read_shape(tnpy_borrowed *borrowed, PyObject *shape, const char *nam
     const Py_ssize_t count = PyTuple_Check(shape) ? PyTuple_Size(shape) : -1;
     if (count < 0 || count > TNPY_MAX_DIMS || !read_integers(shape, borrowed->shape, count) ||
         has_negative(borrowed->shape, count)) {
-        PyErr_Format(PyExc_ValueError, "%s: the shape is %R; expected a tuple of at most %d integers, none negative",
-                     name, shape, TNPY_MAX_DIMS);
-        return false;
+        return tnpy_fail_value(PyExc_ValueError, name, ": the shape", shape,
+                               "a tuple of at most 8 integers, none negative");
     }
     borrowed->tensor.shape = borrowed->shape;
     borrowed->tensor.ndim = (int)count;
@@ -47,9 +47,9 @@ static bool read_strides(tnpy_borrowed *borrowed, PyObject *strides, const char 
     const int ndim = borrowed->tensor.ndim;
     if (strides == NULL || strides == Py_None) return true;
     if (!PyTuple_Check(strides) || PyTuple_Size(strides) != ndim || !read_integers(strides, borrowed->strides, ndim)) {
-        PyErr_Format(PyExc_ValueError, "%s: the strides are %R; expected a tuple of %d integers, one for each axis",
-                     name, strides, ndim);
-        return false;
+        char expected[64];
+        snprintf(expected, sizeof expected, "a tuple of %d integers, one for each axis", ndim);
+        return tnpy_fail_value(PyExc_ValueError, name, ": the tuple of strides", strides, expected);
     }
     borrowed->tensor.strides = borrowed->strides;
     return true;
@@ -60,9 +60,7 @@ static bool read_address(tnpy_borrowed *borrowed, PyObject *address, const char 
     borrowed->tensor.data = PyLong_AsVoidPtr(address);
     if (!PyErr_Occurred()) return true;
     PyErr_Clear();
-    PyErr_Format(PyExc_ValueError, "%s: the address is %R; expected an integer of %zu bits", name, address,
-                 8 * sizeof(void *));
-    return false;
+    return tnpy_fail_value(PyExc_ValueError, name, ": the address", address, "an integer of 64 bits");
 }
 
 /* ---- raw tuples ---- */
@@ -70,8 +68,7 @@ static bool read_address(tnpy_borrowed *borrowed, PyObject *address, const char 
 bool tnpy_borrow_tuple(tnpy_borrowed *borrowed, PyObject *tuple, const char *name)
 {
     if (PyTuple_Size(tuple) != 4) {
-        PyErr_Format(PyExc_TypeError, "%s is %R; expected an array or (address, dtype, shape, strides)", name, tuple);
-        return false;
+        return tnpy_fail_value(PyExc_TypeError, name, "", tuple, "an array or (address, dtype, shape, strides)");
     }
     int64_t dtype;
     if (!tnpy_read_int(PyTuple_GetItem(tuple, 1), "the dtype of a raw tuple", &dtype)) return false;

@@ -41,39 +41,53 @@ static PyObject *exception_of(tenon_status status)
     }
 }
 
-/* A path or a name of the caller's may be no UTF-8. */
-static void raise_sentence(PyObject *exception, const char *message)
+/* `text` with each `from` replaced. Steals `text`, which may be NULL with an exception. */
+static PyObject *replaced(PyObject *text, const char *from, const char *to)
 {
-    PyObject *text = PyUnicode_DecodeUTF8(message, (Py_ssize_t)strlen(message), "backslashreplace");
-    if (text != NULL) PyErr_SetObject(exception, text);
+    PyObject *old = PyUnicode_FromString(from), *new = PyUnicode_FromString(to), *made = NULL;
+    if (text != NULL && old != NULL && new != NULL) made = PyUnicode_Replace(text, old, new, -1);
+    Py_XDECREF(new);
+    Py_XDECREF(old);
     Py_XDECREF(text);
+    return made;
+}
+
+/* The library's sentence with Python's names, as its functions are methods here. A path or a name in it need not be
+ * UTF-8. NULL with an exception. */
+static PyObject *read_sentence(const char *message)
+{
+    return replaced(PyUnicode_DecodeUTF8(message, (Py_ssize_t)strlen(message), "backslashreplace"), "tenon_adapter_",
+                    "Adapter.");
+}
+
+/* Steals `sentence`, which may be NULL with an exception. */
+static PyObject *raise_sentence(PyObject *exception, PyObject *sentence)
+{
+    if (sentence != NULL) PyErr_SetObject(exception, sentence);
+    Py_XDECREF(sentence);
+    return NULL;
 }
 
 PyObject *tnpy_raise(tenon_status status, const tenon_error *error)
 {
-    raise_sentence(exception_of(status), error->message);
-    return NULL;
+    return raise_sentence(exception_of(status), read_sentence(error->message));
 }
 
 PyObject *tnpy_raise_for_out(tenon_status status, const tenon_error *error)
 {
-    PyObject *text = PyUnicode_FromFormat(" %s", error->message), *y = PyUnicode_FromString(" y ");
-    PyObject *out = PyUnicode_FromString(" out "), *named = NULL, *sentence = NULL;
-    if (text != NULL && y != NULL && out != NULL) named = PyUnicode_Replace(text, y, out, -1);
-    if (named != NULL) sentence = PyUnicode_Substring(named, 1, PyUnicode_GetLength(named));
-    if (sentence != NULL) PyErr_SetObject(exception_of(status), sentence);
+    PyObject *sentence = read_sentence(error->message);
+    PyObject *spaced = sentence != NULL ? PyUnicode_FromFormat(" %U", sentence) : NULL;
     Py_XDECREF(sentence);
-    Py_XDECREF(named);
-    Py_XDECREF(out);
-    Py_XDECREF(y);
-    Py_XDECREF(text);
-    return NULL;
+    spaced = replaced(spaced, " y ", " out ");
+    if (spaced == NULL) return NULL;
+    sentence = PyUnicode_Substring(spaced, 1, PyUnicode_GetLength(spaced));
+    Py_DECREF(spaced);
+    return raise_sentence(exception_of(status), sentence);
 }
 
 PyObject *tnpy_raise_for_path(tenon_status status, const tenon_error *error, const char *path)
 {
     struct stat found;
     if (status != TENON_NOT_FOUND || stat(path, &found) == 0) return tnpy_raise(status, error);
-    raise_sentence(PyExc_FileNotFoundError, error->message);
-    return NULL;
+    return raise_sentence(PyExc_FileNotFoundError, read_sentence(error->message));
 }

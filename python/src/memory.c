@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: MIT */
-/* Memory of arrays. It is counted on its own, without Python, so that others may drop it on any thread and after the
- * interpreter is gone.
+/* Memory of arrays, with reference counts of its own: other libraries may drop it on any thread, and after the
+ * interpreter has ended.
  *
- * A home takes back what was lent and lends it again: the gradients of a training step are as large as the weights, and
- * memory that the system has just given is filled with zeros first. Nobody waits for a home that another thread uses,
- * or used when this process was forked: then memory comes from the system, and goes there. */
+ * A memory pool keeps blocks that were dropped and hands them out again: the gradients of a training step are as large
+ * as the weights, and the system fills new memory with zeros. A thread does not wait for a pool that another thread
+ * uses, or was using when this process was forked: it takes memory from the system and gives it back there. */
 #include "memory.h"
 
 #include <stdlib.h>
 
 enum { alignment = 64 };
 
-struct tnpy_home {
-    atomic_int references; /* the owner's and one of each block that is out */
+struct tnpy_pool {
+    atomic_int references; /* the owner's, and one of each block that is in use */
     atomic_bool closed;
     atomic_flag busy;
     size_t most, kept; /* bytes */
@@ -51,107 +51,107 @@ void *tnpy_memory_data(tnpy_memory *memory)
     return (char *)memory + header_bytes();
 }
 
-/* ---- homes ---- */
+/* ---- memory pools ---- */
 
-tnpy_home *tnpy_home_new(size_t most)
+tnpy_pool *tnpy_pool_new(size_t most)
 {
-    tnpy_home *home = malloc(sizeof *home);
-    if (home == NULL) return NULL;
-    atomic_init(&home->references, 1);
-    atomic_init(&home->closed, false);
-    atomic_flag_clear(&home->busy);
-    home->most = most;
-    home->kept = 0;
-    home->first = NULL;
-    return home;
+    tnpy_pool *pool = malloc(sizeof *pool);
+    if (pool == NULL) return NULL;
+    atomic_init(&pool->references, 1);
+    atomic_init(&pool->closed, false);
+    atomic_flag_clear(&pool->busy);
+    pool->most = most;
+    pool->kept = 0;
+    pool->first = NULL;
+    return pool;
 }
 
-static bool enter(tnpy_home *home)
+static bool enter(tnpy_pool *pool)
 {
-    return !atomic_flag_test_and_set(&home->busy);
+    return !atomic_flag_test_and_set(&pool->busy);
 }
 
-static void leave(tnpy_home *home)
+static void leave(tnpy_pool *pool)
 {
-    atomic_flag_clear(&home->busy);
+    atomic_flag_clear(&pool->busy);
 }
 
-static void empty(tnpy_home *home)
+static void empty(tnpy_pool *pool)
 {
-    while (home->first != NULL) {
-        tnpy_memory *next = home->first->next;
-        free_block(home->first);
-        home->first = next;
+    while (pool->first != NULL) {
+        tnpy_memory *next = pool->first->next;
+        free_block(pool->first);
+        pool->first = next;
     }
-    home->kept = 0;
+    pool->kept = 0;
 }
 
-static void drop_home(tnpy_home *home)
+static void drop_pool(tnpy_pool *pool)
 {
-    if (atomic_fetch_sub(&home->references, 1) != 1) return;
-    empty(home);
-    free(home);
+    if (atomic_fetch_sub(&pool->references, 1) != 1) return;
+    empty(pool);
+    free(pool);
 }
 
-/* Once it is closed. */
-static void clear_out(tnpy_home *home)
+/* After it was closed. */
+static void clear_out(tnpy_pool *pool)
 {
-    if (!enter(home)) return; /* who is in does it */
-    empty(home);
-    leave(home);
+    if (!enter(pool)) return; /* the thread that uses it does this */
+    empty(pool);
+    leave(pool);
 }
 
-void tnpy_home_close(tnpy_home *home)
+void tnpy_pool_close(tnpy_pool *pool)
 {
-    if (home == NULL) return;
-    atomic_store(&home->closed, true);
-    clear_out(home);
-    drop_home(home);
+    if (pool == NULL) return;
+    atomic_store(&pool->closed, true);
+    clear_out(pool);
+    drop_pool(pool);
 }
 
-/* A block of that size that is at home, or NULL. */
-static tnpy_memory *take(tnpy_home *home, size_t size)
+/* A block of that size from the pool, or NULL. */
+static tnpy_memory *take(tnpy_pool *pool, size_t size)
 {
     tnpy_memory *found = NULL;
-    if (!enter(home)) return NULL;
-    tnpy_memory **at = &home->first;
+    if (!enter(pool)) return NULL;
+    tnpy_memory **at = &pool->first;
     while (*at != NULL && (*at)->size != size)
         at = &(*at)->next;
     if (*at != NULL) {
         found = *at;
         *at = found->next;
-        home->kept -= size;
+        pool->kept -= size;
     }
-    leave(home);
+    leave(pool);
     return found;
 }
 
-/* False: the block is still the caller's. */
-static bool put(tnpy_home *home, tnpy_memory *memory)
+/* False: the pool did not take the block. */
+static bool put(tnpy_pool *pool, tnpy_memory *memory)
 {
-    if (atomic_load(&home->closed) || !enter(home)) return false;
-    const bool fits = memory->size <= home->most && home->kept <= home->most - memory->size;
+    if (atomic_load(&pool->closed) || !enter(pool)) return false;
+    const bool fits = memory->size <= pool->most && pool->kept <= pool->most - memory->size;
     if (fits) {
-        memory->next = home->first;
-        home->first = memory;
-        home->kept += memory->size;
+        memory->next = pool->first;
+        pool->first = memory;
+        pool->kept += memory->size;
     }
-    leave(home);
-    if (atomic_load(&home->closed)) clear_out(home);
+    leave(pool);
+    if (atomic_load(&pool->closed)) clear_out(pool);
     return fits;
 }
 
 /* ---- blocks ---- */
 
-tnpy_memory *tnpy_memory_new(tnpy_home *home, size_t bytes)
+tnpy_memory *tnpy_memory_new(tnpy_pool *pool, size_t bytes)
 {
     if (bytes > PTRDIFF_MAX - header_bytes()) return NULL;
-    tnpy_memory *memory = home != NULL ? take(home, tnpy_memory_size(bytes)) : NULL;
+    tnpy_memory *memory = pool != NULL ? take(pool, tnpy_memory_size(bytes)) : NULL;
     if (memory == NULL) memory = new_block(bytes);
     if (memory == NULL) return NULL;
     atomic_init(&memory->references, 1);
-    memory->home = home;
-    if (home != NULL) atomic_fetch_add(&home->references, 1);
+    memory->pool = pool;
+    if (pool != NULL) atomic_fetch_add(&pool->references, 1);
     return memory;
 }
 
@@ -163,7 +163,7 @@ void tnpy_memory_keep(tnpy_memory *memory)
 void tnpy_memory_drop(tnpy_memory *memory)
 {
     if (memory == NULL || atomic_fetch_sub(&memory->references, 1) != 1) return;
-    tnpy_home *home = memory->home;
-    if (home == NULL || !put(home, memory)) free_block(memory);
-    if (home != NULL) drop_home(home);
+    tnpy_pool *pool = memory->pool;
+    if (pool == NULL || !put(pool, memory)) free_block(memory);
+    if (pool != NULL) drop_pool(pool);
 }

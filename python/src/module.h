@@ -27,6 +27,9 @@ PyObject *tnpy_raise_for_path(tenon_status status, const tenon_error *error, con
 
 /* arguments.c: Python values to C. They return false, with an exception, for what they cannot read. */
 
+/* "NAME PART is VALUE; expected EXPECTED", with a value on one line. Returns false. */
+bool tnpy_fail_value(PyObject *exception, const char *name, const char *part, PyObject *object, const char *expected);
+
 bool tnpy_read_int(PyObject *object, const char *name, int64_t *value);
 
 /* The same; None and NULL give `fallback`. */
@@ -86,7 +89,7 @@ extern const char tnpy_mask_sentence[];
 /* array.c: memory of ours (memory.h), which others take through __dlpack__. */
 
 typedef struct tnpy_memory tnpy_memory;
-typedef struct tnpy_home tnpy_home;
+typedef struct tnpy_pool tnpy_pool;
 
 typedef struct tnpy_array {
     PyObject_HEAD tnpy_memory *memory;
@@ -95,8 +98,8 @@ typedef struct tnpy_array {
 
 extern PyTypeObject *tnpy_array_type;
 
-/* A new array of undefined values, which returns to `home`, if there is one. */
-PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape, tnpy_home *home);
+/* A new array of undefined values. Its memory returns to `pool`, unless that is NULL. */
+PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape, tnpy_pool *pool);
 
 /* Bytes of a dense array; false when they do not fit. */
 bool tnpy_array_bytes(DLDataType dtype, int ndim, const int64_t *shape, size_t *bytes);
@@ -179,7 +182,7 @@ typedef struct tnpy_adapter {
     int64_t num_parameters;
     tenon_dtype dtype; /* of tokens when nobody asks for one; 0: no parameter has one */
     tnpy_workspace spare;
-    tnpy_home *gradients; /* where lent gradients return; NULL before the first */
+    tnpy_pool *gradients; /* memory of gradients that were dropped; NULL before the first */
 } tnpy_adapter;
 
 /* Takes the adapter's lock, giving the GIL back while it waits. */

@@ -43,8 +43,7 @@ static PyObject *numpy_bf16(void)
     Py_XDECREF(numpy_module);
     if (numpy.bf16 == NULL) {
         PyErr_Clear();
-        PyErr_SetString(PyExc_ValueError,
-                        "NumPy has no bfloat16 of its own; ask for dtype='f32', or install the package ml_dtypes");
+        PyErr_SetString(PyExc_ValueError, "NumPy has no bfloat16; pass dtype='f32', or install the package ml_dtypes");
     }
     return numpy.bf16;
 }
@@ -102,7 +101,7 @@ PyObject *tnpy_result_finish(PyObject *result, PyObject *x)
     if (Py_TYPE(result) != tnpy_array_type) return result;
     PyObject *function = find_from_dlpack(x);
     PyObject *made = function != NULL ? PyObject_CallFunctionObjArgs(function, result, NULL) : NULL;
-    if (function == NULL) PyErr_SetString(PyExc_ValueError, "x lost its from_dlpack during the call");
+    if (function == NULL) PyErr_SetString(PyExc_ValueError, "the library of x has no from_dlpack any more");
     Py_XDECREF(function);
     Py_DECREF(result);
     return made;

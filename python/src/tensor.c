@@ -106,11 +106,11 @@ static bool read_table(tnpy_tensor *tensor, PyObject *object)
     DLTensor found;
     if (torch.exchange->dltensor_from_py_object_no_sync(object, &found) != 0 ||
         (found.ndim > 0 && found.strides == NULL)) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "PyTorch does not say where a tensor lies");
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "PyTorch does not give the memory of the tensor");
         return false;
     }
     if (found.ndim > TNPY_MAX_DIMS) {
-        PyErr_Format(PyExc_ValueError, "a tensor has %d dimensions; expected at most %d", found.ndim, TNPY_MAX_DIMS);
+        PyErr_Format(PyExc_ValueError, "the tensor has %d dimensions; expected at most %d", found.ndim, TNPY_MAX_DIMS);
         return false;
     }
     tensor->data = (char *)found.data + found.byte_offset;
@@ -136,7 +136,7 @@ static bool read_axes(int64_t *axes, int32_t *ndim, PyObject *tuple)
 {
     const Py_ssize_t count = tuple != NULL ? PyTuple_Size(tuple) : -1;
     if (count > TNPY_MAX_DIMS) {
-        PyErr_Format(PyExc_ValueError, "a tensor has %zd dimensions; expected at most %d", count, TNPY_MAX_DIMS);
+        PyErr_Format(PyExc_ValueError, "the tensor has %zd dimensions; expected at most %d", count, TNPY_MAX_DIMS);
     }
     for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++)
         axes[i] = PyLong_AsLongLong(PyTuple_GetItem(tuple, i));
@@ -153,7 +153,7 @@ static bool read_dtype(DLDataType *dtype, PyObject *found)
         Py_DECREF(found);
         return true;
     }
-    if (found != NULL) PyErr_Format(PyExc_ValueError, "no kernel reads a tensor of %R", found);
+    if (found != NULL) PyErr_Format(PyExc_ValueError, "the tensor is of %S, which tenon does not read", found);
     Py_XDECREF(found);
     return false;
 }
@@ -164,8 +164,7 @@ static bool read_attributes(tnpy_tensor *tensor, PyObject *object)
     const bool known = is_cpu == Py_True;
     Py_XDECREF(is_cpu);
     if (!known) {
-        if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_ValueError, "a tensor lies on a device; expected the CPU's memory");
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "the tensor is on another device; expected the CPU");
         return false;
     }
     PyObject *address = call(object, DATA_PTR);

@@ -134,8 +134,8 @@ static PyObject *saved_size(PyObject *object, PyObject *const *args, Py_ssize_t 
     return status == TENON_OK ? PyLong_FromSize_t(bytes) : tnpy_raise(status, &error);
 }
 
-/* A home for one gradient of each parameter; NULL when it cannot be had. */
-static tnpy_home *new_home(const tnpy_adapter *self)
+/* A pool for one gradient of each parameter; NULL: out of memory. */
+static tnpy_pool *new_pool(const tnpy_adapter *self)
 {
     size_t most = 0;
     for (int64_t i = 0; i < self->num_parameters; i++) {
@@ -148,7 +148,7 @@ static tnpy_home *new_home(const tnpy_adapter *self)
             return NULL;
         }
     }
-    return tnpy_home_new(most);
+    return tnpy_pool_new(most);
 }
 
 static PyObject *lend_gradient(PyObject *object, PyObject *which)
@@ -161,7 +161,7 @@ static PyObject *lend_gradient(PyObject *object, PyObject *which)
     tenon_parameter_init(&parameter);
     tnpy_adapter_lock(self);
     const tenon_status status = tenon_adapter_parameter(self->handle, index, &parameter, &error);
-    if (self->gradients == NULL) self->gradients = new_home(self);
+    if (self->gradients == NULL) self->gradients = new_pool(self);
     tnpy_adapter_unlock(self);
     if (status != TENON_OK) return tnpy_raise(status, &error);
     return tnpy_array_new(tenon_dtype_to_dlpack(TENON_F32), parameter.ndim, parameter.shape, self->gradients);
@@ -169,8 +169,9 @@ static PyObject *lend_gradient(PyObject *object, PyObject *which)
 
 PyMethodDef tnpy_train_methods[] = {
     {"lend_gradient", lend_gradient, METH_O,
-     "lend_gradient(index): an f32 array like that parameter. When nobody has it any more its memory returns to the\n"
-     "adapter, which keeps as much as one gradient of each parameter takes, and lends it again."},
+     "lend_gradient(index): an f32 array of that parameter's shape. When it is dropped, its memory goes into a pool "
+     "of\n"
+     "the adapter, which holds as much as one gradient of each parameter, and is handed out again."},
     {"backward", TNPY_FAST(backward), METH_FASTCALL,
      "backward(dy, x, dx, gradients, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0,\n"
      "saved=None, overwrite=False)\n\n"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Connectors between vision encoders and language models: tenon's C library for NumPy arrays and whatever speaks DLPack.
+"""Connectors between vision encoders and language models: the C library tenon for NumPy arrays and any array with
+DLPack.
 
 A connector maps patch features (batch, tokens, in_dim) to tokens of a language model (batch, out_tokens, out_dim)::
 
@@ -11,7 +12,7 @@ A connector maps patch features (batch, tokens, in_dim) to tokens of a language 
     adapter = tenon.load("adapter.safetensors")
 
 ``tenon.torch`` has the same connectors as PyTorch modules, ``tenon.convert`` reads and writes checkpoints of other
-forms, ``tenon.plot`` draws. Each is imported when asked for, and only then needs what it is made of.
+formats, ``tenon.plot`` draws pictures. Each must be imported by name and needs its packages only then.
 """
 
 from tenon._adapter import Adapter, LoadReport, build_adapter, load

@@ -17,25 +17,25 @@ from tenon._text import listed
 
 
 class LoadReport(NamedTuple):
-    """What a file had for an adapter."""
+    """What an adapter loaded from a file."""
 
     prefix: str
-    """In front of the adapter's own names."""
+    """The prefix of the adapter's names in the file."""
     num_used: int
-    """Tensors that the adapter took."""
+    """How many tensors were loaded."""
     num_unused: int
-    """The file's other tensors."""
+    """How many other tensors the file has."""
 
 
 class Incompatible(NamedTuple):
-    """Names that a state dict lacks, and names that the adapter has no parameter for."""
+    """Parameters that a state dict lacks, and names in it that are no parameters."""
 
     missing: list[str]
     unexpected: list[str]
 
 
 def _to_numpy(array: _C.Array, dtype: Any = None) -> np.ndarray:
-    """Our memory as a NumPy array; bf16 as ml_dtypes has it, or widened where another dtype is asked for."""
+    """A NumPy array that shares the memory. bf16 becomes ml_dtypes.bfloat16, or is widened if `dtype` is another."""
     values = np.asarray(array)
     if array.dtype != "bf16":
         return values if dtype is None else values.astype(dtype)
@@ -45,7 +45,7 @@ def _to_numpy(array: _C.Array, dtype: Any = None) -> np.ndarray:
         import ml_dtypes
     except ModuleNotFoundError:
         raise ValueError(
-            "NumPy has no bfloat16 of its own; ask for dtype='float32', or install the package ml_dtypes"
+            "NumPy has no bfloat16; pass dtype='float32', or install the package ml_dtypes"
         ) from None
     return values.view(ml_dtypes.bfloat16)
 
@@ -53,10 +53,11 @@ def _to_numpy(array: _C.Array, dtype: Any = None) -> np.ndarray:
 class Adapter(_C.Adapter):
     """A connector: ``adapter(features)`` maps (batch, tokens, in_dim) to (batch, out_tokens, out_dim).
 
-    Made by :func:`build_adapter` and :func:`load`. A call takes any array on the CPU that has ``__dlpack__`` or the
-    buffer protocol (NumPy, PyTorch, JAX; read-only and strided ones too) in float32, bfloat16 or float16, and returns
-    an array of the same kind. Nothing is differentiated: that is ``tenon.torch``. Threads may call one adapter at once;
-    the GIL is given back while it computes.
+    :func:`build_adapter` and :func:`load` make adapters. A call takes an array on the CPU that has ``__dlpack__`` or
+    the buffer protocol (NumPy, PyTorch, JAX; also read-only and strided) in float32, bfloat16 or float16, and returns
+    an array of the same kind. Features (tokens, in_dim) are one image; the tokens are (out_tokens, out_dim) then. No
+    gradients are computed: use ``tenon.torch`` for those. Several threads may call one adapter at the same time; the
+    GIL is released while it computes.
     """
 
     def __new__(cls, config: Any, in_dim: int, out_dim: int) -> Adapter:
@@ -64,31 +65,32 @@ class Adapter(_C.Adapter):
 
     @property
     def config(self) -> Config:
-        """The config, with the options that the type's builder read."""
+        """The config, with all options of the type and their values."""
         return Config.from_json(self.config_json)
 
     def output_num_tokens(
         self, num_input_tokens: int, pool_window: int | None = None, grid: tuple[int, int] | None = None
     ) -> int:
-        """Tokens per image, exactly as many as a call makes."""
+        """The number of tokens that a call returns for each image."""
         return super().output_num_tokens(num_input_tokens, pool_window, grid)
 
     def flops(
         self, num_input_tokens: int, pool_window: int | None = None, grid: tuple[int, int] | None = None
     ) -> float:
-        """Floating-point operations of one image (a multiply-add is two)."""
+        """Floating-point operations for one image (a multiply-add counts as two)."""
         return super().flops(num_input_tokens, pool_window, grid)
 
     def workspace_size(
         self, num_input_tokens: int, pool_window: int | None = None, grid: tuple[int, int] | None = None
     ) -> int:
-        """Bytes that a call works in; they stay with the adapter for the next call."""
+        """Bytes of the workspace of a call. The adapter keeps it for the next call."""
         return super().workspace_size(num_input_tokens, pool_window, grid)
 
     def prepare(self, cpu: str | None = None, threads: int = 0, train: bool = False) -> None:
-        """Packs the parameters, with `train` for :meth:`backward` too.
+        """Packs the parameters for a CPU level; with `train` also for :meth:`backward`.
 
-        Calls do it themselves where it was not done, with the best level of the machine. ``TENON_CPU`` caps it.
+        A call packs them if this was not done, for the best level of the machine. The environment variable
+        ``TENON_CPU`` limits the level.
         """
         super().prepare(cpu, threads, train)
 
@@ -102,27 +104,27 @@ class Adapter(_C.Adapter):
         frame_mask: Any = None,
         threads: int = 0,
     ) -> Any:
-        """The pooling weights (batch, out_tokens, heads, window ** 2), float32, 0 for patches that are not there; of one
-        image (tokens, in_dim) without the axis of the batch.
+        """The pooling weights (batch, out_tokens, heads, window ** 2), float32; 0 where a window has no patch.
 
-        The patches of a window are numbered row by row. ValueError: the type has no attention.
+        For one image (tokens, in_dim) they have no axis of the batch. The patches of a window are numbered row by row.
+        Raises ValueError if the type has no attention.
         """
         return super().pooling_weights(x, pool_window, grid, patch_mask, frame_mask, threads)
 
     # ---- parameters ----
 
     def state_dict(self, dtype: Any = None) -> dict[str, np.ndarray]:
-        """Copies of the parameters, as NumPy arrays under the names that PyTorch's module has for them.
+        """Copies of the parameters as NumPy arrays, under the names of the PyTorch module's state dict.
 
-        bfloat16 needs the package ml_dtypes, or a `dtype` to be widened to.
+        For bfloat16 parameters, install the package ml_dtypes or pass a `dtype`.
         """
         return {name: _to_numpy(self.parameter(name), dtype) for name, *_ in self.parameters()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, prefix: str = "") -> Incompatible:
-        """Sets parameters to copies of `state`'s arrays, all of them or, after an exception, none.
+        """Sets the parameters to copies of the arrays in `state`. After an exception none has changed.
 
-        NotFoundError, if `strict`: a parameter is missing, or a name belongs to no parameter. `prefix` stands in front
-        of the adapter's names; names without it are ignored.
+        `prefix` is that of the adapter's names in `state`; names without it are ignored. With `strict`, raises
+        NotFoundError if a parameter is missing or a name is no parameter.
         """
         wanted = {name: tuple(shape) for name, _, shape, _ in self.parameters()}
         given = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
@@ -138,26 +140,27 @@ class Adapter(_C.Adapter):
         return lacking
 
     def set_parameter(self, name: str | int, array: Any) -> None:  # type: ignore[override]  # _C's borrows the array
-        """Sets one parameter to a copy of an array."""
+        """Sets one parameter, given by name or number, to a copy of an array."""
         super().set_parameter(name, _C.copy(array, f"parameter {name!r}"))
 
     def reset_parameters(self, seed: int = 0, dtype: Any = "f32") -> None:
-        """Draws every parameter as PyTorch does after ``torch.manual_seed(seed)``, bit for bit."""
+        """Initialises the parameters to the values that PyTorch draws after ``torch.manual_seed(seed)``, bit for bit.
+        """
         super().reset_parameters(dtype, seed)
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the parameters are."""
+        """The number of elements of all parameters."""
         return sum(int(np.prod(shape, dtype=np.int64)) for _, _, shape, _ in self.parameters())
 
     def load(  # type: ignore[override]  # _C's takes pairs
         self, path: str | os.PathLike[str], prefix: str | None = None, rename: Mapping[str, str] | None = None
     ) -> LoadReport:
-        """Reads every parameter from safetensors: a file, an index of shards, or a folder of one.
+        """Loads all parameters from safetensors: a file, an index of shards, or a folder.
 
-        Names may have any one prefix, and in between what DDP, FSDP and torch.compile put there; `prefix` chooses where
-        several fit. `rename` maps names, or their beginnings up to a dot, before they are looked for:
-        ``{"mm.linear_1": "proj1"}``. After an exception the parameters are what they were.
+        The names may have a prefix and the parts that DDP, FSDP and torch.compile insert; if several prefixes fit, pass
+        `prefix`. `rename` maps names, or their beginnings up to a dot, before the search:
+        ``{"mm.linear_1": "proj1"}``. After an exception no parameter has changed.
         """
         return LoadReport(*super().load(path, prefix, rename_pairs(rename)))
 
@@ -202,7 +205,7 @@ def _sentence(lacking: Incompatible, wanted: Iterable[str]) -> str:
 def _rebuild(
     cls: type[Adapter], config_json: str, in_dim: int, out_dim: int, tensors: list[tuple[Any, ...]]
 ) -> Adapter:
-    """The other half of Adapter.__reduce__."""
+    """Unpickles what Adapter.__reduce__ returned."""
     made = cls(Config.from_json(config_json), in_dim, out_dim)
     codes = {"f32": _C.F32, "bf16": _C.BF16, "f16": _C.F16}
     for name, dtype, shape, data in tensors:
@@ -215,10 +218,9 @@ def _rebuild(
 def build_adapter(
     config: Any, in_dim: int, out_dim: int, *, seed: int | None = None, dtype: Any = "f32"
 ) -> Adapter:
-    """An adapter of this config: a Config, a mapping, a type's name, or an object with `type` and `extra_kwargs()`.
+    """Builds an adapter from a Config, a mapping, a type's name, or an object with `type` and `extra_kwargs()`.
 
-    With a seed its parameters are drawn; without one it has none until it loads, resets or is given some, and takes no
-    memory.
+    With a `seed` the parameters are initialised. Without one they take no memory until they are loaded, reset or set.
     """
     adapter = Adapter(config, in_dim, out_dim)
     if seed is not None:
@@ -263,7 +265,7 @@ def load(
     prefix: str | None = None,
     rename: Mapping[str, str] | None = None,
 ) -> Adapter:
-    """The adapter that a safetensors file (an index of shards, a folder) describes, loaded.
+    """Loads the adapter that a safetensors file, an index of shards or a folder describes.
 
     For files that do not describe themselves `config` does. `in_dim`, `out_dim` and the config's hidden_dim are the
     tensors' where they are not given; a mapping may hold the widths too. `prefix` and `rename`: see

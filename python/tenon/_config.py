@@ -16,7 +16,7 @@ _SEED_FIELDS = ("hidden_dim", "activation", "pool_window", "pool_heads")
 
 
 def _plain(value: Any) -> Any:
-    """What JSON knows: NumPy's integers are integers too."""
+    """The value as a type that JSON has; NumPy's integers become integers."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     try:
@@ -26,7 +26,7 @@ def _plain(value: Any) -> Any:
 
 
 def to_json(settings: Mapping[str, Any]) -> str:
-    """Settings as the library reads them."""
+    """The settings as JSON."""
     try:
         return json.dumps({name: _plain(value) for name, value in settings.items()})
     except TypeError as error:
@@ -34,12 +34,12 @@ def to_json(settings: Mapping[str, Any]) -> str:
 
 
 class Config:
-    """A connector's type and settings, checked when made: values, and that the type has these options.
+    """A connector's type and settings. The constructor checks the values, and that the type has these options.
 
-    Every config has `type`, `hidden_dim` (0: the output width), `activation`, `pool_window`, `pool_heads`, `prefix_tokens`
-    (the count of leading tokens, CLS and registers, that are no patches) and `ragged` (``"reject"``, ``"partial"``,
-    ``"drop"`` or, unset, what the type does by default). Other options are whatever the type's builder reads. An option
-    of None is not set.
+    Every config has `type`, `hidden_dim` (0: the output width), `activation`, `pool_window`, `pool_heads`,
+    `prefix_tokens` (the number of leading tokens, CLS and registers, that are no patches) and `ragged` (``"reject"``,
+    ``"partial"``, ``"drop"``; unset: the type's default). Further options depend on the type. None means that an option
+    is not set.
     """
 
     __slots__ = ("_json",)
@@ -50,21 +50,21 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        """Reads ``{"type": "avgpool", "pool_window": 3}``."""
+        """Reads JSON such as ``{"type": "avgpool", "pool_window": 3}``."""
         made = cls.__new__(cls)
         object.__setattr__(made, "_json", _C.check_config(text))
         return made
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Config:
-        """Reads a mapping of the same fields."""
+        """Reads a mapping with the same fields."""
         return cls.from_json(to_json(settings))
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> Config:
-        """Reads the ``[adapter]`` table of a TOML file; the file's other tables are other people's.
+        """Reads the ``[adapter]`` table of a TOML file and ignores other tables.
 
-        NotFoundError: there is no such table. Python 3.10 needs the package tomli.
+        Raises NotFoundError if there is no such table. Python 3.10 needs the package tomli.
         """
         tables = _read_toml(path)
         if not isinstance(tables.get("adapter"), dict):
@@ -81,7 +81,8 @@ class Config:
         return json.loads(self._json)
 
     def extra_kwargs(self) -> dict[str, Any]:
-        """The four fields that a builder of KempnerForge's is handed besides the widths, and the other options set."""
+        """The arguments that a builder of KempnerForge gets besides the widths: four fields and all options that are
+        set."""
         settings = self.to_dict()
         del settings["type"]
         return {name: getattr(self, name) for name in _SEED_FIELDS} | settings
@@ -89,9 +90,9 @@ class Config:
     def output_num_tokens(
         self, num_input_tokens: int, *, pool_window: int | None = None, grid: tuple[int, int] | None = None
     ) -> int:
-        """Tokens per image, exactly as many as the built adapter makes.
+        """The number of tokens per image that the built adapter returns.
 
-        A count that is not positive passes through: it means "not known yet".
+        A count that is not positive is returned unchanged: it means "not known yet".
         """
         return _C.config_output_num_tokens(self._json, num_input_tokens, pool_window, grid)
 
@@ -108,10 +109,10 @@ class Config:
         raise AttributeError(f"{self!r} has no option {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"a Config does not change; make another to set {name!r}")
+        raise AttributeError(f"a Config cannot be changed; make a new one to set {name!r}")
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a Config does not change; make another without {name!r}")
+        raise AttributeError(f"a Config cannot be changed; make a new one without {name!r}")
 
     def __eq__(self, other: object) -> bool:
         return self.to_dict() == other.to_dict() if isinstance(other, Config) else NotImplemented
@@ -133,7 +134,7 @@ def _read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         try:
             import tomli as tomllib  # type: ignore[import-not-found,no-redef]
         except ModuleNotFoundError:
-            raise ImportError("reading TOML needs Python 3.11 or the package tomli") from None
+            raise ImportError("reading TOML needs Python 3.11 or later, or the package tomli") from None
     with open(path, "rb") as file:
         try:
             return tomllib.load(file)
@@ -142,7 +143,7 @@ def _read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def as_config(config: Any) -> Config:
-    """A Config of a Config, a mapping, a type's name, or an object with `type` and `extra_kwargs()`."""
+    """The Config that is given as a Config, a mapping, a type's name, or an object with `type` and `extra_kwargs()`."""
     if isinstance(config, Config):
         return config
     if isinstance(config, str):

@@ -1,43 +1,43 @@
 # SPDX-License-Identifier: MIT
-"""Token arithmetic that needs no adapter, and what the registered types say of themselves."""
+"""Token counts without an adapter, and properties of the registered types."""
 
 from __future__ import annotations
 
 from tenon import _C
 
-#: Types that pool the patch grid, those that take any grid first.
+#: Types that pool the patch grid. Those that accept any grid come first.
 POOLING_ADAPTER_TYPES: tuple[str, ...] = tuple(
     sorted((name for name in _C.list_adapters() if _C.type_pools(name)), key=_C.type_needs_divisible)
 )
 
-#: Pooling types that refuse a grid which their window does not divide, unless their config says otherwise.
+#: Pooling types that refuse a grid that is not divisible by the window, unless their config allows it.
 DIVISIBLE_ONLY_POOL_TYPES: tuple[str, ...] = tuple(name for name in POOLING_ADAPTER_TYPES if _C.type_needs_divisible(name))
 
 
 def pooled_token_count(num_input_tokens: int, window: int, *, require_divisible: bool = False) -> int:
-    """Tokens that a window x window pool makes of a square grid of patches: ceil(grid / window) ** 2.
+    """The number of tokens of a square grid pooled in windows of window x window patches: ceil(grid / window) ** 2.
 
-    ValueError: a count or window that is not positive, a count that is no square, or, where `require_divisible`, a
-    grid that the window does not divide.
+    Raises ValueError if the count or the window is not positive, if the count is not a square, or, with
+    `require_divisible`, if the grid is not divisible by the window.
     """
     return _C.pooled_token_count(num_input_tokens, window, require_divisible)
 
 
 def pooled_grid_count(height: int, width: int, window: int, *, ragged: str = "partial") -> int:
-    """The same on any grid. `ragged` says what becomes of windows that the grid does not fill: reject, partial, drop."""
+    """The same for any grid. `ragged` is what to do with incomplete windows at the edge: reject, partial or drop."""
     return _C.pooled_grid_count(height, width, window, ragged)
 
 
 def tokens_per_frame(num_tokens: int, num_frames: int) -> int:
-    """Tokens of one frame; ValueError, naming both numbers, when they do not divide."""
+    """Tokens of one frame. Raises ValueError if `num_tokens` is not divisible by `num_frames`."""
     return _C.tokens_per_frame(num_tokens, num_frames)
 
 
 def sequence_length(num_frames: int, tokens_per_frame: int, max_text_len: int) -> int:
-    """Length of a sequence of `num_frames` frames and `max_text_len` tokens of text."""
+    """Length of a sequence of `num_frames` frames and `max_text_len` text tokens."""
     return _C.sequence_length(num_frames, tokens_per_frame, max_text_len)
 
 
 def cpu_levels() -> tuple[str, ...]:
-    """CPU levels that this build has and this machine can run, lowest first."""
+    """The CPU levels of this build that this machine supports, lowest first."""
     return tuple(_C.cpu_levels().split(","))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The registry of connector types: the C library's own, with Python's functions in it."""
+"""The registry of connector types: that of the C library, to which Python functions can be added."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ BuilderFunction = Callable[["_C.Builder"], None]
 
 
 class Registry:
-    """The one list of connector types; ``tenon.registry`` is its only instance."""
+    """The list of connector types. ``tenon.registry`` is the only instance."""
 
     def list_adapters(self) -> list[str]:
-        """The names there are, sorted."""
+        """The registered names, sorted."""
         return _C.list_adapters()
 
     def get_adapter(self, name: str) -> Callable[..., Adapter]:
         """A function ``(in_dim, out_dim, **options)`` that builds an adapter of this type.
 
-        NotFoundError, with the names there are: there is no such type.
+        Raises NotFoundError, with the registered names, if there is no such type.
         """
         from tenon._adapter import build_adapter
 
@@ -36,7 +36,7 @@ class Registry:
         return build
 
     def register_adapter(self, name: str) -> Callable[[BuilderFunction], BuilderFunction]:
-        """A decorator for a function that lists the layers of a connector, for the rest of the process::
+        """A decorator that registers a function which lists the layers of a connector, for the rest of the process::
 
             @tenon.registry.register_adapter("bottleneck")
             def bottleneck(builder):
@@ -44,8 +44,8 @@ class Registry:
                 builder.activation("silu")
                 builder.linear("up", builder.out_dim)
 
-        The library calls it whenever it needs the list; it must always list the same. While tokens are only counted,
-        the builder's widths are 0. ValueError: the name is taken.
+        The library calls the function whenever it needs the list, which must always be the same. The widths of the
+        builder are 0 when only tokens are counted or options are checked. Raises ValueError if the name is taken.
         """
 
         def register(function: BuilderFunction) -> BuilderFunction:

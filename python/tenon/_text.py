@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Names in messages."""
+"""Parts of messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ _MOST = 8
 
 
 def listed(names: Iterable[object]) -> str:
-    """The first names and how many more there are, with what is not printable escaped: names come from files too."""
+    """The first names, and how many more there are. Escapes characters that are not printable, as names come from
+    files."""
     every = [str(name) for name in names]
     shown = [name if name.isprintable() else repr(name)[1:-1] for name in every[:_MOST]]
     return ", ".join(shown) + (f" and {len(every) - _MOST} more" if len(every) > _MOST else "")

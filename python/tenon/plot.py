@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Pictures of connectors, drawn with matplotlib: ``pip install 'tenon-vlm[plot]'``.
 
-Each function draws into the axes it is given, or into new ones, and returns them; nothing is shown or saved unasked.
+Each function draws into the given axes, or into new ones, and returns them. It does not show or save the picture.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _SHARES = colors.LinearSegmentedColormap.from_list(
 def window_layout(
     grid: tuple[int, int], window: int, *, ragged: str = "partial", numbers: bool = True, ax: Axes | None = None
 ) -> Axes:
-    """Which patches make which token: the windows on a grid of (rows, columns) patches, numbered as the tokens are.
+    """The windows on a grid of (rows, columns) patches, with the numbers of their tokens.
 
-    Windows that the grid does not fill are drawn in another colour where `ragged` is "partial"; with "drop" the patches
-    outside whole windows are hatched: they make no token. "reject" refuses such a grid (ValueError), as an adapter does.
+    With `ragged` "partial", incomplete windows at the edge have another colour. With "drop", patches outside complete
+    windows are hatched. With "reject", raises ValueError for such a grid, as an adapter does.
     """
     rows, columns = grid
     count = _C.pooled_grid_count(rows, columns, window, ragged)
@@ -74,12 +74,13 @@ def attention(
     head: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The attention of each window to its patches, laid over the picture.
+    """The attention of each window to its patches, drawn over the picture.
 
-    `weights` are what ``adapter.attention(x)`` returns, or the name of the npy file that ``tenon run --attention`` wrote:
-    (batch, out_tokens, heads, window ** 2). `picture` is (height, width, 3), stretched over the grid; None: the weights
-    alone. `grid` and `window` are found from the weights where the grid is square. `head`: one of them, not their mean.
-    What is shown is weight times patches of the window: less than an even share, 1, is dark, more is bright.
+    `weights` is what ``adapter.attention(x)`` returns, or the name of the npy file that ``tenon run --attention`` wrote:
+    (batch, out_tokens, heads, window ** 2). `picture` (height, width, 3) is stretched over the grid; None draws the
+    weights only. `grid` and `window` need not be given for a square grid. `head` selects one head; the default is the
+    mean of all. The picture shows each weight times the number of patches in the window: below 1, an even share, is
+    dark; above is bright.
     """
     values = _weights(weights)
     window = round(values.shape[3] ** 0.5) if window is None else window
@@ -113,9 +114,9 @@ def token_budget(
     max_seq_len: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Length of a sequence over the number of frames, for several windows, against the room there is.
+    """The length of a sequence for each number of frames and several windows, compared with the maximum.
 
-    Counts are those of `config`'s type with each window; windows that it refuses on this grid are left out.
+    The counts are those of `config` with each window. Windows that the type refuses for this grid are left out.
     """
     settings = as_config(config)
     counted = list(frames)
@@ -145,16 +146,15 @@ def token_budget(
 
 
 def losses(log: Any, *, ax: Axes | None = None) -> Axes:
-    """Loss curves of ``tenon fit --log``: of each step, of the validation, and the learning rate on the right.
+    """The curves of a log of ``tenon fit --log``: training and validation loss, and the learning rate on the right.
 
-    `log` is the name of the log, or a list of its records. Steps that were skipped, and losses that are no numbers, leave
-    gaps.
+    `log` is the name of the log or a list of its records. Skipped steps and losses that are not finite leave gaps.
     """
     records = _records(log)
     steps = [record for record in records if "loss" in record]
     checks = [record for record in records if "validation_loss" in record]
     if not steps and not checks:
-        raise ValueError("the log has no record with a loss")
+        raise ValueError("log has no record with a loss")
     ax = _axes(ax, (5.6, 3.6))
     ax.plot([r["step"] for r in steps], [_number(r["loss"]) for r in steps], color=_LINES[0], linewidth=1.2, label="loss")
     if checks:
@@ -216,13 +216,13 @@ def _weights(weights: Any) -> np.ndarray:
 def _on_grid(
     weights: np.ndarray, grid: tuple[int, int] | None, window: int, head: int | None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """(out_tokens, heads, window ** 2) as shares on the patch grid, NaN where a patch is not there."""
+    """(out_tokens, heads, window ** 2) as shares on the patch grid; NaN where there is no patch."""
     tokens = weights.shape[0]
     if window * window != weights.shape[2]:
-        raise ValueError(f"window {window} has {window * window} patches; the weights have {weights.shape[2]} a window")
+        raise ValueError(f"window {window} has {window * window} patches; the weights have {weights.shape[2]} for each window")
     side = round(tokens**0.5)
     if grid is None and side * side != tokens:
-        raise ValueError(f"{tokens} windows make no square; give the grid")
+        raise ValueError(f"{tokens} windows are no square grid; pass grid")
     rows, columns = grid if grid is not None else (side * window, side * window)
     across = -(-columns // window)
     if tokens != -(-rows // window) * across:

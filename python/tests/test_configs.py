@@ -27,7 +27,7 @@ def test_defaults_and_fields():
     }  # fmt: skip
     with pytest.raises(AttributeError, match="no option 'rank'"):
         other.rank
-    with pytest.raises(AttributeError, match="does not change"):
+    with pytest.raises(AttributeError, match="cannot be changed"):
         other.pool_window = 4
 
 

@@ -218,13 +218,32 @@ def test_interpreter_shutdown(name):
     assert done.returncode == 0 and done.stderr == "", done
 
 
+WITHOUT_OTHERS = """
+import sys
+class Blocker:
+    def find_spec(self, name, *rest):
+        if name.split('.')[0] in ('torch', 'jax', 'ml_dtypes', 'matplotlib', 'safetensors'):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.mark.parametrize(
+    "module, sentence",
+    [
+        ("torch", "tenon.torch needs PyTorch: pip install 'tenon-vlm[torch]'"),
+        ("plot", "tenon.plot needs matplotlib: pip install 'tenon-vlm[plot]'"),
+    ],
+)
+def test_a_missing_package_is_named(module, sentence):
+    program = f"{WITHOUT_OTHERS}\nimport tenon.{module}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stderr.splitlines()[-1] == f"ImportError: {sentence}"
+    assert "During handling" not in done.stderr
+
+
 def test_importing_needs_numpy_alone():
-    program = (
-        "import sys\n"
-        "class Blocker:\n"
-        "    def find_spec(self, name, *rest):\n"
-        "        if name.split('.')[0] in ('torch', 'jax', 'ml_dtypes', 'matplotlib', 'safetensors'): raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Blocker())\n"
+    program = WITHOUT_OTHERS + (
         "import numpy, tenon\n"
         "a = tenon.build_adapter('linear', 8, 4, seed=1, dtype='bf16')\n"
         "print(a(numpy.zeros((1, 2, 8), numpy.float32)).dtype)\n"

@@ -63,11 +63,11 @@ def test_attention_is_drawn_where_its_patches_are(tmp_path, grid):
 
 def test_attention_that_does_not_fit():
     weights = np.full((1, 6, 2, 4), 0.25)
-    with pytest.raises(ValueError, match="6 windows make no square; give the grid"):
+    with pytest.raises(ValueError, match="6 windows are no square grid; pass grid"):
         tenon.plot.attention(weights)
     with pytest.raises(ValueError, match="the weights have 6 windows; a grid of 4 x 4 has 4"):
         tenon.plot.attention(weights, grid=(4, 4))
-    with pytest.raises(ValueError, match="window 3 has 9 patches; the weights have 4 a window"):
+    with pytest.raises(ValueError, match="window 3 has 9 patches; the weights have 4 for each window"):
         tenon.plot.attention(weights, grid=(4, 6), window=3)
     with pytest.raises(ValueError, match=r"expected \(batch, out_tokens, heads, window \*\* 2\)"):
         tenon.plot.attention(weights[0])

@@ -196,14 +196,14 @@ class Described:
         return self.interface
 
 
-STRIDES = "x: the strides are {}; expected a tuple of 3 integers, one for each axis"
+STRIDES = "x: the tuple of strides is {}; expected a tuple of 3 integers, one for each axis"
 INTERFACES = [
     ({"strides": (512, 32)}, ValueError, re.escape(STRIDES.format("(512, 32)"))),
     ({"strides": (512, 32, 4, 4)}, ValueError, re.escape(STRIDES.format("(512, 32, 4, 4)"))),
     ({"strides": [512, 32, 4]}, ValueError, re.escape(STRIDES.format("[512, 32, 4]"))),
     ({"strides": ()}, ValueError, re.escape(STRIDES.format("()"))),
-    ({"strides": (512, 32, 4.0)}, ValueError, "the strides are"),
-    ({"strides": (2**64, 32, 4)}, ValueError, "the strides are"),
+    ({"strides": (512, 32, 4.0)}, ValueError, "the tuple of strides is"),
+    ({"strides": (2**64, 32, 4)}, ValueError, "the tuple of strides is"),
     ({"shape": (4, 16, 8), "strides": (2**62, 32, 4)}, ValueError, "strides that reach past 64 bits"),
     ({"strides": (511, 32, 4)}, ValueError, "stride of 511 bytes, no multiple of its element size 4"),
     ({"shape": [2, 16, 8]}, ValueError, r"x: the shape is \[2, 16, 8\]; expected a tuple of at most 8 integers"),

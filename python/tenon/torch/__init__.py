@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""Connectors as PyTorch modules: KempnerForge's adapter module with its import changed.
+"""Connectors as PyTorch modules, with the interface of KempnerForge's adapter module.
 
     from tenon.torch import AdapterConfig, build_adapter
 
     adapter = build_adapter(AdapterConfig(type="avgpool", pool_window=3), in_dim=1152, out_dim=4096)
     tokens = adapter(features)  # (B, 729, 1152) -> (B, 81, 4096)
 
-Forward and backward run in the C library on CPUs, in float32, bfloat16 and float16; whatever else there is runs through
-the same modules in plain PyTorch. docs/pytorch.md tells what is packed when.
+Forward and backward run in the C library on CPUs in float32, bfloat16 and float16. On other devices and in other dtypes
+the same modules run in plain PyTorch. docs/pytorch.md says when weights are packed.
 """
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ImportError("tenon.torch needs PyTorch: pip install 'tenon-vlm[torch]'", name="torch") from None
 
 from tenon._counts import DIVISIBLE_ONLY_POOL_TYPES, POOLING_ADAPTER_TYPES, pooled_token_count
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ``[adapter]`` table of a training config, and the module that it asks for."""
+"""The ``[adapter]`` table of a training config, and the module that is built from it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ._registry import registry
 
 @dataclass
 class AdapterConfig:
-    """Which connector, and its settings; a field that the type does not use is carried and ignored, except ``ragged``.
+    """The type of a connector and its settings. Fields that the type does not use are ignored, except ``ragged``.
 
-    ``hidden_dim`` 0 is the output width. ``prefix_tokens`` leading tokens (CLS, registers) are no patches. ``ragged`` says what
-    becomes of windows that the grid does not fill: "reject", "partial" or "drop"; None is the type's own choice.
-    ValueError: a field is wrong, or there is no such field or type.
+    ``hidden_dim`` 0 is the output width. ``prefix_tokens`` is the number of leading tokens (CLS, registers) that are no
+    patches. ``ragged`` is what to do with incomplete windows at the edge: "reject", "partial" or "drop"; None is the
+    type's default. Raises ValueError for a wrong value, an unknown field and an unknown type.
     """
 
     type: str = "mlp_2layer"
@@ -32,7 +32,7 @@ class AdapterConfig:
     ragged: str | None = None
 
     def __new__(cls, *args: Any, **settings: Any) -> AdapterConfig:
-        """Refuses names that are no fields as the library refuses options, and before the dataclass does."""
+        """Refuses unknown fields as the library refuses unknown options, before the dataclass does."""
         known = [field.name for field in fields(AdapterConfig)]
         unknown = [name for name in settings if name not in known]
         if unknown and cls is AdapterConfig:
@@ -49,12 +49,12 @@ class AdapterConfig:
         return self.type in _C.list_adapters()
 
     def _json(self) -> str:
-        """What the library reads. Instead of a type that is the user's own, one that has every field."""
+        """The fields as the library's JSON. A type of the user's is replaced by a type that has every field."""
         options = {field.name: getattr(self, field.name) for field in fields(AdapterConfig)}
         return to_json(options if self._is_native() else options | {"type": "avgpool"})
 
     def extra_kwargs(self) -> dict[str, Any]:
-        """What the builder gets beside the widths: every field, the two that came later only where they are set."""
+        """The arguments of the builder besides the widths. The two newer fields are there only if they are set."""
         found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "type"}
         if found["prefix_tokens"] == 0:
             del found["prefix_tokens"]
@@ -63,7 +63,7 @@ class AdapterConfig:
         return found
 
     def output_num_tokens(self, num_input_tokens: int) -> int:
-        """What the built adapter answers; a count that is not positive means "not known yet" and passes through."""
+        """The token count of the built adapter. A count that is not positive means "not known yet" and is returned."""
         if num_input_tokens <= 0 or not self._is_native():
             return num_input_tokens
         return _C.config_output_num_tokens(self._json(), num_input_tokens, None, None)
@@ -76,7 +76,7 @@ def _check_type(kind: Any) -> None:
 
 
 def _refusal(kind: Any, settings: dict[str, Any], unknown: list[str], known: list[str]) -> str:
-    """Why there are no such settings: the library's sentence, if the type is one of its own."""
+    """Why the settings are refused; the library's sentence, if it has the type."""
     if kind in _C.list_adapters():
         try:
             _C.check_config(to_json({**settings, "type": kind}))
@@ -86,10 +86,10 @@ def _refusal(kind: Any, settings: dict[str, Any], unknown: list[str], known: lis
 
 
 def build_adapter(adapter_config: Any, in_dim: int, out_dim: int) -> VisionAdapter:
-    """The module that ``adapter_config`` asks for: any object with ``type`` and ``extra_kwargs()``.
+    """Builds the module for ``adapter_config``, an object with ``type`` and ``extra_kwargs()``.
 
-    It maps ``(B, N, in_dim)`` to ``(B, M, out_dim)`` with ``M == adapter.output_num_tokens(N)``. NotFoundError, which is
-    a KeyError: nobody registered the type.
+    It maps ``(B, N, in_dim)`` to ``(B, M, out_dim)`` with ``M == adapter.output_num_tokens(N)``. Raises NotFoundError,
+    a KeyError, if the type is not registered.
     """
     builder = registry.get_adapter(adapter_config.type)
     return builder(in_dim=in_dim, out_dim=out_dim, **adapter_config.extra_kwargs())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all connector modules share: from a call to the operators, or to plain PyTorch where there is no kernel."""
+"""The base class of all connector modules: it runs a call through the library's kernels, or else in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
+from torch.onnx import is_in_onnx_export
 
 from tenon import _C
 from tenon._config import to_json
@@ -23,37 +24,37 @@ Grid = tuple[int, int]
 
 
 def patches_left(tokens: int, prefix_tokens: int) -> int:
-    """ValueError, in the library's words: there are fewer."""
+    """The number of patches. Raises the library's ValueError if there are fewer tokens than prefix tokens."""
     if tokens < prefix_tokens:
         raise ValueError(f"num_tokens={tokens} leaves no patches after prefix_tokens={prefix_tokens}")
     return tokens - prefix_tokens
 
 
 def _as_images(x: Tensor) -> Tensor:
-    """Features with any number of leading axes as (B, N, C)."""
+    """Features (..., N, C), with any number of leading axes, as (B, N, C)."""
     if x.dim() > 3:
         return x.flatten(0, -3)
     return x[(None,) * (3 - x.dim())]
 
 
 def _as_given(y: Tensor, x: Tensor) -> Tensor:
-    """(B, M, D) with the leading axes of x."""
+    """Tokens (B, M, D) with the leading axes of x."""
     if x.dim() > 3:
         return y.unflatten(0, x.shape[:-2])
     return y[(0,) * (3 - x.dim())]
 
 
 def check_settings(kind: str, settings: dict[str, Any]) -> None:
-    """What a builder is handed and does not use: fields that every config has, or ValueError."""
+    """Checks the arguments that a builder does not use. Raises ValueError unless they are fields of every config."""
     _C.check_config(to_json({"type": kind, **settings}))
 
 
 class VisionAdapter(nn.Module):
-    """Base of all connectors: ``forward`` maps ``(B, N, in_dim)`` to ``(B, M, out_dim)`` with
-    ``M == output_num_tokens(N)``, known before anything is built or run."""
+    """The base class of all connectors: ``forward`` maps ``(B, N, in_dim)`` to ``(B, M, out_dim)``, and
+    ``output_num_tokens(N)`` is M."""
 
     def output_num_tokens(self, num_input_tokens: int) -> int:
-        """Tokens of an image of ``num_input_tokens`` patches; here as many."""
+        """The number of tokens for an image of ``num_input_tokens`` patches; here the same number."""
         return num_input_tokens
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class VisionAdapter(nn.Module):
 
 
 class Plainly:
-    """Reads as ``_C.Watch`` does and notes nothing: for calls that nobody repeats, and for torch.compile."""
+    """Reads like ``_C.Watch`` but records nothing: for calls that are not repeated, and for torch.compile."""
 
     @staticmethod
     def attribute(owner: Any, name: str) -> Any:
@@ -95,7 +96,7 @@ _HOOKS_OF_ALL = tuple(getattr(torch.nn.modules.module, f"_global{name}") for nam
 
 
 def is_bare(module: nn.Module, read: Reader) -> bool:
-    """No hook would see or change what goes in or comes out, and the forward is that of its class."""
+    """Whether the module has no hooks and the forward of its class."""
     if read.has_own(module, "forward"):
         return False
     for name in _HOOKS:
@@ -118,7 +119,7 @@ _said: set[tuple[str, torch.dtype]] = set()
 
 
 def _say_once(tensors: Sequence[Tensor]) -> None:
-    """Names the first device or dtype without a kernel, once for each."""
+    """Warns about the first device or dtype that has no kernel, once for each."""
     for tensor in tensors:
         known_device = tensor.device.type in ("cpu", "meta")
         kind = (tensor.device.type, tensor.dtype)
@@ -126,8 +127,8 @@ def _say_once(tensors: Sequence[Tensor]) -> None:
             continue
         _said.add(kind)
         warnings.warn(
-            f"tenon has no kernel for {tensor.dtype} on {tensor.device.type}; such connectors run through "
-            "PyTorch (said once)",
+            f"tenon has no kernel for {tensor.dtype} on {tensor.device.type}; such connectors run in plain PyTorch "
+            "(this warning is shown once)",
             stacklevel=6,
         )
 
@@ -136,57 +137,59 @@ def _after_load(module: Connector, incompatible_keys: Any) -> None:
     module._know_again(module.__dict__.pop("_known_before_load", frozenset()))
 
 
-# Looked up once: each step of the interpreter is dear where the caches are cold.
+# Looked up once: every step of the interpreter is slow when the caches are cold.
+_profiler = _ops.profiler
 _is_grad_enabled = torch.is_grad_enabled
 _is_any_autocast_enabled = torch._C._is_any_autocast_enabled
 _len_torch_dispatch_stack = torch._C._len_torch_dispatch_stack
 
 
 def _is_ordinary() -> bool:
-    """Nothing is differentiated, and no mode of PyTorch's own changes where a call goes or what it gives."""
+    """Whether no gradients are computed and no mode of PyTorch changes the route or the result of a call."""
     return not (
         _is_grad_enabled() or _is_any_autocast_enabled() or _len_torch_dispatch_stack() or is_inside_transform()
     )
 
 
 class _Route(NamedTuple):
-    """Where an ordinary call without gradients went. Another one goes there if nothing that decided it has changed."""
+    """The route of the last call without gradients. The next call takes it if nothing that decided it has changed."""
 
-    watch: _C.Watch  # of all that decided it, beside x and the masks
+    watch: _C.Watch  # of everything that decided it, except x and the masks
     adapter: _C.Adapter
     dtype: torch.dtype  # of tokens
 
 
 class Connector(VisionAdapter):
-    """What the connectors of this package share: linear layers that the library knows too.
+    """A connector of linear layers that the library can run.
 
-    Parameters are ordinary ``nn.Parameter`` objects, read where they are. With gradients on, each call packs them;
-    under ``torch.no_grad()`` or ``inference_mode()`` a pack is used as long as no parameter changed. Call ``refresh``
-    after a change of some values that leaves no trace (`.data`, NumPy or other processes writing into a parameter's
-    memory, collectives on a parameter).
+    Parameters are ordinary ``nn.Parameter`` objects. With gradients enabled, each call packs them. Under
+    ``torch.no_grad()`` or ``inference_mode()`` a pack is reused until a parameter changes. Call ``refresh`` after a
+    change of a few values that PyTorch does not record: in-place changes through `.data`, writes of NumPy or of other
+    processes into a parameter's memory, and collectives on a parameter.
     """
 
+    _type: str  # the library's name of it
     _linears: tuple[str, ...]  # in declaration order
     _last: _Route | None = None
 
     def _setup(self, prefix_tokens: int) -> None:
-        """Last in a constructor."""
+        """Must be called last in a constructor."""
         self.prefix_tokens = prefix_tokens
         _C.check_config(self._config())
         self.register_load_state_dict_post_hook(_after_load)
         _packs.know(parameter for _, parameter in self._own())
 
     def reset_parameters(self) -> None:
-        """``nn.Linear``'s own initial values for every layer, in order."""
+        """Initialises every layer, in order, as ``nn.Linear`` does."""
         for name in self._linears:
             getattr(self, name).reset_parameters()
 
     def refresh(self) -> None:
-        """Forgets what was packed: the next call reads every parameter anew. Safe from any thread."""
+        """Drops the packed weights, so that the next call packs the parameters again. Any thread may call it."""
         self._last = None
         self._know_again(self._known_places())
 
-    # ---- which parameters can be followed (_packs) ----
+    # ---- which parameters can be tracked (_packs) ----
 
     def _own(self) -> Iterator[tuple[tuple[str, str], Tensor]]:
         """((layer, name), parameter) of the linear layers."""
@@ -199,7 +202,7 @@ class Connector(VisionAdapter):
         return frozenset(place for place, parameter in self._own() if _packs.is_known(parameter))
 
     def _know_again(self, places: frozenset[tuple[str, str]]) -> None:
-        """Where parameters may be somebody else's by now, only those at places that were known stay so."""
+        """Tracks the parameters again; if they may be sharded, only those at the given places."""
         sharded = _packs.may_be_sharded()
         _packs.know(parameter for place, parameter in self._own() if place in places or not sharded)
 
@@ -229,19 +232,19 @@ class Connector(VisionAdapter):
 
     # ---- one call ----
 
-    # What `_config` and `_native_parameters` look at decides where a call goes. They look through `read` alone, which
-    # may take notes: what they saw otherwise could change without being seen.
+    # What `_config` and `_native_parameters` read decides the route of a call. They read through `read` only, which may
+    # record it: a change of anything else would not be noticed.
 
     def _config(self, read: Reader = Plainly) -> str:
-        """What the library's adapter is made from, as JSON, where `_native_parameters` says that there is one."""
+        """The JSON config of the library's adapter; valid if `_native_parameters` is not None."""
         raise NotImplementedError
 
     def _plain(self, layers: Sequence[Layer], x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
-        """`_run` through these layers, in the order of `_linears`."""
+        """`_run` in plain PyTorch, with the layers of `_linears`."""
         raise NotImplementedError
 
     def _check(self, x: Tensor, masks: Masks) -> None:
-        """What the library refuses, in its words: plain PyTorch has other sentences, or none."""
+        """Refuses what the library refuses, with its sentences: plain PyTorch has other sentences, or none."""
         if isinstance(x, torch.masked.MaskedTensor):
             raise ValueError(_C.MASKED_SENTENCE % ("x", "torch.masked.MaskedTensor"))
         if not x.is_floating_point():
@@ -258,7 +261,7 @@ class Connector(VisionAdapter):
                 raise ValueError(f"{name} has shape {tuple(mask.shape)}; expected {shape}")
 
     def _in_their_dtype(self, x: Tensor) -> Tensor:
-        """PyTorch's products do not mix dtypes; the library's do."""
+        """x in the dtype of the parameters, as PyTorch's products do not mix dtypes."""
         for _, first in self._own():  # torch.compile of PyTorch 2.7 knows no next() with a default
             if first.dtype != x.dtype and x.is_floating_point() and not torch.is_autocast_enabled(x.device.type):
                 return x.to(first.dtype)
@@ -266,7 +269,7 @@ class Connector(VisionAdapter):
         return x
 
     def _native_parameters(self, read: Reader) -> list[Tensor] | None:
-        """The parameters in declaration order, if the layers are nothing but products that there are kernels for."""
+        """The parameters in declaration order, or None if a layer is not a plain product that has a kernel."""
         parameters: list[Tensor] = []
         for hooks in _HOOKS_OF_ALL:
             if not read.is_empty(hooks):
@@ -285,15 +288,20 @@ class Connector(VisionAdapter):
         return parameters
 
     def _run_reshaped(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
-        """x (..., N, in_dim) -> (..., M, out_dim). The mask of one image (N, in_dim) may lack the batch's axis too."""
+        """x (..., N, in_dim) -> (..., M, out_dim). The mask of one image (N, in_dim) may have one axis."""
         patch_mask, frame_mask = masks
         if x.dim() == 2 and isinstance(patch_mask, Tensor) and patch_mask.dim() == 1:
             masks = (patch_mask[None], frame_mask)
         return _as_given(self._run(_as_images(x), window, grid, masks), x)
 
-    def _run(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
+    def _run(
+        self, x: Tensor, window: int, grid: Grid | None, masks: Masks, is_shown: bool = False
+    ) -> Tensor:
         """x (B, N, in_dim) -> (B, M, out_dim)"""
         eager = not is_compiling()
+        if eager and _profiler._is_profiler_enabled and not is_shown:
+            with _ops.shown("forward", self._type):
+                return self._run(x, window, grid, masks, True)
         ordinary = eager and _is_ordinary()
         if ordinary:
             route = self._last
@@ -301,8 +309,9 @@ class Connector(VisionAdapter):
                 settings = _ops.settings(window, *(grid or (0, 0)))
                 return _ops.run(route.adapter, x, masks, settings, route.dtype)
         if eager and self._last is not None:
-            self._last = None  # which keeps alive what it has seen
-        computed = _has_kernel(x) and x.numel() > 0 and _on_cpu(masks) and not (eager and is_inside_transform())
+            self._last = None  # it would keep what it has read alive
+        elsewhere = is_inside_transform() if eager else is_in_onnx_export()  # which knows PyTorch's own operators alone
+        computed = _has_kernel(x) and x.numel() > 0 and _on_cpu(masks) and not elsewhere
         watch = None
         if computed and ordinary:
             watch = _C.Watch(self, x)
@@ -330,7 +339,7 @@ class Connector(VisionAdapter):
 
 
 def _find_route(watch: _C.Watch, x: Tensor, parameters: Sequence[Tensor], place: _ops.Place) -> _Route | None:
-    """For the next call; None where nothing is kept packed. What changed since the watch saw it makes it useless."""
+    """The route of the next call; None if no pack is kept."""
     adapter = _packs.kept(_ops.key(x, parameters, place), parameters)
     return None if adapter is None else _Route(watch, adapter, parameters[-1].dtype)
 
@@ -355,5 +364,5 @@ def _expect_tensor(name: str, mask: Any) -> None:
 
 
 def _token_dtype(parameter: Tensor) -> torch.dtype:
-    """What nn.Linear's products would come in."""
+    """The dtype of the result of nn.Linear."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else parameter.dtype

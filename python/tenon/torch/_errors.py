@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Exceptions that are two things at once: what tenon raises for this mistake everywhere, and what PyTorch's modules and
-dataclasses raise for it, which training code may catch already."""
+"""Exceptions with two base classes: the one that tenon raises for a mistake at every door, and the one that PyTorch's
+modules or dataclasses raise for it, which training code may catch."""
 
 
 class OptionError(ValueError, TypeError):
-    """A setting that does not exist."""
+    """A field that AdapterConfig does not have."""
 
 
 class FeaturesError(ValueError, RuntimeError):
-    """Features of a width or dtype that the module cannot take."""
+    """Features of a wrong width or dtype."""

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The operators ``tenon::forward`` and ``tenon::backward``: what compile, export and the dispatcher see of a call.
+"""The operators ``tenon::forward`` and ``tenon::backward``, which compile, export and the dispatcher see.
 
 Both take the parameters as a list in declaration order, the config as JSON, and the settings of the call: `window` 0 is
-the config's, `height` and `width` 0 are a square. They hold no state that a caller could see: packs that are reused
-(`_packs`) change the time and nothing else. Eager calls go past the dispatcher, whose Python costs as much as a small
-connector when it comes out of cold caches; with gradients they keep what is between the layers for the backward pass,
-which the operators make anew.
+the config's, `height` and `width` 0 mean a square. They have no visible state: reused packs (`_packs`) only save time.
+Eager calls do not go through the dispatcher, whose Python code takes as long as a small connector when the caches are
+cold. With gradients they save the values between the layers for the backward pass, which the operators recompute.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -27,20 +27,21 @@ from . import _packs
 from ._plain import Layer
 
 
+profiler = torch.autograd.profiler  # of which _is_profiler_enabled is a bool, for those who ask often
 LARGE = 4 << 20  # bytes
-_CPU = torch.device("cpu")  # whatever the default is
+_CPU = torch.device("cpu")  # whatever the default device is
 
 Masks = tuple[Tensor | None, Tensor | None]  # of patches, of frames
 Settings = tuple[int | None, tuple[int, int] | None]  # window and grid as the library takes them
 
 
 def settings(window: int, height: int, width: int) -> Settings:
-    """Of numbers that are 0 where the library shall choose."""
+    """Settings of numbers in which 0 means the library's default."""
     return window or None, (height, width) if height or width else None
 
 
 class Place(NamedTuple):
-    """What makes the products of a call what they are, beside its tensors."""
+    """What decides the result of a call besides its tensors."""
 
     config: str  # JSON
     window: int
@@ -50,19 +51,22 @@ class Place(NamedTuple):
     def settings(self) -> Settings:
         return settings(self.window, self.height, self.width)
 
+    def type(self) -> str:
+        return json.loads(self.config)["type"]
+
 
 class Call(NamedTuple):
-    """How they are to be computed."""
+    """How a call is computed."""
 
     dtype: torch.dtype  # of the tokens
-    fresh: bool  # gradients are on: pack now
+    fresh: bool  # gradients are enabled: pack now
     train: bool  # something needs a gradient
 
 
 def _new(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """New memory; a large one in large pages, where the system has them: a training step with new gradients of 84 MB
-    takes 8 % longer with their 20,000 page faults."""
-    # One by one: a third less time than a tuple when the caches are cold.
+    """A new tensor. Large ones get large pages if the system has them: in a training step with 84 MB of new gradients,
+    20,000 page faults cost 8 %."""
+    # The sizes one by one: a third less time than a tuple when the caches are cold.
     tensor = torch.empty(*shape, dtype=dtype, device=_CPU)
     if tensor.nbytes >= LARGE:
         _C.use_large_pages(tensor.data_ptr(), tensor.nbytes)
@@ -70,15 +74,20 @@ def _new(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def _new_gradient(adapter: _C.Adapter, index: int, parameter: Tensor) -> Tensor:
-    """In float32. A large one that is handed on as it is lies in memory of the last step's, where that was dropped: the
-    system fills new memory with zeros first, which is 4 % of a step with 84 MB of gradients."""
+    """A gradient in float32. A large one that needs no conversion reuses memory of the last step, if that was dropped:
+    filling new memory with zeros costs the system 4 % of a step with 84 MB of gradients."""
     if parameter.dtype == torch.float32 and parameter.numel() * 4 >= LARGE:
         return torch.from_dlpack(adapter.lend_gradient(index))
     return _new(parameter.shape, torch.float32)
 
 
+def shown(what: str, kind: str) -> Any:
+    """A range that a running profiler shows, such as ``tenon::forward(avgpool)``."""
+    return torch._C._profiler._RecordFunctionFast(f"tenon::{what}({kind})")
+
+
 def key(x: Tensor, parameters: Sequence[Tensor], place: Place) -> _packs.Key:
-    """Of the adapter that a call needs."""
+    """The key of the adapter for a call."""
     return (place.config, x.shape[2], parameters[-1].shape[0])
 
 
@@ -88,7 +97,7 @@ def key(x: Tensor, parameters: Sequence[Tensor], place: Place) -> _packs.Key:
 def run(
     adapter: _C.Adapter, x: Tensor, masks: Masks, settings: Settings, dtype: torch.dtype, saved: Tensor | None = None
 ) -> Tensor:
-    """New tokens of a prepared adapter."""
+    """The tokens of a prepared adapter, in a new tensor."""
     window, grid = settings
     batch, tokens, _ = x.shape
     y = _new((batch, adapter.output_num_tokens(tokens, window, grid), adapter.out_dim), dtype)
@@ -107,7 +116,7 @@ def _forward(x: Tensor, parameters: Sequence[Tensor], masks: Masks, place: Place
 def _forward_saving(
     x: Tensor, parameters: Sequence[Tensor], masks: Masks, place: Place, call: Call
 ) -> tuple[Tensor, Tensor]:
-    """Tokens, and what is between the layers, for the backward pass: about what PyTorch's own layers keep, once."""
+    """Tokens, and the values between the layers for the backward pass: about as much as PyTorch's layers save, once."""
     with _packs.training(key(x, parameters, place), parameters, fresh=True) as adapter:
         size = adapter.saved_size(x.shape[0], x.shape[1], *place.settings())
         saved = _new((size,), torch.uint8)
@@ -122,8 +131,12 @@ def _backward(
     place: Place,
     wanted: Sequence[bool],
     saved: Tensor | None = None,
+    is_shown: bool = False,
 ) -> list[Tensor]:
     """The gradients of sum(y * dy) that are wanted, of x and of each parameter, in the dtype of each."""
+    if profiler._is_profiler_enabled and not is_shown:
+        with shown("backward", place.type()):
+            return _backward(dy, x, parameters, masks, place, wanted, saved, True)
     want_x, *want_parameters = wanted
     dx = _new(x.shape, x.dtype) if want_x else None
     window, grid = place.settings()
@@ -152,12 +165,13 @@ def forward(
     train: bool,
 ) -> Tensor:
     """x (B, N, in_dim) -> (B, M, out_dim)."""
-    place = Place(config, window, height, width)
-    return _forward(x, parameters, (patch_mask, frame_mask), place, Call(dtype, fresh, train))
+    place, call = Place(config, window, height, width), Call(dtype, fresh, train)
+    with shown("forward", place.type()) if profiler._is_profiler_enabled else contextlib.nullcontext():
+        return _forward(x, parameters, (patch_mask, frame_mask), place, call)
 
 
 def _count(tokens: int, place: Place) -> int:
-    """Tokens of an image; of a count that is not known yet only where no grid has to be found in it."""
+    """The token count of an image. A symbolic count is possible only for types without a grid."""
     options = json.loads(place.config)
     if isinstance(tokens, torch.SymInt) and not _C.type_pools(options["type"]):
         return tokens - options.get("prefix_tokens", 0)
@@ -194,7 +208,7 @@ def _(dy, x, parameters, patch_mask, frame_mask, config, window, height, width, 
 
 
 def _spread(found: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
-    """None where nothing was wanted."""
+    """The gradients, with None for those that were not wanted."""
     rest = iter(found)
     return [next(rest) if want else None for want in wanted]
 
@@ -219,14 +233,14 @@ forward.register_autograd(_differentiate, setup_context=_save)
 
 # ---- eager calls ----
 
-# Looked up once: each step of the interpreter is dear where the caches are cold.
+# Looked up once: every step of the interpreter is slow when the caches are cold.
 _peek_interpreter_stack = torch._C._functorch.peek_interpreter_stack
 _get_tracing_state = torch._C._get_tracing_state
 
 
 def is_inside_transform() -> bool:
-    """Inside grad, vmap, jvp, ..., where tensors stand for several or carry tangents, or torch.jit.trace, which sees
-    PyTorch's own operators alone. What is compiled goes through the dispatcher, which sees to that."""
+    """Whether the call is inside grad, vmap, jvp and the like, where a tensor stands for several or has a tangent, or
+    inside torch.jit.trace, which records only PyTorch's operators. Compiled calls go through the dispatcher instead."""
     if _peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return True
     return _get_tracing_state() is not None
@@ -248,7 +262,7 @@ class _Connect(torch.autograd.Function):
         saved, x, patch_mask, frame_mask, *parameters = ctx.saved_tensors
         want_x, _, _, _, _, *want_parameters = ctx.needs_input_grad
         wanted = [want_x, *want_parameters]
-        # A batch of gradients has no storage of its own.
+        # A batch of gradients has no storage.
         if torch.is_grad_enabled() or is_inside_transform() or not torch._C._has_storage(dy):
             found = _differentiable(dy, x, parameters, wanted, ctx.plain)
         else:
@@ -260,8 +274,8 @@ class _Connect(torch.autograd.Function):
 def _differentiable(
     dy: Tensor, x: Tensor, parameters: Sequence[Tensor], wanted: Sequence[bool], plain: Plain
 ) -> Sequence[Tensor]:
-    """The same gradients as plain PyTorch has them, for who differentiates again (create_graph=True) or several ways at
-    once (is_grads_batched=True)."""
+    """The same gradients in plain PyTorch, for second derivatives (create_graph=True) and batches of gradients
+    (is_grads_batched=True)."""
     layers = [
         functools.partial(F.linear, weight=weight, bias=bias)
         for weight, bias in zip(parameters[::2], parameters[1::2], strict=True)

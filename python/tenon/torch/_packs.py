@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""Packed weights, and when they may be used again.
+"""Packed weights, and when they may be reused.
 
-The library reads weights in an order of its own, so they are packed before a call. A pack that no longer is what the
-parameters are is the worst thing that could happen here, so a pack is used again only if all of this holds:
+The library packs the weights in an order of its own before a call. A pack must never differ from the parameters, so it
+is reused only if all of this holds:
 
-- Gradients are off. With gradients on, every call packs.
-- Every parameter is *known*: an ``nn.Parameter`` that a connector of ours made, loaded, moved or unpickled itself.
-  The tensors that ``functional_call`` or FSDP put in its place are not, and neither are inference tensors.
-- Of every parameter the object, data pointer, shape, strides, dtype, sign, version counter, eight values and epoch are
-  what they were (``_C.tensor_state``). The pack keeps the storages alive, so that a pointer cannot come back with other
-  data behind it. The epoch moves with ``refresh()`` and with every step of an optimizer: fused ones write without
-  moving the version counter.
+- Gradients are disabled. With gradients enabled, every call packs.
+- Every parameter is *known*: an ``nn.Parameter`` that one of our connectors created, loaded, moved or unpickled.
+  Tensors that ``functional_call`` or FSDP put in its place are not known, and neither are inference tensors.
+- The object, data pointer, shape, strides, dtype, sign, version counter, eight values and epoch of every parameter are
+  unchanged (``_C.tensor_state``). The pack keeps the storages alive, so that a pointer cannot be reused for other data.
+  The epoch changes with ``refresh()`` and with every optimizer step: fused optimizers do not change the version
+  counter.
 
-The backward pass of a call may use what its forward packed, under the same conditions; else it packs again.
+The backward pass of a call uses the pack of its forward under the same conditions; otherwise it packs again.
 
-What is packed hangs on the first parameter of its list and goes when that goes. A pack for inference is never changed
-once it is there, so any number of threads may run it while others replace it. A pack for training is taken out while a
-call uses it.
+A pack is stored with the first parameter of its list and is freed with it. A pack for inference is immutable, so
+threads may run it while others replace it. A pack for training is removed from the store while a call uses it.
 """
 
 from __future__ import annotations
@@ -40,24 +39,24 @@ Key = tuple[str, int, int]  # config, in_dim, out_dim
 
 
 class _Known:
-    """A parameter that we can follow."""
+    """A parameter that is tracked."""
 
     __slots__ = ("epoch", "tensor")
 
     def __init__(self, tensor: Tensor, forget: Any) -> None:
         self.tensor = weakref.ref(tensor, forget)
-        self.epoch = object()  # a new one each time, so that no two threads can bring an old one back
+        self.epoch = object()  # always a new one, so that two threads cannot restore an old one
 
 
 class _Stamp(NamedTuple):
-    """What parameters were when they were packed."""
+    """The state of the parameters when they were packed."""
 
     place: tuple  # of each: which object; pointer, dtype, shape, strides and sign
     state: tuple  # of each: epoch; version and some values
 
 
 class _Pack:
-    """An adapter of the library with its weights packed, and what they were packed from."""
+    """An adapter of the library with packed weights, and the state of the parameters they were packed from."""
 
     __slots__ = ("adapter", "borrows", "dense", "key", "place", "state", "storages")
 
@@ -66,15 +65,15 @@ class _Pack:
         self.key = key
         self.borrows = False  # the adapter reads the parameters' own memory
         self.dense: list[Tensor] = []  # what it reads
-        self.place: tuple | None = None  # None: somewhere that we cannot follow
-        self.state: tuple | None = None  # None: fits no call
+        self.place: tuple | None = None  # None: they cannot be tracked
+        self.state: tuple | None = None  # None: the pack fits no call
         self.storages: list[Any] = []  # of the parameters
 
     def fits(self, key: Key, stamp: _Stamp | None) -> bool:
         return stamp is not None and self.state == stamp.state and self.place == stamp.place and self.key == key
 
     def fill(self, parameters: Sequence[Tensor], stamp: _Stamp | None, train: bool) -> None:
-        """Packs. The stamp was taken before: what changes while the weights are read makes it old."""
+        """Packs the parameters. The stamp was taken before, so that a change during packing makes the pack invalid."""
         self.state = None
         if not self.borrows or stamp is None or self.place != stamp.place:
             self._take(parameters, stamp)
@@ -83,7 +82,7 @@ class _Pack:
             self.state = stamp.state
 
     def _take(self, parameters: Sequence[Tensor], stamp: _Stamp | None) -> None:
-        """Hands the parameters' memory to the adapter, or a dense copy of it."""
+        """Gives the adapter the memory of the parameters, or a dense copy of it."""
         self.borrows = all(p.is_contiguous() and not p.is_neg() for p in parameters)
         self.dense = [p.detach().resolve_neg().contiguous() for p in parameters]
         self.adapter.set_parameters(self.dense)
@@ -95,13 +94,13 @@ class _Pack:
             self.storages = []
 
     def drop_parameters(self) -> None:
-        """What is packed stays."""
+        """Drops the parameters and keeps the packed weights."""
         self.adapter.release_parameters()
         self.dense = []
 
 
 class _Slot:
-    """The packs of one list of parameters, found by the first of them."""
+    """The packs of a list of parameters, stored with the first of them."""
 
     __slots__ = ("inference", "lock", "tensor", "training")
 
@@ -109,22 +108,22 @@ class _Slot:
         self.tensor = weakref.ref(owner, forget)
         self.inference: _Pack | None = None
         self.training: list[_Pack] = []  # at most one, absent while a call uses it
-        self.lock = threading.Lock()  # held by who packs for inference
+        self.lock = threading.Lock()  # held while a thread packs for inference
 
 
 _known: dict[int, _Known] = {}
 _slots: dict[int, _Slot] = {}
-generation = object()  # another one whenever an epoch moved, or a parameter was forgotten
+generation = object()  # replaced whenever an epoch changes or a parameter is forgotten
 
 
 def _move_generation() -> None:
-    """Last: who reads the new one sees what it stands for."""
+    """Must be called last, after the change that it announces."""
     global generation
     generation = object()
 
 
 def know(parameters: Iterable[Tensor]) -> None:
-    """These are a connector's own. What was packed from them is forgotten."""
+    """Tracks parameters of a connector, and drops what was packed from them."""
     for parameter in parameters:
         if type(parameter) is not nn.Parameter or parameter.is_inference():
             continue
@@ -139,7 +138,8 @@ def know(parameters: Iterable[Tensor]) -> None:
 
 
 def forget(parameters: Iterable[Tensor]) -> None:
-    """Leaves no weak reference: torch.utils.swap_tensors, which moving and loading may use, wants none."""
+    """Stops tracking, without weak references left: torch.utils.swap_tensors, used by moving and loading, forbids them.
+    """
     for parameter in parameters:
         _known.pop(id(parameter), None)
         _slots.pop(id(parameter), None)
@@ -147,7 +147,7 @@ def forget(parameters: Iterable[Tensor]) -> None:
 
 
 def may_be_sharded() -> bool:
-    """Is fully_shard in use? It puts parameters of its own into modules, and fills them without a trace."""
+    """Whether fully_shard is in use: it puts its own parameters into modules, and writes them unrecorded."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     from torch.distributed import _composable_state
@@ -161,7 +161,7 @@ def is_known(parameter: Tensor) -> bool:
 
 
 def _drop(table: dict, number: int, gone: weakref.ref) -> None:
-    """Removes an entry whose tensor died, unless a new tensor has its number by now."""
+    """Removes the entry of a tensor that was freed, unless a new tensor has the same number."""
     found = table.get(number)
     if found is not None and found.tensor is gone:
         del table[number]
@@ -180,14 +180,14 @@ register_optimizer_step_post_hook(_after_step)
 
 
 def _stamp(parameters: Sequence[Tensor]) -> _Stamp | None:
-    """None where a change could not be seen."""
+    """The state of the parameters; None if a change could not be detected."""
     place, state = [], []
     for parameter in parameters:
         found = _known.get(id(parameter))
         if found is None or found.tensor() is not parameter:
             return None
         seen = _C.tensor_state(parameter)
-        if seen is None:  # `.data =` can make it an inference tensor
+        if seen is None:  # `.data =` can make a parameter an inference tensor
             return None
         values, where = seen
         place.append((found, where))
@@ -196,8 +196,8 @@ def _stamp(parameters: Sequence[Tensor]) -> _Stamp | None:
 
 
 def _can_follow(parameters: Sequence[Tensor]) -> bool:
-    """False for memory that others write without a trace: shared with another process, or, where a process group
-    exists, part of a larger storage, as the flat parameters of FSDP's first version are."""
+    """False for memory that others write unrecorded: shared with another process, or, if a process group exists, part
+    of a larger storage, as the flat parameters of the first version of FSDP are."""
     in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
     for parameter in parameters:
         storage = parameter.untyped_storage()
@@ -217,7 +217,7 @@ def _slot(parameters: Sequence[Tensor]) -> _Slot:
 
 
 def inference(key: Key, parameters: Sequence[Tensor], fresh: bool) -> _C.Adapter:
-    """An adapter to run forward; `fresh`: packed now."""
+    """An adapter for a forward pass. `fresh`: pack now."""
     stamp = None if fresh else _stamp(parameters)
     if stamp is None:
         pack = _Pack(key)
@@ -240,7 +240,7 @@ def inference(key: Key, parameters: Sequence[Tensor], fresh: bool) -> _C.Adapter
 
 
 def kept(key: Key, parameters: Sequence[Tensor]) -> _C.Adapter | None:
-    """What `inference` would use again now."""
+    """The pack that `inference` would reuse now."""
     stamp = _stamp(parameters)
     slot = _slots.get(id(parameters[0]))
     found = slot.inference if slot is not None and slot.tensor() is parameters[0] else None
@@ -249,7 +249,7 @@ def kept(key: Key, parameters: Sequence[Tensor]) -> _C.Adapter | None:
 
 @contextlib.contextmanager
 def training(key: Key, parameters: Sequence[Tensor], fresh: bool) -> Iterator[_C.Adapter]:
-    """An adapter to run forward or backward, for nobody else meanwhile; `fresh`: packed now."""
+    """An adapter for a forward or backward pass, used by no other call meanwhile. `fresh`: pack now."""
     keep = isinstance(parameters[0], nn.Parameter)
     idle = _slot(parameters).training if keep else []
     stamp = _stamp(parameters)
@@ -267,7 +267,7 @@ def training(key: Key, parameters: Sequence[Tensor], fresh: bool) -> Iterator[_C
 
 
 def _unlock_child() -> None:
-    """A thread that packed while the process forked is not there to give its lock back."""
+    """Replaces locks that threads of the parent process held when it forked."""
     for slot in list(_slots.values()):
         slot.lock = threading.Lock()
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The connectors in plain PyTorch: for the devices and dtypes that the library has no kernel for.
+"""The connectors in plain PyTorch, for devices and dtypes that the library has no kernel for.
 
-Windows are cut out of the padded grid, and what is not there is told by a mask:
+Windows are cut out of the padded grid, with a mask of the valid patches:
 
     cut      (B, H W, C) -> patches (B, M, k, C), valid (B or 1, M, k)
     mean     sum of the valid patches / their count
     attend   per head h: softmax_j(q_h . k_hj / sqrt(d)) over the valid j, weighted sum of v_hj, with q from the mean
 
-Layers come as callables: a module's own submodules, so that what was put around or in place of them takes part, or
-products with given weights. A token that reads no patch is zero, and no gradient comes from it.
+Layers are callables: the submodules, so that wrapped and replaced layers take part, or products with given weights. A
+token without valid patches is zero and has no gradient.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Layer = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Tiling:
-    """A window over a grid of patches; `whole` leaves out the windows that the grid does not fill."""
+    """Windows on a grid of patches; `whole` leaves out incomplete windows."""
 
     height: int
     width: int
@@ -34,18 +34,18 @@ class Tiling:
     whole: bool
 
     def axis(self, length: int) -> tuple[int, int]:
-        """(windows, patches that a window takes) along one side."""
+        """(number of windows, patches of a window) along one side."""
         side = min(self.window, length)
         return (length // side if self.whole else -(-length // side)), side
 
 
 def without_prefix(x: Tensor, count: int) -> Tensor:
-    """(B, N, C) without the leading tokens that are no patches."""
+    """x (B, N, C) without its leading `count` prefix tokens."""
     return x[:, count:] if count else x
 
 
 def present(x: Tensor, patch_mask: Tensor | None, frame_mask: Tensor | None) -> Tensor | None:
-    """Which patches of x (B, N, C) there are, (B, N); None: all."""
+    """Which patches of x (B, N, C) are valid, (B, N); None: all."""
     if patch_mask is None and frame_mask is None:
         return None
     there = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
@@ -57,12 +57,12 @@ def present(x: Tensor, patch_mask: Tensor | None, frame_mask: Tensor | None) -> 
 
 
 def blank(x: Tensor, there: Tensor | None) -> Tensor:
-    """Zeros where there is nothing, whatever was there."""
+    """x with zeros in invalid places, also where it is NaN."""
     return x if there is None else torch.where(there[..., None], x, 0)
 
 
 def _windows(grid: Tensor, tiling: Tiling) -> Tensor:
-    """(B, H, W, C) -> (B, M, k, C); what lies outside the grid is zero."""
+    """(B, H, W, C) -> (B, M, k, C), with zeros outside the grid."""
     rows, high = tiling.axis(tiling.height)
     columns, wide = tiling.axis(tiling.width)
     grid = grid[:, : rows * high, : columns * wide]
@@ -74,7 +74,7 @@ def _windows(grid: Tensor, tiling: Tiling) -> Tensor:
 
 
 def cut(x: Tensor, tiling: Tiling, there: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """(B, H W, C) -> (B, M, k, C) and which of them are patches: (B or 1, M, k), or None when all are."""
+    """(B, H W, C) -> (B, M, k, C), and which of them are valid patches: (B or 1, M, k), or None if all are."""
     shape = (tiling.height, tiling.width)
     patches = _windows(blank(x, there).unflatten(1, shape), tiling)
     full = patches.shape[1] * patches.shape[2] <= tiling.height * tiling.width
@@ -101,7 +101,7 @@ def attend(patches: Tensor, valid: Tensor | None, heads: int, q_proj: Layer, k_p
     values = v_proj(patches).unflatten(-1, (heads, -1))
     scores = torch.einsum("bmhd,bmkhd->bmhk", query, keys) / math.sqrt(query.shape[-1])
     if valid is not None:
-        empty = ~valid.any(dim=2, keepdim=True)  # 0/0 in the softmax: let it take the zeros that are there
+        empty = ~valid.any(dim=2, keepdim=True)  # the softmax would be 0/0: it gets the zeros of the padding
         scores = scores.masked_fill(~(valid | empty)[:, :, None, :], -math.inf)
     wide = torch.promote_types(scores.dtype, torch.float32)
     shares = scores.softmax(dim=-1, dtype=wide).to(values.dtype)
@@ -109,5 +109,5 @@ def attend(patches: Tensor, valid: Tensor | None, heads: int, q_proj: Layer, k_p
 
 
 def drop_empty(y: Tensor, valid: Tensor | None) -> Tensor:
-    """Zero tokens where a window (B or 1, M, k) has no patch."""
+    """y with zeros for windows without a valid patch; valid is (B or 1, M, k)."""
     return blank(y, None if valid is None else valid.any(dim=2))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Connectors that pool a grid of patches, window by window, and so make fewer tokens."""
+"""Connectors that pool a grid of patches window by window."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ._registry import registry
 
 
 def _read_grid(grid: Any) -> Grid:
-    """What the library says of a grid, which in here is (0, 0) for a square."""
+    """Checks a grid as the library does. Inside this package (0, 0) means a square."""
     try:
         height, width = map(operator.index, grid)
     except (TypeError, ValueError):
@@ -33,9 +33,9 @@ def _read_grid(grid: Any) -> Grid:
 
 
 class Pool(Connector):
-    """A connector with a window. ``prefix_tokens`` leading tokens are no patches; ``ragged`` says what becomes of windows
-    that the grid does not fill: "reject" refuses the grid, "partial" pools the patches there are, "drop" leaves them
-    out.
+    """A connector that pools in windows. ``prefix_tokens`` is the number of leading tokens that are no patches.
+    ``ragged`` is what to do with incomplete windows at the edge: "reject" refuses the grid, "partial" pools the patches
+    they have, "drop" leaves them out.
     """
 
     def _setup_pool(self, in_dim: int, out_dim: int, pool_window: int, prefix_tokens: int, ragged: str) -> None:
@@ -48,9 +48,9 @@ class Pool(Connector):
     def output_num_tokens(
         self, num_input_tokens: int, pool_window: int | None = None, *, grid: Grid | None = None
     ) -> int:
-        """Tokens of an image of ``num_input_tokens`` tokens, exactly as many as ``forward`` makes.
+        """The number of tokens that ``forward`` returns for an image of ``num_input_tokens`` tokens.
 
-        ValueError: the grid is no square and not given, or ragged where that is refused.
+        Raises ValueError if no grid is given and the patches are no square, and if the grid is ragged and refused.
         """
         window = self.pool_window if pool_window is None else pool_window
         if num_input_tokens <= 0 or window <= 0:
@@ -66,12 +66,12 @@ class Pool(Connector):
         patch_mask: Tensor | None = None,
         frame_mask: Tensor | None = None,
     ) -> Tensor:
-        """``(B, N, in_dim)`` to ``(B, M, out_dim)``, or one image ``(N, in_dim)`` to ``(M, out_dim)``; the patches row
-        by row on a grid: ``grid`` (height, width), or a square. ``pool_window`` takes the place of the module's for this
+        """Maps ``(B, N, in_dim)`` to ``(B, M, out_dim)``, or one image ``(N, in_dim)`` to ``(M, out_dim)``. The patches
+        lie row by row on ``grid`` (height, width), by default a square. ``pool_window`` replaces the module's for this
         call.
 
-        A patch that is 0 in ``patch_mask`` (B, N - prefix_tokens), and every patch of an image that is 0 in ``frame_mask``
-        (B), is never read; a window without a patch gives a zero token. Of one image ``patch_mask`` may have one axis.
+        Patches that are 0 in ``patch_mask`` (B, N - prefix_tokens), and images that are 0 in ``frame_mask`` (B), are
+        not read. A window without valid patches gives a zero token. The ``patch_mask`` of one image may have one axis.
         """
         window = self.pool_window if pool_window is None else pool_window
         if window <= 0:
@@ -90,18 +90,18 @@ class Pool(Connector):
         """One image, x (N, in_dim) -> (M, out_dim)."""
         if x.dim() != 2:
             try:
-                _, _, _ = x.shape  # which fails, in the words that this always failed in
+                _, _, _ = x.shape  # fails with the sentence of KempnerForge's module
             except ValueError as error:
                 expected = "(batch, tokens, in_dim), frames and crops in the batch, or one image (tokens, in_dim)"
                 raise ValueError(f"{error}: x is {tuple(x.shape)}; expected {expected}") from None
         return self._run_reshaped(x, window, grid, masks)
 
     def _refuse_square(self, tokens: int, window: int) -> None:
-        """For a type that has a sentence of its own about what the library refuses; afterwards, so that it costs good
-        calls nothing."""
+        """Raises the type's own sentence, if it has one, for a grid that the library has refused. Called afterwards, so
+        that it costs valid calls nothing."""
 
     def _tiling(self, tokens: int, window: int, grid: Grid | None) -> _plain.Tiling:
-        """The library's checks, and the numbers that they let through."""
+        """The windows of a call, after the library's checks."""
         if not is_compiling():
             self.output_num_tokens(tokens, window, grid=grid)
         height, width = grid or (math.isqrt(tokens - self.prefix_tokens),) * 2
@@ -119,9 +119,10 @@ class Pool(Connector):
 
 
 class AvgPoolAdapter(Pool):
-    """``proj`` of the mean of each ``pool_window`` x ``pool_window`` window; windows at the edge average the patches
-    that they cover."""
+    """``proj`` of the mean of each ``pool_window`` x ``pool_window`` window. Windows at the edge average the patches
+    they have."""
 
+    _type = "avgpool"
     _linears = ("proj",)
 
     def __init__(
@@ -145,9 +146,11 @@ class AvgPoolAdapter(Pool):
 
 
 class AttentionalPoolAdapter(Pool):
-    """Multi-head attention inside each window (Molmo2): the mean of its patches asks, the patches answer; then
-    ``o_proj`` and ``out_proj``. A grid that the window does not divide is refused unless ``ragged`` allows it."""
+    """Multi-head attention inside each window (Molmo2): the query is the mean of the patches, keys and values are the
+    patches; then ``o_proj`` and ``out_proj``. A grid that is not divisible by the window is refused unless ``ragged``
+    allows it."""
 
+    _type = "attentional_pool"
     _linears = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj")
 
     def __init__(
@@ -213,5 +216,5 @@ def _build_attentional_pool(
 
 
 def _set(settings: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a config that a pool has besides its window and heads."""
+    """The other fields of a config that a pool uses, if they are set."""
     return {name: settings[name] for name in ("prefix_tokens", "ragged") if settings.get(name) is not None}

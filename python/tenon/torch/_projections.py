@@ -35,7 +35,7 @@ _NAMES: dict[type, str] = {nn.SiLU: "silu", nn.ReLU: "relu", QuickGELU: "quick_g
 
 
 def _activation_name(module: nn.Module | None, read: Reader) -> str | None:
-    """The library's name of an activation; None for what it does not have."""
+    """The library's name of an activation; None if it does not have it."""
     kind = read.type_of(module)
     if kind is nn.GELU:
         return "gelu" if read.attribute(module, "approximate") == "none" else "gelu_tanh"
@@ -43,21 +43,23 @@ def _activation_name(module: nn.Module | None, read: Reader) -> str | None:
 
 
 class Projection(Connector):
-    """Every patch by itself; ``prefix_tokens`` leading tokens are no patches."""
+    """A connector that maps each patch by itself. ``prefix_tokens`` is the number of leading tokens that are no
+    patches."""
 
     def output_num_tokens(self, num_input_tokens: int) -> int:
-        """Tokens of an image of ``num_input_tokens`` tokens: as many, less ``prefix_tokens``.
+        """The number of tokens for an image of ``num_input_tokens`` tokens: as many, minus ``prefix_tokens``.
 
-        A count that is not positive passes through: it means "not known yet". ValueError: fewer than ``prefix_tokens``.
+        A count that is not positive means "not known yet" and is returned. Raises ValueError if it is less than
+        ``prefix_tokens``.
         """
         return patches_left(num_input_tokens, self.prefix_tokens) if num_input_tokens > 0 else num_input_tokens
 
     def forward(self, x: Tensor, *, patch_mask: Tensor | None = None, frame_mask: Tensor | None = None) -> Tensor:
-        """``(..., N, in_dim)`` to ``(..., N - prefix_tokens, out_dim)``.
+        """Maps ``(..., N, in_dim)`` to ``(..., N - prefix_tokens, out_dim)``.
 
-        A patch that is 0 in ``patch_mask`` (B, N - prefix_tokens), and every patch of an image that is 0 in ``frame_mask``
-        (B), is never read and gives a zero token; B is the product of the leading axes. Of one image (N, in_dim) the
-        ``patch_mask`` may have one axis.
+        Patches that are 0 in ``patch_mask`` (B, N - prefix_tokens), and images that are 0 in ``frame_mask`` (B), are
+        not read and give zero tokens. B is the product of the leading axes. The ``patch_mask`` of one image (N, in_dim)
+        may have one axis.
         """
         if x.dim() == 3:
             return self._run(x, 0, None, (patch_mask, frame_mask))
@@ -79,6 +81,7 @@ class MLP2LayerAdapter(Projection):
     "quick_gelu".
     """
 
+    _type = "mlp_2layer"
     _linears = ("proj1", "proj2")
 
     def __init__(
@@ -120,8 +123,9 @@ class MLP2LayerAdapter(Projection):
 
 
 class LinearAdapter(Projection):
-    """``proj(x)``, the single layer to compare others with."""
+    """``proj(x)``: one linear layer, a baseline."""
 
+    _type = "linear"
     _linears = ("proj",)
 
     def __init__(self, in_dim: int, out_dim: int, *, prefix_tokens: int = 0) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Builders by name, as the training code that this package serves knows them."""
+"""The registry of module builders, with the interface of KempnerForge's."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Builder = Callable[..., Any]
 
 
 class Registry:
-    """One builder for each name of each category."""
+    """Builders by category and name."""
 
     def __init__(self) -> None:
         self._builders: dict[str, dict[str, Builder]] = {}
 
     def register(self, category: str, name: str) -> Callable[[Builder], Builder]:
-        """Decorator. ValueError when the name is taken."""
+        """A decorator that registers a builder. Raises ValueError if the name is taken."""
 
         def add(builder: Builder) -> Builder:
             builders = self._builders.setdefault(category, {})
@@ -30,7 +30,7 @@ class Registry:
         return add
 
     def get(self, category: str, name: str) -> Builder:
-        """NotFoundError, which is a KeyError, with the names there are: there is no such builder."""
+        """The builder of that name. Raises NotFoundError, a KeyError, with the registered names if there is none."""
         builders = self._builders.get(category, {})
         if name not in builders:
             raise _C.NotFoundError(f"unknown {category}: {name!r}. Available: {', '.join(sorted(builders)) or 'none'}")

@@ -146,6 +146,54 @@ def test_gradcheck(kind):
     assert torch.autograd.gradgradcheck(run, (x, *adapter.parameters()))
 
 
+# ---- profiler and ONNX ----
+
+
+def seen_by_profiler(run):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    return [event.name for event in profile.events() if event.name.startswith("tenon::")]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_profiler_shows_the_connector(kind):
+    adapter, x = build(kind), X.clone().requires_grad_()
+    forward, backward = f"tenon::forward({kind})", f"tenon::backward({kind})"
+    for module, features in ((adapter, X), (copy.deepcopy(adapter).double(), X.double())):
+        with torch.no_grad():
+            module(features)
+            assert seen_by_profiler(lambda: module(features)) == [forward]
+    assert seen_by_profiler(lambda: adapter(x).sum().backward()) == [forward, backward]
+    compiled = torch.compile(adapter, backend="aot_eager", fullgraph=True)
+    compiled(x).sum().backward()
+    names = seen_by_profiler(lambda: compiled(x).sum().backward())
+    assert names == ["tenon::forward", forward, "tenon::backward", backward]
+    assert not seen_by_profiler(lambda: torch.ones(1).add(1))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", TYPES)
+def test_onnx(kind, masked):
+    """The line of docs/pytorch.md. The model consists of ONNX's own operators and runs anywhere."""
+    onnx = pytest.importorskip("onnx", reason="ONNX is left out")
+    pytest.importorskip("onnxscript", reason="ONNX is left out")
+    from onnx.reference import ReferenceEvaluator
+
+    adapter = build(kind).eval()
+    masks = {"patch_mask": torch.rand(2, 16) < 0.5} if masked else {}
+    any_batch = {name: {0: torch.export.Dim("batch")} for name in ("x", *masks)}
+    program = torch.onnx.export(adapter, (X,), kwargs=masks, dynamo=True, dynamic_shapes=any_batch, verbose=False)
+    model = program.model_proto
+    onnx.checker.check_model(model)
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+    for x, given in ((X, masks), (features(3), {name: torch.rand(3, 16) < 0.5 for name in masks})):
+        values = [x.numpy(), *(mask.numpy() for mask in given.values())]
+        feeds = {entry.name: value for entry, value in zip(model.graph.input, values, strict=True)}
+        (y,) = ReferenceEvaluator(model).run(None, feeds)
+        agree(torch.from_numpy(y), adapter(x, **given))
+
+
 # ---- dtypes and devices ----
 
 

@@ -119,3 +119,13 @@ def test_C22_masked_tensors_are_refused(kind):
     for grad in (True, False):
         with torch.set_grad_enabled(grad), pytest.raises(ValueError, match="x is masked .*pass a plain array"):
             build(kind)(masked)
+
+
+def test_C34_the_setting_for_newer_revisions_of_kempnerforge():
+    """A window at the edge attends to the patches it has."""
+    config = tt.AdapterConfig(type="attentional_pool", pool_window=3, pool_heads=4, ragged="partial")
+    adapter, x = tt.build_adapter(config, 8, 5), features(tokens=196)
+    assert config.output_num_tokens(196) == adapter.output_num_tokens(196) == adapter(x).shape[1] == 25
+    agree(adapter(x), expected(config, list(adapter.parameters()), x))
+    with pytest.raises(ValueError, match="divisible by the pool window"):
+        tt.AdapterConfig(type="attentional_pool", pool_window=3).output_num_tokens(196)
