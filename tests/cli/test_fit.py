@@ -255,6 +255,10 @@ def test_another_run_is_not_gone_on_with(tenon, data):
                        (["--clip", 2, "--batch", 4], "--batch was 3 and is now 4, --clip was 1.0 and is now 2.0;")):
         said = tenon(*words, *more, code=1).err
         assert f"ck/checkpoint.safetensors: is of another run: {name}" in said
+    many = ["--seed", 1, "--lr", 1, "--clip", 2, "--eps", "1e-6", "--beta1", "0.5", "--beta2", "0.5", "--warmup", 0, "--batch", 1,
+            "--accumulate", 1, "--weight-decay", 0]
+    said = tenon(*words, *many, code=1).err
+    assert "--beta1 was 0.9 and is now 0.5" in said and said.count(" and is now ") == 8 and ", and 2 more; continue" in said
     tenon("init", "--type", "linear", "--in-dim", 16, "--out-dim", 8, "--seed", 3, "-o", "start.safetensors")
     assert "another run: the hash of --model was" in tenon(*words, code=1).err
     tenon("init", "--type", "linear", "--in-dim", 16, "--out-dim", 8, "--seed", 1, "-o", "start.safetensors")
