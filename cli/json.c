@@ -100,8 +100,9 @@ json_t *tn_json_joined(json_t *object, json_t *more)
 static void add_difference(const char *name, const json_t *then, const json_t *now, tn_json_words words, char *list,
                            size_t size)
 {
-    char *before = then ? json_dumps(then, JSON_ENCODE_ANY) : strdup("not there");
-    char *after = now ? json_dumps(now, JSON_ENCODE_ANY) : strdup("not there");
+    const size_t flags = JSON_ENCODE_ANY | JSON_REAL_PRECISION(15); /* 0.9, not 0.90000000000000002 */
+    char *before = then ? json_dumps(then, flags) : strdup("not there");
+    char *after = now ? json_dumps(now, flags) : strdup("not there");
     const size_t used = strlen(list);
     snprintf(list + used, size - used, "%s%.200s %s %.400s %s %.400s%s", used ? ", " : "", name, words.first,
              before ? before : "?", words.second, after ? after : "?", words.last);
@@ -111,17 +112,22 @@ static void add_difference(const char *name, const json_t *then, const json_t *n
 
 bool tn_json_same(const json_t *then, const json_t *now, tn_json_words words, char *list, size_t size)
 {
+    enum { SHOWN = 8 };
+    int count = 0;
     const char *name;
     json_t *value;
     list[0] = 0;
     json_object_foreach((json_t *)(uintptr_t)now, name, value)
     {
         const json_t *before = json_object_get(then, name);
-        if (!before || !json_equal(before, value)) add_difference(name, before, value, words, list, size);
+        if (before && json_equal(before, value)) continue;
+        if (count++ < SHOWN) add_difference(name, before, value, words, list, size);
     }
-    json_object_foreach((json_t *)(uintptr_t)then, name, value) if (!json_object_get(now, name))
+    json_object_foreach((json_t *)(uintptr_t)then, name, value) if (!json_object_get(now, name) && count++ < SHOWN)
         add_difference(name, value, NULL, words, list, size);
-    return list[0] == 0;
+    const size_t used = strlen(list);
+    if (count > SHOWN) snprintf(list + used, size - used, ", and %d more", count - SHOWN);
+    return count == 0;
 }
 
 json_t *tn_json_config(const tenon_config *config)

@@ -35,8 +35,8 @@ typedef struct tn_json_words {
     const char *first, *second, *last;
 } tn_json_words;
 
-/* Do both objects have the same members? The list gets those that differ, `now` ones in their order, then those that
- * only `then` has: "--lr was 1 and is now 2, --seed was 0 and is now 4". */
+/* Do both objects have the same members? The list gets up to eight of those that differ, `now` ones in their order,
+ * then those that only `then` has: "--lr was 1 and is now 2, --seed was 0 and is now 4". */
 bool tn_json_same(const json_t *then, const json_t *now, tn_json_words words, char *list, size_t size);
 
 /* The config as a JSON object, or NULL. */

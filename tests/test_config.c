@@ -2,6 +2,7 @@
 /* Counting, configs, the registry and the builder: everything that needs no weights. */
 #include "tenon/tenon.h"
 #include "tests.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -331,6 +332,9 @@ static void careless(tenon_builder *b)
     case 'p':
         tenon_option_int(b, NULL, 1);
         break;
+    case 'i':
+        tenon_option_real(b, "scale", HUGE_VAL);
+        break;
     case 'f':
         tenon_linear(b, "a", 4, 0xfff0);
         break;
@@ -379,6 +383,7 @@ static void programs_register_connectors(void **state)
                 "adapter/pyramid is already registered");
     assert_says(tenon_register_adapter("linear", two_layers_of_windows, NULL, &error), TENON_EXISTS,
                 "adapter/linear is already registered");
+    assert_says(tenon_register_adapter("caf\xe9", two_layers_of_windows, NULL, &error), TENON_INVALID, "not UTF-8");
     assert_int_equal(tenon_register_adapter("wrong_width", wrong_width, NULL, &error), TENON_OK);
     assert_int_equal(tenon_register_adapter("complains", complains, NULL, &error), TENON_OK);
     assert_int_equal(tenon_register_adapter("twice", twice, NULL, &error), TENON_OK);
@@ -427,6 +432,7 @@ static void careless_builders_are_told(void **state)
                  {'r', "ragged is NULL"},
                  {'o', "'in_dim' is taken"},
                  {'p', "an option without a name"},
+                 {'i', "option 'scale' is not a finite number"},
                  {'f', "flags 0xfff0"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         which[0] = cases[i].kind;
@@ -448,6 +454,9 @@ static void careless_builders_are_told(void **state)
     assert_says(tenon_config_set_int(config, "out_dim", 3, &error), TENON_INVALID, "'out_dim' is taken");
     assert_says(tenon_config_set_int(config, "\xff", 3, &error), TENON_INVALID, "not UTF-8");
     assert_says(tenon_config_set_string(config, "name", "\xc3\x28", &error), TENON_INVALID, "not UTF-8");
+    /* Surrogates and overlong forms have the form of UTF-8 and are refused by readers of JSON. */
+    assert_says(tenon_config_set_string(config, "name", "\xed\xa0\x80", &error), TENON_INVALID, "not UTF-8");
+    assert_says(tenon_config_set_string(config, "name", "\xe0\x80\x80", &error), TENON_INVALID, "not UTF-8");
     assert_int_equal(tenon_config_set_string(config, "name", "\xc3\xbc \xe2\x82\xac \xf0\x9f\x98\x80", &error),
                      TENON_OK);
     tenon_config_free(config);

@@ -162,6 +162,24 @@ static void b116_large_file_small_tensor(void **state)
 typedef tenon_status (*action)(tenon_error *error);
 
 /* Runs the action with its first allocation failing, then its second, ... until it succeeds. */
+static tenon_adapter *adapter;
+
+static tenon_status save_adapter(tenon_error *error)
+{
+    return tenon_adapter_save(adapter, scratch_path("memory-adapter.safetensors"), NULL, error);
+}
+
+static tenon_status save_trainer(tenon_error *error)
+{
+    tenon_trainer *trainer = NULL;
+    tenon_status status = tenon_trainer_new(adapter, NULL, &trainer, error);
+    if (status == TENON_OK) {
+        status = tenon_trainer_save(trainer, scratch_path("memory-run.safetensors"), "{}", error);
+    }
+    tenon_trainer_free(trainer);
+    return status;
+}
+
 static void fail_each_allocation(action run)
 {
     const int files = scratch_count();
@@ -297,6 +315,24 @@ static void each_failure_is_told(void **state)
     json_set_alloc_funcs(malloc, free);
 }
 
+/* The same of connectors and trainers; a file that is there stays. */
+static void each_failure_of_training_is_told(void **state)
+{
+    (void)state;
+    tenon_config *config;
+    tenon_error error;
+    assert_int_equal(tenon_config_new("mlp_2layer", &config, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_new(config, 4, 3, NULL, &adapter, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_reset_parameters(adapter, TENON_BF16, 1, &error), TENON_OK);
+    assert_int_equal(save_trainer(&error), TENON_OK); /* what is read once, as the CPU quota, is read now */
+    json_set_alloc_funcs(__wrap_malloc, free);
+    fail_each_allocation(save_adapter);
+    fail_each_allocation(save_trainer);
+    json_set_alloc_funcs(malloc, free);
+    tenon_adapter_free(adapter);
+    tenon_config_free(config);
+}
+
 /* B141: a thousand failures in a row leave no descriptor and no file. */
 static void failures_do_not_add_up(void **state)
 {
@@ -320,7 +356,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(hostile_headers_allocate_little), cmocka_unit_test(reads_allocate_nothing),
         cmocka_unit_test(b116_large_file_small_tensor),    cmocka_unit_test(each_failure_is_told),
-        cmocka_unit_test(failures_do_not_add_up),
+        cmocka_unit_test(failures_do_not_add_up),          cmocka_unit_test(each_failure_of_training_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -208,6 +208,61 @@ static void test_B128_what_is_asked_for_alone(void **state)
     }
 }
 
+/* A gradient that is zero by nature, as that of a key bias in a softmax, makes 0 / eps. */
+static void test_C29_eps_is_not_zero(void **state)
+{
+    const double refused[] = {0, -1e-8, 1e-46, 1e-300, 1e39, INFINITY, NAN}, taken[] = {1e-8, 2e-45, 1e-38, 1};
+    tenon_adapter *adapter = adapter_from_json("{\"type\": \"linear\"}", 4, 3, NULL);
+    tenon_trainer *trainer = NULL;
+    tenon_trainer_options options;
+    (void)state;
+    expect_ok(tenon_adapter_reset_parameters(adapter, TENON_F32, 1, &error), &error);
+    tenon_trainer_options_init(&options);
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        options.eps = refused[i];
+        assert_int_equal(tenon_trainer_new(adapter, &options, &trainer, &error), TENON_INVALID);
+        assert_non_null(strstr(error.message, "`eps` must be above 0"));
+        assert_int_equal(tenon_trainer_options_check(&options, &error), TENON_INVALID);
+        assert_null(trainer);
+    }
+    for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
+        options.eps = taken[i];
+        expect_ok(tenon_trainer_options_check(&options, &error), &error);
+        expect_ok(tenon_trainer_new(adapter, &options, &trainer, &error), &error);
+        tenon_trainer_free(trainer);
+    }
+    tenon_adapter_free(adapter);
+}
+
+static void test_C29_a_zero_gradient_changes_nothing(void **state)
+{
+    float x[2 * 4 * 4] = {0}, target[2 * 4 * 3] = {0};
+    int64_t x_shape[] = {2, 4, 4}, t_shape[] = {2, 4, 3};
+    const DLDataType f32 = {kDLFloat, 32, 1};
+    const DLTensor features = {x, {kDLCPU, 0}, 3, f32, x_shape, NULL, 0},
+                   wanted = {target, {kDLCPU, 0}, 3, f32, t_shape, NULL, 0};
+    tenon_adapter *adapter = adapter_from_json("{\"type\": \"linear\"}", 4, 3, NULL);
+    tenon_trainer *trainer;
+    tenon_trainer_options options;
+    tenon_parameter weight;
+    (void)state;
+    expect_ok(tenon_adapter_reset_parameters(adapter, TENON_F32, 1, &error), &error);
+    tenon_trainer_options_init(&options);
+    options.eps = 2e-45; /* the smallest but one that f32 has */
+    options.weight_decay = 0;
+    expect_ok(tenon_trainer_new(adapter, &options, &trainer, &error), &error);
+    for (int step = 0; step < 3; step++) {
+        expect_ok(tenon_trainer_step(trainer, &features, &wanted, NULL, NULL, &error), &error);
+        expect_ok(tenon_trainer_apply(trainer, NULL, &error), &error);
+    }
+    tenon_parameter_init(&weight);
+    expect_ok(tenon_adapter_parameter(adapter, 0, &weight, &error), &error);
+    for (int i = 0; i < 12; i++)
+        assert_true(isfinite(((const float *)weight.data)[i]));
+    tenon_trainer_free(trainer);
+    tenon_adapter_free(adapter);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -217,6 +272,8 @@ int main(void)
         cmocka_unit_test(test_B125_sums_over_rows_are_f32),
         cmocka_unit_test(test_B126_no_rows),
         cmocka_unit_test(test_B128_what_is_asked_for_alone),
+        cmocka_unit_test(test_C29_eps_is_not_zero),
+        cmocka_unit_test(test_C29_a_zero_gradient_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -309,6 +309,36 @@ static int add_partner(void *context, float *data, size_t count)
     return 0;
 }
 
+/* Steps of a run at a rate or with gradients beyond reason, and what saving says then: the file of before stays. */
+static void refuse_to_save(tenon_trainer_options o, float target, const char *said)
+{
+    const char *path = scratch_path("refused.safetensors");
+    run r = run_open(1, TENON_F32, &o);
+    expect_ok(tenon_trainer_save(r.trainer, path, "before", &error), &error);
+    fill(&r, 0);
+    for (int64_t i = 0; i < r.t_shape[0] * r.t_shape[1] * r.t_shape[2]; i++)
+        r.t[i] = target;
+    learn(&r, 0, r.x_shape[0], NULL, NULL);
+    assert_true(apply(&r).applied);
+    assert_int_equal(tenon_trainer_save(r.trainer, path, "after", &error), TENON_INVALID);
+    expect_message(&error, "refused.safetensors: is not written: ", said, NULL);
+    expect_ok(tenon_trainer_restore(r.trainer, path, &error), &error);
+    assert_int_equal(tenon_trainer_steps(r.trainer), 0);
+    run_close(&r);
+}
+
+static void test_C29_what_is_not_finite_is_not_saved(void **state)
+{
+    tenon_trainer_options o;
+    (void)state;
+    tenon_trainer_options_init(&o);
+    o.lr = 1e39; /* the parameters themselves */
+    refuse_to_save(o, 1, "of the parameters' numbers");
+    tenon_trainer_options_init(&o);
+    o.clip = 0; /* the squares of the gradients, while the parameters are finite */
+    refuse_to_save(o, 1e28f, "`clip`");
+}
+
 static void two_processes_are_one_with_both_batches(void **state)
 {
     (void)state;
@@ -566,6 +596,7 @@ int main(void)
         cmocka_unit_test(bits_do_not_depend_on_threads_or_on_what_is_kept),
         cmocka_unit_test(a_restored_run_goes_on_bit_for_bit),
         cmocka_unit_test(what_cannot_be_restored_changes_nothing),
+        cmocka_unit_test(test_C29_what_is_not_finite_is_not_saved),
         cmocka_unit_test(two_processes_are_one_with_both_batches),
         cmocka_unit_test(frozen_parameters_do_not_change_by_a_bit),
         cmocka_unit_test(bad_options_are_refused),

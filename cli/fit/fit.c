@@ -116,12 +116,31 @@ static const tn_example examples[] = {
 
 /* ---- options ---- */
 
+/* What the options say of the trainer, but for the length of the run; false: one of them is out of its range. */
+static bool trainer_options(const tn_fit_settings *g, tenon_trainer_options *o, tenon_error *error)
+{
+    tenon_trainer_options_init(o);
+    if (tenon_loss_from_name(g->loss, &o->loss, error) != TENON_OK) return false;
+    o->lr = g->lr;
+    o->min_lr = g->min_lr;
+    o->beta1 = g->beta1;
+    o->beta2 = g->beta2;
+    o->eps = g->eps;
+    o->weight_decay = g->weight_decay;
+    o->decay_biases = g->decay_biases;
+    o->clip = g->clip;
+    o->no_master = g->no_master;
+    o->save_activations = g->save_activations;
+    o->cpu = g->cpu;
+    return tenon_trainer_options_check(o, error) == TENON_OK;
+}
+
 static int check_numbers(const tn_command *command, const tn_fit_settings *given)
 {
     tenon_error error;
-    tenon_loss loss;
     if (given->threads > INT_MAX) return tn_usage(command, "--threads is too large (got %" PRId64 ")", given->threads);
-    if (tenon_loss_from_name(given->loss, &loss, &error) != TENON_OK) return tn_usage(command, "%s", error.message);
+    tenon_trainer_options trainer;
+    if (!trainer_options(given, &trainer, &error)) return tn_usage(command, "%s", error.message);
     if (given->steps && given->epochs) return tn_usage(command, "give --steps or --epochs, not both");
     if (given->val_fraction >= 1)
         return tn_usage(command, "--val-fraction is a share below 1, got %g", given->val_fraction);
@@ -216,30 +235,23 @@ static bool make_trainer(tn_fit *fit, tenon_error *error)
     const tn_fit_settings *g = fit->given;
     tenon_trainer_options o;
     int64_t patterns;
-    tenon_trainer_options_init(&o);
+    if (!trainer_options(g, &o, error)) return false;
     char **freeze = split_patterns(g->freeze, &patterns);
     if (!freeze) return tn_error(error, "out of memory");
-    o.lr = g->lr;
-    o.min_lr = g->min_lr;
-    o.warmup = g->warmup;
     o.steps = fit->steps;
-    o.beta1 = g->beta1;
-    o.beta2 = g->beta2;
-    o.eps = g->eps;
-    o.weight_decay = g->weight_decay;
-    o.decay_biases = g->decay_biases;
-    o.clip = g->clip;
-    o.no_master = g->no_master;
-    o.save_activations = g->save_activations;
+    o.warmup = g->warmup;
     o.freeze = (const char *const *)freeze;
     o.num_freeze = patterns;
     o.sum = tn_ranks_count() > 1 ? tn_ranks_sum : NULL;
-    o.cpu = g->cpu;
     o.executor = tn_pool_executor(fit->pool);
-    bool good = tenon_loss_from_name(g->loss, &o.loss, error) == TENON_OK &&
-                tenon_trainer_new(fit->adapter, &o, &fit->trainer, error) == TENON_OK;
+    tenon_error reason;
+    tenon_status status = tenon_trainer_new(fit->adapter, &o, &fit->trainer, &reason);
     free(freeze);
-    return good;
+    if (status == TENON_OK) return true;
+    /* The other options are checked by now: it is a pattern that matches nothing, or everything. */
+    const bool is_freeze = g->freeze && (status == TENON_NOT_FOUND || status == TENON_INVALID);
+    return is_freeze ? tn_error(error, "--freeze %.500s: %.3000s", g->freeze, reason.message)
+                     : tn_error(error, "%s", reason.message);
 }
 
 static bool open_all(tn_fit *fit, tenon_error *error)
@@ -249,7 +261,8 @@ static bool open_all(tn_fit *fit, tenon_error *error)
         return tn_error(error, "%s: a connector is written as .safetensors", g->output);
     if (!tn_pool_new((int)g->threads, &fit->pool, error) ||
         tn_model_open(g->start, &g->model, false, &fit->adapter, NULL, error) != TENON_OK ||
-        !tn_hash_weights(fit->adapter, fit->start_hash, error) || !prepare(fit, error))
+        !tn_fit_check_finite(fit, error) || !tn_hash_weights(fit->adapter, fit->start_hash, error) ||
+        !prepare(fit, error))
         return false;
     tenon_call_init(&fit->call);
     fit->call.pool_window = g->window;
@@ -301,6 +314,7 @@ static bool fit_all(const tn_command *command, tn_fit *fit, int *signal, tenon_e
     if (good) good = tn_ranks_agree(tn_fit_report_sync(fit, error));
     tn_fit_report_close(fit);
     if (!good || *signal) return good;
+    if (!tn_ranks_agree(tn_fit_check_finite(fit, error))) return false;
     if (tn_ranks_index() != 0) return tn_ranks_agree(true);
     return tn_ranks_agree(tenon_adapter_save(fit->adapter, fit->given->output, NULL, error) == TENON_OK);
 }
@@ -369,6 +383,6 @@ const tn_command tn_command_fit = {
     arguments,
     options,
     examples,
-    "0: written. 1: invalid data, a failure, or interrupted; files written before are complete. 2: invalid command "
-    "line.",
+    "0: written. 1: invalid data or a failure; files written before are complete. 2: invalid command "
+    "line. 128 + N in a shell: interrupted by signal N.",
     run};

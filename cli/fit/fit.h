@@ -107,6 +107,7 @@ typedef struct tn_fit {
     tn_lock *lock; /* of the folder of checkpoints */
     double started;
     bool stopped_early;
+    bool noted_validation; /* it was said that an image's validation loss is not finite */
 } tn_fit;
 
 /* ---- fit_reader.c: images ahead of the step that needs them ---- */
@@ -134,6 +135,9 @@ bool tn_fit_run(tn_fit *fit, int *signal, tenon_error *error);
 
 /* fit_state.c: the checkpoint's file, saving to it and going on from it. *found: there was one. */
 bool tn_fit_save(tn_fit *fit, tenon_error *error);
+
+/* Are the parameters finite, before the first step and after the steps so far? */
+bool tn_fit_check_finite(const tn_fit *fit, tenon_error *error);
 bool tn_fit_resume(tn_fit *fit, bool *found, tenon_error *error);
 
 /* Are all ranks in the same run, and after some steps at the same parameters? */

@@ -114,12 +114,14 @@ static bool read_header(const tn_fit_data *data, int which, side *s, int64_t *im
         return false;
     bool is_float = (tensor.dtype.code == kDLFloat || tensor.dtype.code == kDLBfloat) && tensor.dtype.bits <= 32;
     bool fits = (tensor.ndim == 2 || tensor.ndim == 3) && tensor.shape[tensor.ndim - 1] == data->widths[which];
+    const bool is_uint16 = tensor.dtype.code == kDLUInt && tensor.dtype.bits == 16;
     if (!is_float || !fits)
         return tn_error(error,
                         "%s: the %s are %s %s; expected f32, bf16 or f16 of (images, tokens, %" PRId64
-                        ") or (tokens, %" PRId64 ")",
+                        ") or (tokens, %" PRId64 ")%s",
                         s->path, names[which], tn_dtype_text(tensor.dtype), tn_shape_text(tensor.ndim, tensor.shape),
-                        data->widths[which], data->widths[which]);
+                        data->widths[which], data->widths[which],
+                        is_uint16 ? "; if these are bfloat16 bits, pass --npy-bf16" : "");
     s->dtype = tensor.dtype;
     s->ndim = tensor.ndim;
     s->rows = tensor.shape[tensor.ndim - 2];
@@ -231,9 +233,10 @@ static bool split(tn_fit_data *data, tenon_error *error)
     data->kept = (int64_t)(kept + 0.5);
     if (data->given->val_fraction > 0 && data->kept == 0) data->kept = 1;
     if (data->images > data->kept) return true;
-    return tn_error(error,
-                    "%s: has %" PRId64 " images, of which %" PRId64 " are kept back; nothing is left to learn from",
-                    data->given->features, data->images, data->kept);
+    return tn_error(
+        error,
+        "%s: has %" PRId64 " image%s, of which --val-fraction %g holds out %" PRId64 "; nothing is left to train on",
+        data->given->features, data->images, data->images == 1 ? "" : "s", data->given->val_fraction, data->kept);
 }
 
 bool tn_fit_data_open(const tn_fit_settings *given, const tenon_adapter *adapter, const tenon_call *call,
@@ -251,6 +254,7 @@ bool tn_fit_data_open(const tn_fit_settings *given, const tenon_adapter *adapter
         made->setups[i].npy_bfloat16 = given->npy_bfloat16;
     made->setups[X].tensor = given->tensor;
     made->setups[TARGET].tensor = given->target_tensor;
+    made->setups[TARGET].reads_targets = true;
     if (add_all(made, error) && split(made, error)) {
         *data = made;
         return true;

@@ -62,6 +62,8 @@ static int64_t find_odd_gradient(tn_fit *fit, memory *m, tenon_error *error)
 static bool meet_odd_batch(tn_fit *fit, memory *m, const outcome *out, const tenon_step_info *info, tenon_error *error)
 {
     char where[2100] = "";
+    /* Neither the batch nor leaving it out would be to blame, or help. */
+    if (!tn_ranks_agree(tn_fit_check_finite(fit, error))) return false;
     if (fit->given->skip_nonfinite) {
         fit->state.skipped++;
         return true;
@@ -108,6 +110,17 @@ static bool take_step(tn_fit *fit, memory *m, tenon_step_info *info, tenon_error
 
 /* ---- validation ---- */
 
+/* Says once that an image spoils every validation; the training share has --skip-nonfinite for that. */
+static void note_odd_validation(tn_fit *fit, int64_t image, double loss)
+{
+    char where[2100];
+    if (fit->noted_validation) return;
+    fit->noted_validation = true;
+    tn_fit_data_say(fit->data, image, where, sizeof where);
+    tn_note("the validation loss is %s: %s is held out; no validation counts as the best",
+            isnan(loss) ? "nan" : "infinite", where);
+}
+
 static bool evaluate_share(tn_fit *fit, memory *m, double *sum, tenon_error *error)
 {
     const int64_t kept = tn_fit_data_validation(fit->data), batch = fit->given->batch;
@@ -120,8 +133,10 @@ static bool evaluate_share(tn_fit *fit, memory *m, double *sum, tenon_error *err
             if (tenon_trainer_evaluate(fit->trainer, &m->batch.x, &m->batch.target, &fit->call, m->losses, error) !=
                 TENON_OK)
                 return false;
-            for (int64_t i = 0; i < m->batch.count; i++)
+            for (int64_t i = 0; i < m->batch.count; i++) {
                 *sum += m->losses[i];
+                if (!isfinite(m->losses[i])) note_odd_validation(fit, m->batch.images[i], m->losses[i]);
+            }
         }
     }
     return true;
@@ -183,7 +198,9 @@ bool tn_fit_run(tn_fit *fit, int *signal, tenon_error *error)
     size_t batch = (size_t)fit->given->batch;
     memory m = {.images = malloc(batch * sizeof *m.images), .losses = malloc(batch * sizeof *m.losses)};
     *signal = 0;
-    bool good = (m.images && m.losses) || tn_error(error, "out of memory");
+    bool good =
+        (m.images && m.losses) ||
+        tn_error(error, "out of memory for a batch of %" PRId64 " images; give a smaller --batch", fit->given->batch);
     good = good && tn_fit_reader_start(fit, &m.reader, error);
     good = tn_ranks_agree(good) && run_steps(fit, &m, signal, error);
     tn_fit_reader_stop(m.reader);

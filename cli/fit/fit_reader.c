@@ -6,8 +6,10 @@
 #include "ranks.h"
 #include "report.h"
 
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { SLOTS = 2 };
 
@@ -97,9 +99,11 @@ bool tn_fit_reader_start(tn_fit *fit, tn_fit_reader **reader, tenon_error *error
         made->slots[i].images = malloc((size_t)fit->given->batch * sizeof *made->slots[i].images);
         good = good && made->slots[i].images;
     }
-    if (!good) tn_error(error, "out of memory");
-    made->started = good && pthread_create(&made->thread, NULL, read_ahead, made) == 0;
-    if (good && !made->started) good = tn_error(error, "cannot start a thread that reads");
+    if (!good)
+        tn_error(error, "out of memory for a batch of %" PRId64 " images; give a smaller --batch", fit->given->batch);
+    const int reason = good ? pthread_create(&made->thread, NULL, read_ahead, made) : 0;
+    made->started = good && reason == 0;
+    if (reason != 0) good = tn_error(error, "cannot start a thread that reads: %s", strerror(reason));
     if (good)
         *reader = made;
     else

@@ -191,11 +191,22 @@ bool tn_fit_open_folder(tn_fit *fit, tenon_error *error)
     return true;
 }
 
+bool tn_fit_check_finite(const tn_fit *fit, tenon_error *error)
+{
+    tenon_error reason;
+    if (tenon_adapter_check_finite(fit->adapter, &reason) == TENON_OK) return true;
+    if (fit->state.done == 0) return tn_error(error, "--model %.1000s: %.2900s", fit->given->start, reason.message);
+    return tn_error(error,
+                    "after step %" PRId64 ": %.2900s; what was saved before is whole: start again from it with a lower "
+                    "--lr",
+                    fit->state.done, reason.message);
+}
+
 bool tn_fit_save(tn_fit *fit, tenon_error *error)
 {
     tenon_error reason;
     if (!fit->given->checkpoint || tn_ranks_index() != 0) return true;
-    if (!tn_fit_report_sync(fit, error)) return false;
+    if (!tn_fit_check_finite(fit, error) || !tn_fit_report_sync(fit, error)) return false;
     char *path = tn_paths_join(fit->given->checkpoint, file_name);
     char *note = make_note(fit);
     bool good = (path && note) || tn_error(error, "out of memory while writing a checkpoint");

@@ -62,6 +62,7 @@ struct tn_run_setup {
     const tenon_adapter *adapter;
     const char *model;
     const char *tensor; /* of safetensors features; NULL: the only float one */
+    bool reads_targets; /* what is read as features are the targets of fit */
     bool npy_bfloat16;
     bool hashes;
     bool direct; /* outputs go past the file cache: the disk is waited for anyway, and the cache is left to features */

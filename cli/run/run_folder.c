@@ -288,10 +288,11 @@ static bool check_ranks(const plan *p, tenon_error *error)
     tn_hasher *hasher = tn_hasher_new(0, NULL);
     for (size_t i = 0; i < p->num_shards; i++)
         tn_hasher_add(hasher, p->shards[i], strlen(p->shards[i]) + 1);
+    json_t *facts = hasher ? describe_options(p) : NULL;
     tn_hasher_finish(hasher, shards);
     json_t *rest = json_pack("{s:s, s:I, s:b}", "the names of the shards (hash)", shards, "the number of shards",
                              (json_int_t)p->num_shards, "--force", p->force);
-    return tn_ranks_same(tn_json_joined(describe_options(p), rest), TN_RANKS_ADVICE, error);
+    return tn_ranks_same(tn_json_joined(facts, rest), TN_RANKS_ADVICE, error);
 }
 
 static void add_totals(tn_run_totals *totals, const tn_run_totals *more)

@@ -45,7 +45,8 @@ static bool is_float(DLDataType dtype)
 }
 
 /* The only float tensor of a file. */
-static bool find_only_float(const char *path, const tenon_file *file, int64_t *index, tenon_error *error)
+static bool find_only_float(const tn_run_setup *setup, const char *path, const tenon_file *file, int64_t *index,
+                            tenon_error *error)
 {
     char names[256] = "";
     int64_t found = 0;
@@ -59,10 +60,11 @@ static bool find_only_float(const char *path, const tenon_file *file, int64_t *i
         if (found++ == 0) *index = i;
     }
     if (found == 1) return true;
-    if (found == 0) return tn_error(error, "%s: has no tensor of floating-point numbers to take as features", path);
-    return tn_error(error,
-                    "%s: has %" PRId64 " tensors of floating-point numbers (%s%s); choose one with --tensor NAME", path,
-                    found, names, found > 4 ? ", ..." : "");
+    if (found == 0)
+        return tn_error(error, "%s: has no tensor of floating-point numbers to take as %s", path,
+                        setup->reads_targets ? "targets" : "features");
+    return tn_error(error, "%s: has %" PRId64 " tensors of floating-point numbers (%s%s); choose one with --%s NAME",
+                    path, found, names, found > 4 ? ", ..." : "", setup->reads_targets ? "target-tensor" : "tensor");
 }
 
 bool tn_job_find_tensor(const tn_run_setup *setup, tn_role role, const char *path, const tenon_file *file,
@@ -72,7 +74,7 @@ bool tn_job_find_tensor(const tn_run_setup *setup, tn_role role, const char *pat
     *index = 0;
     if (is_npy || role == TN_TOKENS || role == TN_ATTENTION) return true;
     if (role != TN_FEATURES) return tn_error(error, "%s: is %s; a mask is an npy file", path, tenon_file_kind(file));
-    if (!setup->tensor) return find_only_float(path, file, index, error);
+    if (!setup->tensor) return find_only_float(setup, path, file, index, error);
     return tenon_file_find_tensor(file, setup->tensor, index, error) == TENON_OK;
 }
 

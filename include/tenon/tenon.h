@@ -807,7 +807,7 @@ typedef struct tenon_trainer_options {
     int64_t warmup;            /* 0: steps of linear warmup */
     int64_t steps;             /* 0: constant rate; else the step at which the cosine decay from lr to min_lr ends */
     double beta1, beta2;       /* 0.9, 0.999 */
-    double eps;                /* 1e-8 */
+    double eps;                /* 1e-8; above 0, also in f32 */
     double weight_decay;       /* 0.01, not applied to biases */
     bool decay_biases;         /* false: true applies weight decay to biases too */
     double clip;               /* 1: clip the global gradient norm; 0 disables */
@@ -824,6 +824,11 @@ typedef struct tenon_trainer_options {
 } tenon_trainer_options;
 
 TENON_API void tenon_trainer_options_init(tenon_trainer_options *options);
+
+/* TENON_INVALID: an option is out of its range; which tenon_trainer_new says too, but needs an adapter for. Patterns
+ * and the CPU level are not looked at. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_options_check(const tenon_trainer_options *options,
+                                                                    tenon_error *error);
 
 /* A trainer of the adapter's parameters, which must have storage: that storage, a borrowed one too, is written to. The
  * adapter must outlive the trainer and be changed by nothing else. Memory, from the adapter's allocator: four f32
@@ -881,12 +886,15 @@ TENON_API void tenon_trainer_clear(tenon_trainer *trainer);
 
 /* Writes parameters, moments, master copies and the number of steps to a safetensors file, which appears whole or not
  * at all. `note` (NULL: none) is a text for the caller, such as a position in the data; tenon_file_metadata finds it
- * under "tenon.note". TENON_INVALID: gradients are summed up that no step has used. */
+ * under "tenon.note". TENON_INVALID: gradients are summed up that no step has used, or numbers to be written are
+ * infinite or NaN; the old file stays. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_save(const tenon_trainer *trainer, const char *path,
                                                            const char *note, tenon_error *error);
 
-/* Brings back what tenon_trainer_save wrote: training goes on bit for bit as if it had not stopped. TENON_MISMATCH: the
- * file is of another connector, of other dtypes, or of a run that froze other parameters. A failure changes nothing. */
+/* Brings back what tenon_trainer_save wrote: training goes on bit for bit as if it had not stopped, where the options
+ * are those of the run that was saved. With other `steps` the next steps have the rates of a run of that length.
+ * TENON_MISMATCH: the file is of another connector, of other dtypes, or of a run that froze other parameters. A failure
+ * changes nothing. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_trainer_restore(tenon_trainer *trainer, const char *path,
                                                               tenon_error *error);
 

@@ -22,7 +22,10 @@ bool tnpy_array_bytes(DLDataType dtype, int ndim, const int64_t *shape, size_t *
 PyObject *tnpy_array_new(DLDataType dtype, int ndim, const int64_t *shape, tnpy_pool *pool)
 {
     size_t bytes;
-    if (!tnpy_array_bytes(dtype, ndim, shape, &bytes)) return PyErr_NoMemory();
+    if (!tnpy_array_bytes(dtype, ndim, shape, &bytes) || bytes > PY_SSIZE_T_MAX / 2) {
+        PyErr_SetString(PyExc_ValueError, "an array of this shape is larger than memory can be");
+        return NULL;
+    }
     tnpy_memory *memory = tnpy_memory_new(pool, bytes);
     allocfunc allocate = (allocfunc)PyType_GetSlot(tnpy_array_type, Py_tp_alloc);
     tnpy_array *array = memory != NULL ? (tnpy_array *)allocate(tnpy_array_type, 0) : NULL;

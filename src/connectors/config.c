@@ -5,7 +5,6 @@
 
 #include "graph/geometry.h"
 #include "layers/types.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -123,9 +122,6 @@ tenon_status tenon_config_set_int(tenon_config *config, const char *name, int64_
 
 tenon_status tenon_config_set_real(tenon_config *config, const char *name, double value, tenon_error *error)
 {
-    if (!isfinite(value)) {
-        return tn_fail(error, TENON_INVALID, "option '%s' is not a finite number", name != NULL ? name : "");
-    }
     return set_option(config, name, &(tn_option){.kind = TN_OPTION_REAL, .real = value}, error);
 }
 

@@ -137,8 +137,7 @@ tenon_status tenon_config_to_json(const tenon_config *config, char *json, size_t
 {
     char *text = tn_config_to_adapter_json(config, 0, 0);
     if (text == NULL) {
-        return tn_fail(error, TENON_NO_MEMORY,
-                       "out of memory, or an option that is not UTF-8: the config cannot be written");
+        return tn_fail(error, TENON_NO_MEMORY, "out of memory: the config cannot be written");
     }
     const size_t size = strlen(text);
     const bool fits = json == NULL || size < capacity;

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/mutex.h"
+#include "core/utf8.h"
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,6 +74,10 @@ tenon_status tenon_register_adapter(const char *name, tenon_builder_function fun
 {
     if (name == NULL || name[0] == '\0' || function == NULL) {
         return tn_fail(error, TENON_INVALID, "an adapter type needs a name and a builder function");
+    }
+    if (!tn_is_utf8(name)) {
+        return tn_fail(error, TENON_INVALID, "adapter type '%s' is not UTF-8, as files that name it are",
+                       tn_quote(name).text);
     }
     row *added = malloc(sizeof *added);
     char *copy = strdup(name);

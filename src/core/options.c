@@ -3,6 +3,8 @@
 #include "core/options.h"
 
 #include "core/error.h"
+#include "core/utf8.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,24 +18,10 @@ void tn_options_free(tn_options *options)
     *options = (tn_options){NULL, 0};
 }
 
-/* A check of form alone: enough for JSON, which is what names and strings are written as. */
-static bool is_utf8(const char *text)
-{
-    for (const unsigned char *c = (const unsigned char *)text; *c != 0;) {
-        const int more = *c < 0x80 ? 0 : *c >= 0xc2 && *c < 0xe0 ? 1 : (*c & 0xf0) == 0xe0 ? 2 : *c < 0xf5 ? 3 : -1;
-        if (more < 0 || (*c >= 0x80 && *c < 0xc2)) return false;
-        c++;
-        for (int i = 0; i < more; i++, c++) {
-            if ((*c & 0xc0) != 0x80) return false;
-        }
-    }
-    return true;
-}
-
 tenon_status tn_option_check_name(const char *name, tenon_error *error)
 {
     static const char *const taken[] = {"type", "in_dim", "out_dim"};
-    if (!is_utf8(name)) return tn_fail(error, TENON_INVALID, "option name '%s' is not UTF-8", tn_quote(name).text);
+    if (!tn_is_utf8(name)) return tn_fail(error, TENON_INVALID, "option name '%s' is not UTF-8", tn_quote(name).text);
     for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++) {
         if (strcmp(name, taken[i]) != 0) continue;
         return tn_fail(error, TENON_INVALID, "option name '%s' is taken: adapter files use it themselves", name);
@@ -68,8 +56,11 @@ static tn_option *place(tn_options *options, const char *name)
 
 tenon_status tn_options_set(tn_options *options, const char *name, const tn_option *value, tenon_error *error)
 {
-    if (value->kind == TN_OPTION_STRING && !is_utf8(value->string)) {
+    if (value->kind == TN_OPTION_STRING && !tn_is_utf8(value->string)) {
         return tn_fail(error, TENON_INVALID, "option '%s' is not UTF-8", tn_quote(name).text);
+    }
+    if (value->kind == TN_OPTION_REAL && !isfinite(value->real)) {
+        return tn_fail(error, TENON_INVALID, "option '%s' is not a finite number", tn_quote(name).text);
     }
     char *string = value->kind == TN_OPTION_STRING ? strdup(value->string) : NULL;
     tn_option *option = value->kind != TN_OPTION_STRING || string != NULL ? place(options, name) : NULL;

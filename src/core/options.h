@@ -29,7 +29,8 @@ tenon_status tn_option_check_name(const char *name, tenon_error *error);
 /* NULL when there is none. */
 const tn_option *tn_options_find(const tn_options *options, const char *name);
 
-/* Adds or replaces; name and string are copied. `value` gives kind and value; its name is ignored. */
+/* Adds or replaces; name and string are copied. `value` gives kind and value; its name is ignored.
+ * TENON_INVALID: a string that is not UTF-8, or a real number that is not finite, which no file could hold. */
 tenon_status tn_options_set(tn_options *options, const char *name, const tn_option *value, tenon_error *error);
 
 tenon_status tn_options_copy(tn_options *to, const tn_options *from, tenon_error *error);

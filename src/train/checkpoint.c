@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/size.h"
+#include "ops/finite.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,6 +117,32 @@ static tenon_status write_all(const tenon_trainer *trainer, tenon_writer *writer
     return tenon_writer_commit(writer, error);
 }
 
+/* A run that goes on from numbers that are none has nothing to go on to. */
+static tenon_status check_finite(const tenon_trainer *trainer, const char *path, tenon_error *error)
+{
+    piece pieces[MAX_PIECES];
+    tenon_error reason;
+    if (tenon_adapter_check_finite(trainer->adapter, &reason) != TENON_OK) {
+        return tn_fail(error, TENON_INVALID, "%s: is not written: %s", tn_quote(path).text, reason.message);
+    }
+    for (int64_t p = 0; p < trainer->adapter->graph->num_parameters; p++) {
+        const int count = list_pieces(trainer, p, pieces);
+        for (int i = 1; i < count; i++) { /* the first is the parameter */
+            int64_t first;
+            const int64_t numbers = (int64_t)(pieces[i].bytes / tn_dtype_size(pieces[i].dtype));
+            const int64_t found = tn_count_nonfinite(pieces[i].data, pieces[i].dtype, numbers, &first);
+            if (found == 0) continue;
+            return tn_fail(
+                error, TENON_INVALID,
+                "%s: is not written: %lld of the %lld numbers of '%s.%s' %s infinite or NaN, so the gradients "
+                "were too large; a smaller `clip` bounds them",
+                tn_quote(path).text, (long long)found, (long long)numbers, pieces[i].prefix, pieces[i].parameter,
+                found == 1 ? "is" : "are");
+        }
+    }
+    return TENON_OK;
+}
+
 tenon_status tenon_trainer_save(const tenon_trainer *trainer, const char *path, const char *note, tenon_error *error)
 {
     if (trainer->images > 0) {
@@ -124,6 +151,7 @@ tenon_status tenon_trainer_save(const tenon_trainer *trainer, const char *path, 
                        (long long)trainer->images);
     }
     tenon_writer *writer;
+    TN_TRY(check_finite(trainer, path, error));
     TN_TRY(tenon_writer_new(path, &writer, error));
     const tenon_status status = write_all(trainer, writer, note, error);
     tenon_writer_free(writer);

@@ -6,6 +6,7 @@
 #include "core/size.h"
 #include "core/versioned.h"
 #include "train/optimizer.h"
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,17 @@ static tenon_status check_number(const char *name, double value, double low, dou
     return tn_fail(error, TENON_INVALID, "%s must be from %g to below %g (got %g)", name, low, high, value);
 }
 
+/* A gradient that is exactly zero leaves moments of zero, and the step is then 0 / eps; it is taken in f32. */
+static tenon_status check_eps(double eps, tenon_error *error)
+{
+    if (isfinite(eps) && eps <= FLT_MAX && (float)eps > 0) return TENON_OK;
+    return tn_fail(
+        error, TENON_INVALID,
+        "`eps` must be above 0, also when it is rounded to f32 (got %g): where a gradient is exactly zero the "
+        "step divides by it",
+        eps);
+}
+
 static tenon_status check_options(const tenon_trainer_options *o, tenon_error *error)
 {
     if (tenon_loss_name(o->loss) == NULL) {
@@ -39,7 +51,7 @@ static tenon_status check_options(const tenon_trainer_options *o, tenon_error *e
     TN_TRY(check_number("min_lr", o->min_lr, 0, INFINITY, error));
     TN_TRY(check_number("beta1", o->beta1, 0, 1, error));
     TN_TRY(check_number("beta2", o->beta2, 0, 1, error));
-    TN_TRY(check_number("eps", o->eps, 0, INFINITY, error));
+    TN_TRY(check_eps(o->eps, error));
     TN_TRY(check_number("weight_decay", o->weight_decay, 0, INFINITY, error));
     TN_TRY(check_number("clip", o->clip, 0, INFINITY, error));
     if (o->min_lr > o->lr) {
@@ -52,13 +64,24 @@ static tenon_status check_options(const tenon_trainer_options *o, tenon_error *e
     return TENON_OK;
 }
 
-static tenon_status take_options(tenon_trainer *trainer, const tenon_trainer_options *given, tenon_error *error)
+static tenon_status read_options(const tenon_trainer_options *given, tenon_trainer_options *o, tenon_error *error)
 {
-    tenon_trainer_options *o = &trainer->options;
     tenon_trainer_options_init(o);
     TN_TRY(tn_struct_read(o, sizeof *o, given, TN_FIRST_SIZE(tenon_trainer_options, executor), "tenon_trainer_options",
                           error));
-    TN_TRY(check_options(o, error));
+    return check_options(o, error);
+}
+
+tenon_status tenon_trainer_options_check(const tenon_trainer_options *options, tenon_error *error)
+{
+    tenon_trainer_options read;
+    return read_options(options, &read, error);
+}
+
+static tenon_status take_options(tenon_trainer *trainer, const tenon_trainer_options *given, tenon_error *error)
+{
+    tenon_trainer_options *o = &trainer->options;
+    TN_TRY(read_options(given, o, error));
     const tn_ops *ops; /* a level that there is not is found now, not after the first batch was read */
     TN_TRY(tn_find_table(o->cpu, &ops, error));
     if (o->cpu != NULL) {

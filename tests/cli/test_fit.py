@@ -255,6 +255,10 @@ def test_another_run_is_not_gone_on_with(tenon, data):
                        (["--clip", 2, "--batch", 4], "--batch was 3 and is now 4, --clip was 1.0 and is now 2.0;")):
         said = tenon(*words, *more, code=1).err
         assert f"ck/checkpoint.safetensors: is of another run: {name}" in said
+    many = ["--seed", 1, "--lr", 1, "--clip", 2, "--eps", "1e-6", "--beta1", "0.5", "--beta2", "0.5", "--warmup", 0, "--batch", 1,
+            "--accumulate", 1, "--weight-decay", 0]
+    said = tenon(*words, *many, code=1).err
+    assert "--beta1 was 0.9 and is now 0.5" in said and said.count(" and is now ") == 8 and ", and 2 more; continue" in said
     tenon("init", "--type", "linear", "--in-dim", 16, "--out-dim", 8, "--seed", 3, "-o", "start.safetensors")
     assert "another run: the hash of --model was" in tenon(*words, code=1).err
     tenon("init", "--type", "linear", "--in-dim", 16, "--out-dim", 8, "--seed", 1, "-o", "start.safetensors")
@@ -416,6 +420,26 @@ def test_an_infinite_gradient_is_named(tenon, data):
     assert tenon(*words, "--skip-nonfinite", "-o", "out.safetensors", "--json").json["skipped"] == 1
 
 
+def test_C29_parameters_that_are_no_numbers_are_not_written(tenon, data):
+    """At a rate beyond all reason the parameters pass what f32 holds. Nothing of that is saved, and skipping is no way out."""
+    words = [*FIT, "--steps", 30, "--lr", "1e38", "--weight-decay", 0, "-o", "out.safetensors"]
+    for more in ([], ["--skip-nonfinite"], ["--checkpoint", "ck", "--every", 1], ["--val-fraction", "0.2", "--skip-nonfinite"]):
+        open("out.safetensors", "w").write("the file of before")
+        said = tenon(*words, *more, code=1).err
+        assert "after step " in said and "infinite or NaN, the first in 'proj." in said and "lower --lr" in said
+        assert read("out.safetensors") == b"the file of before"
+    if os.path.exists("ck/checkpoint.safetensors"):
+        assert all(numpy.isfinite(t).all() for t in load_file("ck/checkpoint.safetensors").values())
+
+
+def test_C29_a_model_that_is_broken_already(tenon, data):
+    broken = load_file("start.safetensors")
+    broken["proj.bias"][3] = numpy.nan
+    save_file(broken, "start.safetensors", metadata={"tenon.config": json.dumps({"type": "linear", "in_dim": 16, "out_dim": 8})})
+    said = tenon(*FIT, "-o", "out.safetensors", code=1).err
+    assert "--model start.safetensors: 1 of the parameters' numbers" in said and "'proj.bias' at " in said
+
+
 # ---- what JSON cannot say ----
 
 
@@ -443,7 +467,9 @@ def spoil_validation(tenon, value):
 def test_C30_a_validation_loss_that_is_no_number_is_written_and_read_back(tenon, data, value, word):
     seed = spoil_validation(tenon, value)
     words = [*FIT, "--batch", 2, "--val-fraction", "0.2", "--skip-nonfinite", "--every", 5, "--seed", seed, "--json"]
-    whole = tenon(*words, "--steps", 40, "--log", "whole.log", "-o", "whole.safetensors").json
+    result = tenon(*words, "--steps", 40, "--log", "whole.log", "-o", "whole.safetensors")
+    whole = result.json
+    assert result.err.count("note: the validation loss is") == 1 and "x/1.npy, image 7 is held out" in result.err
     assert (whole["validation_before"], whole["validation_after"], whole["validation_best"]) == (word, word, None)
     assert whole["after"] < whole["before"]
     assert {line["validation_loss"] for line in log_of("whole.log") if "validation_loss" in line} == {word}
@@ -511,6 +537,13 @@ def test_more_shards_than_files_may_be_open(tenon, data, rng):
     tenon(*words, "-o", "out.safetensors", preexec_fn=limit)
 
 
+def two_tensors(name):
+    """The shard as a safetensors file of two tensors that could be meant."""
+    array = numpy.load(f"{name}.npy")
+    os.remove(f"{name}.npy")
+    save_file({"a": array, "b": array}, f"{name}.safetensors")
+
+
 @pytest.mark.parametrize(
     "change, said",
     [
@@ -520,6 +553,9 @@ def test_more_shards_than_files_may_be_open(tenon, data, rng):
         (lambda: numpy.save("t/1.npy", numpy.zeros((12, 9, 7), "f4")), ["t/1.npy", "(12, 9, 7)", "8"]),
         (lambda: numpy.save("x/1.npy", numpy.zeros((12, 9, 8), "f4")), ["x/1.npy", "(12, 9, 8)", "16"]),
         (lambda: numpy.save("x/1.npy", numpy.zeros((12, 9, 16), "i4")), ["x/1.npy", "i32"]),
+        (lambda: numpy.save("t/1.npy", numpy.zeros((12, 9, 8), "u2")), ["t/1.npy", "u16", "--npy-bf16"]),
+        (lambda: two_tensors("t/1"), ["t/1.safetensors: has 2 tensors", "--target-tensor NAME"]),
+        (lambda: two_tensors("x/1"), ["x/1.safetensors: has 2 tensors", "--tensor NAME"]),
         (lambda: os.rename("t", "u"), ["t: is no folder"]),
     ],
 )
@@ -539,6 +575,9 @@ def test_data_that_does_not_fit(tenon, data, change, said):
         (["--patience", 2], "--val-fraction"),
         (["--resume"], "--checkpoint"),
         (["--batch", 0], "positive"),
+        (["--beta1", 1], "must be from 0 to below 1 (got 1)"),
+        (["--beta2", 1.5], "must be from 0 to below 1 (got 1.5)"),
+        (["--min-lr", 1], "is above "),
     ],
 )
 def test_wrong_command_lines(tenon, data, words, said):
@@ -546,8 +585,15 @@ def test_wrong_command_lines(tenon, data, words, said):
     assert "needs -o" in tenon(*FIT, code=2).err
 
 
+@pytest.mark.parametrize("eps", ["0", "1e-46", "1e-400", "1e39"])
+def test_C29_eps_is_not_zero(tenon, data, eps):
+    said = tenon(*FIT, "--eps", eps, "-o", "out.safetensors", code=2).err
+    assert "eps" in said and "must be above 0" in said and "zero" in said and not os.path.exists("out.safetensors")
+    tenon(*FIT, "--eps", "2e-45", "--steps", 1, "-o", "out.safetensors")
+
+
 def test_what_the_library_refuses(tenon, data):
-    for words, said in ((["--beta1", 1], "beta1"), (["--min-lr", 1], "min_lr"), (["--warmup", 9, "--steps", 3], "--warmup"),
-                        (["--val-fraction", 0.99], "nothing is left")):
+    for words, said in ((["--warmup", 9, "--steps", 3], "--warmup 9"), (["--freeze", "proj.*"], "--freeze proj.*: every parameter"),
+                        (["--freeze", "p"], "--freeze p: no parameter matches 'p'"), (["--val-fraction", 0.99], "--val-fraction 0.99")):
         assert said in tenon(*FIT, *words, "-o", "out.safetensors", code=1).err
     assert ".safetensors" in tenon(*FIT, "-o", "out.npy", code=1).err
