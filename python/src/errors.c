@@ -41,10 +41,20 @@ static PyObject *exception_of(tenon_status status)
     }
 }
 
-/* A path or a name of the caller's may be no UTF-8. */
+/* A message as text. A path or a name of the caller's may be no UTF-8. The backquotes that mark names of fields are for
+ * programs that call them otherwise; here they are what they say. */
+static PyObject *decode(const char *message)
+{
+    char plain[TENON_ERROR_SIZE];
+    size_t length = 0;
+    for (const char *c = message; *c != '\0'; c++)
+        if (*c != '`') plain[length++] = *c;
+    return PyUnicode_DecodeUTF8(plain, (Py_ssize_t)length, "backslashreplace");
+}
+
 static void raise_sentence(PyObject *exception, const char *message)
 {
-    PyObject *text = PyUnicode_DecodeUTF8(message, (Py_ssize_t)strlen(message), "backslashreplace");
+    PyObject *text = decode(message);
     if (text != NULL) PyErr_SetObject(exception, text);
     Py_XDECREF(text);
 }
@@ -57,8 +67,8 @@ PyObject *tnpy_raise(tenon_status status, const tenon_error *error)
 
 PyObject *tnpy_raise_for_out(tenon_status status, const tenon_error *error)
 {
-    PyObject *text = PyUnicode_FromFormat(" %s", error->message), *y = PyUnicode_FromString(" y ");
-    PyObject *out = PyUnicode_FromString(" out "), *named = NULL, *sentence = NULL;
+    PyObject *plain = decode(error->message), *text = plain != NULL ? PyUnicode_FromFormat(" %U", plain) : NULL;
+    PyObject *y = PyUnicode_FromString(" y "), *out = PyUnicode_FromString(" out "), *named = NULL, *sentence = NULL;
     if (text != NULL && y != NULL && out != NULL) named = PyUnicode_Replace(text, y, out, -1);
     if (named != NULL) sentence = PyUnicode_Substring(named, 1, PyUnicode_GetLength(named));
     if (sentence != NULL) PyErr_SetObject(exception_of(status), sentence);
@@ -67,6 +77,7 @@ PyObject *tnpy_raise_for_out(tenon_status status, const tenon_error *error)
     Py_XDECREF(out);
     Py_XDECREF(y);
     Py_XDECREF(text);
+    Py_XDECREF(plain);
     return NULL;
 }
 

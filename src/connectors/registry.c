@@ -45,6 +45,17 @@ static void insert_locked(row *added)
     *link = added;
 }
 
+static tenon_status fail_unknown(const char *name, const char *names, tenon_error *error)
+{
+    const char *known[256];
+    const size_t count = tenon_list_adapters(known, sizeof known / sizeof known[0]);
+    const char *nearest = tenon_nearest_name(
+        name, known, count < sizeof known / sizeof known[0] ? count : sizeof known / sizeof known[0]);
+    return tn_fail(error, TENON_NOT_FOUND, "unknown adapter type '%s'%s%s%s; registered types: %s", tn_quote(name).text,
+                   nearest != NULL ? ", did you mean '" : "", nearest != NULL ? nearest : "",
+                   nearest != NULL ? "'?" : "", names);
+}
+
 tenon_status tn_registry_find(const char *name, tn_recipe *recipe, tenon_error *error)
 {
     char names[1024] = "";
@@ -57,8 +68,7 @@ tenon_status tn_registry_find(const char *name, tn_recipe *recipe, tenon_error *
     for (const row *r = first; r != NULL; r = r->next) {
         tn_text_add(&text, "%s%s", text.length > 0 ? ", " : "", r->name);
     }
-    return tn_fail(error, TENON_NOT_FOUND, "unknown adapter type '%s'; registered types: %s", tn_quote(name).text,
-                   names);
+    return fail_unknown(name, names, error);
 }
 
 tenon_status tenon_find_adapter(const char *name, tenon_error *error)
