@@ -104,7 +104,8 @@ static void config_defaults_and_checks(void **state)
     assert_says(tenon_config_get_real(config, "prefix_tokens", &real, &error), TENON_INVALID, "is an integer");
     assert_says(tenon_config_set_int(config, "hidden_dim", -1, &error), TENON_INVALID,
                 "`hidden_dim` must not be negative");
-    assert_says(tenon_config_set_int(config, "pool_window", 0, &error), TENON_INVALID, "`pool_window` must be positive");
+    assert_says(tenon_config_set_int(config, "pool_window", 0, &error), TENON_INVALID,
+                "`pool_window` must be positive");
     assert_says(tenon_config_set_int(config, "pool_heads", -3, &error), TENON_INVALID, "(got -3)");
     assert_says(tenon_config_set_int(config, "prefix_tokens", -1, &error), TENON_INVALID,
                 "`prefix_tokens` must not be negative");
@@ -464,7 +465,7 @@ static void adapters_are_checked_when_made(void **state)
     assert_says(build("{\"type\": \"linear\", \"ragged\": \"partial\"}", 4, 4, &adapter), TENON_INVALID,
                 "'linear' has no option 'ragged'; its options are prefix_tokens");
     assert_says(build("{\"type\": \"avgpool\", \"windw\": 3}", 4, 4, &adapter), TENON_INVALID,
-                "no option 'windw'; did you mean 'pool_window'? Its options are pool_window, ragged, prefix_tokens");
+                "no option 'windw' (did you mean 'pool_window'?); its options are pool_window, ragged, prefix_tokens");
     assert_says(build("{\"type\": \"linear\"}", INT64_C(1) << 40, INT64_C(1) << 40, &adapter), TENON_INVALID,
                 "64 bits");
     assert_null(adapter);

@@ -11,7 +11,6 @@
 #include "report.h"
 
 #include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -250,8 +249,8 @@ static int report_json(const char *path, const settings *given, const work *w, c
 static int report_text(const char *path, const settings *given, const work *w, const figures *f)
 {
     const double gflops = 1e-9 * w->flops / f->seconds, weights = 1e-9 * w->weight_bytes / f->seconds;
-    printf("%s: %s -> %s, %" PRId64 " thread%s, %s\n", path, tn_shape_text(3, w->x_shape), tn_shape_text(3, w->y_shape),
-           given->threads, given->threads == 1 ? "" : "s", tenon_adapter_cpu(w->adapter));
+    printf("%s: %s -> %s, %" PRId64 " thread%s, %s\n", tn_name_text(path), tn_shape_text(3, w->x_shape),
+           tn_shape_text(3, w->y_shape), given->threads, given->threads == 1 ? "" : "s", tenon_adapter_cpu(w->adapter));
     printf("time        %.3f ms (quartiles %.3f to %.3f)\n", 1e3 * f->seconds, 1e3 * f->low, 1e3 * f->high);
     printf("arithmetic  %.1f GFLOP/s, %.0f %% of the %.1f that multiply-adds in registers reach\n", gflops,
            100 * gflops / f->fma, f->fma);
@@ -266,14 +265,8 @@ static int report_text(const char *path, const settings *given, const work *w, c
 static int check_settings(const tn_command *command, settings *given)
 {
     if (!given->tokens) return tn_usage(command, "bench needs --tokens N, the tokens of an image");
-    if (given->threads > INT_MAX) return tn_usage(command, "--threads is too large (got %" PRId64 ")", given->threads);
-    if (given->repeat > MOST_REPEATS)
-        return tn_usage(command, "--repeat is at most %d (got %" PRId64 ")", MOST_REPEATS, given->repeat);
-    tenon_error error;
-    tenon_dtype dtype;
-    if (given->dtype && tenon_dtype_from_name(given->dtype, &dtype, &error) != TENON_OK)
-        return tn_usage(command, "%s", error.message);
-    return -1;
+    int code = tn_check_most(command, "threads", given->threads, TN_MOST_THREADS);
+    return code >= 0 ? code : tn_check_most(command, "repeat", given->repeat, MOST_REPEATS);
 }
 
 static int run(const tn_command *command, int argc, char **argv)

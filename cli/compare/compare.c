@@ -245,9 +245,9 @@ static void print_pair(const comparing *c, const pair *p)
     token_text(p, r->absolute.token, at[0], sizeof at[0]);
     token_text(p, r->relative.token, at[1], sizeof at[1]);
     token_text(p, r->cosine.token, at[2], sizeof at[2]);
-    printf("%s%s%s %s: %s tokens of width %" PRId64 "\n", p->tensors[0].name, p->tensors[0].name[0] ? ", " : "",
-           tn_dtype_text(p->tensors[0].dtype), tn_shape_text(p->tensors[0].ndim, p->tensors[0].shape),
-           tn_count_text(r->tokens), r->width);
+    printf("%s%s%s %s: %s tokens of width %" PRId64 "\n", tn_name_text(p->tensors[0].name),
+           p->tensors[0].name[0] ? ", " : "", tn_dtype_text(p->tensors[0].dtype),
+           tn_shape_text(p->tensors[0].ndim, p->tensors[0].shape), tn_count_text(r->tokens), r->width);
     printf("  absolute difference  largest %.6g in token %s\n", r->absolute.value, at[0]);
     printf("  relative difference  overall %.6g, worst %.6g in token %s\n", overall_relative(p), r->relative.value,
            at[1]);
@@ -280,7 +280,7 @@ static verdict judge(const comparing *c)
 
 static void print_text(const comparing *c, const verdict *v)
 {
-    printf("%s against %s\n", c->sides[0].path, c->sides[1].path);
+    printf("%s against %s\n", tn_name_text(c->sides[0].path), tn_name_text(c->sides[1].path));
     for (int64_t i = 0; i < c->num_pairs; i++)
         if (c->num_pairs == 1 || c->pairs[i].result.unequal) print_pair(c, &c->pairs[i]);
     if (c->num_pairs != 1)

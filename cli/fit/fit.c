@@ -9,7 +9,6 @@
 #include "report.h"
 
 #include <inttypes.h>
-#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -118,10 +117,8 @@ static const tn_example examples[] = {
 
 static int check_numbers(const tn_command *command, const tn_fit_settings *given)
 {
-    tenon_error error;
-    tenon_loss loss;
-    if (given->threads > INT_MAX) return tn_usage(command, "--threads is too large (got %" PRId64 ")", given->threads);
-    if (tenon_loss_from_name(given->loss, &loss, &error) != TENON_OK) return tn_usage(command, "%s", error.message);
+    int code = tn_check_most(command, "threads", given->threads, TN_MOST_THREADS);
+    if (code >= 0) return code;
     if (given->steps && given->epochs) return tn_usage(command, "give --steps or --epochs, not both");
     if (given->val_fraction >= 1)
         return tn_usage(command, "--val-fraction is a share below 1, got %g", given->val_fraction);

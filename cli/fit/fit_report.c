@@ -181,9 +181,9 @@ int tn_fit_report_end(const tn_fit *fit)
     if (fit->stopped_early)
         printf("stopped early: no better validation in %" PRId64 " of them\n", fit->given->patience);
     fflush(stdout);
-    fprintf(stderr, "%s -> %s: %s steps of %s images in %.1f s on cpu (%s)", fit->given->start, fit->given->output,
-            tn_count_text(s->done), tn_count_text(fit->images_a_step), seconds_so_far(fit),
-            tenon_adapter_cpu(fit->adapter));
+    fprintf(stderr, "%s -> %s: %s steps of %s images in %.1f s on cpu (%s)", tn_name_text(fit->given->start),
+            tn_name_text(fit->given->output), tn_count_text(s->done), tn_count_text(fit->images_a_step),
+            seconds_so_far(fit), tenon_adapter_cpu(fit->adapter));
     if (tn_ranks_count() > 1) fprintf(stderr, ", %d ranks", tn_ranks_count());
     fprintf(stderr, "\n");
     return TN_EXIT_OK;

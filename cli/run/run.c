@@ -16,8 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_THREADS = 4096 };
-
 typedef struct settings {
     tn_model_settings model;
     const char *output;
@@ -286,13 +284,10 @@ static int check_settings(const tn_command *command, const settings *given, teno
 {
     tenon_error error;
     if (!given->output) return tn_usage(command, "run needs -o TOKENS, where to write");
-    if (given->threads > MOST_THREADS)
-        return tn_usage(command, "--threads is at most %d (got %" PRId64 ")", MOST_THREADS, given->threads);
+    int code = tn_check_most(command, "threads", given->threads, TN_MOST_THREADS);
+    if (code >= 0) return code;
     if (given->dtype && tenon_dtype_from_name(given->dtype, dtype, &error) != TENON_OK)
         return tn_usage(command, "%s", error.message);
-    if (given->device && strcmp(given->device, "cpu") != 0)
-        return tn_failed("--device %s: this build of tenon has no such device; leave it out to compute on the cpu",
-                         given->device);
     return -1;
 }
 

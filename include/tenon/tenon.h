@@ -495,6 +495,10 @@ TENON_API void tenon_prepare_options_init(tenon_prepare_options *options);
  * "baseline,neon". */
 TENON_API const char *tenon_cpu_levels(void);
 
+/* What tenon_adapter_prepare makes of a level's name (NULL: TENON_CPU, else the best): *level (may be NULL) is that
+ * level, or the best one below it that this machine can run. TENON_INVALID: this build has no level of that name. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_find_cpu_level(const char *name, const char **level, tenon_error *error);
+
 /* The level that the adapter is prepared for; NULL when it is not prepared. */
 TENON_API const char *tenon_adapter_cpu(const tenon_adapter *adapter);
 

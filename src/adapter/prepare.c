@@ -197,6 +197,14 @@ tenon_status tn_find_table(const char *level, const tn_ops **ops, tenon_error *e
                    from_environment ? "TENON_CPU" : "`cpu`", tn_quote(level).text, tenon_cpu_levels());
 }
 
+tenon_status tenon_find_cpu_level(const char *name, const char **level, tenon_error *error)
+{
+    const tn_ops *ops;
+    TN_TRY(tn_find_table(name, &ops, error));
+    if (level != NULL) *level = ops->name;
+    return TENON_OK;
+}
+
 tenon_status tenon_adapter_prepare(tenon_adapter *adapter, const tenon_prepare_options *options, tenon_error *error)
 {
     tenon_prepare_options settings;

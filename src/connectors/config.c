@@ -200,15 +200,14 @@ static const char *find_nearest(const char *name, const tn_options *read)
 static tenon_status fail_unknown(const tenon_config *config, const char *name, const tn_options *read,
                                  tenon_error *error)
 {
-    char list[1024] = "";
-    tn_text text = {list, sizeof list, 0};
+    char list[1024] = "", hint[160] = "";
+    tn_text text = {list, sizeof list, 0}, advice = {hint, sizeof hint, 0};
     const char *nearest = find_nearest(name, read);
-    if (nearest != NULL) tn_text_add(&text, "did you mean '%s'? ", nearest);
-    tn_text_add(&text, "%s options are ", nearest != NULL ? "Its" : "its");
+    if (nearest != NULL) tn_text_add(&advice, " (did you mean '%s'?)", nearest);
     for (size_t i = 0; i < read->count; i++)
         tn_text_add(&text, "%s, ", read->items[i].name);
-    return tn_fail(error, TENON_INVALID, "adapter type '%s' has no option '%s'; %sprefix_tokens", config->type,
-                   tn_quote(name).text, list);
+    return tn_fail(error, TENON_INVALID, "adapter type '%s' has no option '%s'%s; its options are %sprefix_tokens",
+                   config->type, tn_quote(name).text, hint, list);
 }
 
 /* An option that the builder did not read is a mistake, except for the fields that every config carries. */

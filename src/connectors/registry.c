@@ -45,15 +45,17 @@ static void insert_locked(row *added)
     *link = added;
 }
 
-static tenon_status fail_unknown(const char *name, const char *names, tenon_error *error)
+static tenon_status fail_unknown(const char *name, const char *list, tenon_error *error)
 {
-    const char *known[256];
-    const size_t count = tenon_list_adapters(known, sizeof known / sizeof known[0]);
-    const char *nearest = tenon_nearest_name(
-        name, known, count < sizeof known / sizeof known[0] ? count : sizeof known / sizeof known[0]);
-    return tn_fail(error, TENON_NOT_FOUND, "unknown adapter type '%s'%s%s%s; registered types: %s", tn_quote(name).text,
-                   nearest != NULL ? ", did you mean '" : "", nearest != NULL ? nearest : "",
-                   nearest != NULL ? "'?" : "", names);
+    enum { most = 256 };
+    const char *known[most];
+    char hint[160] = "";
+    tn_text text = {hint, sizeof hint, 0};
+    const size_t count = tenon_list_adapters(known, most);
+    const char *nearest = tenon_nearest_name(name, known, count < most ? count : most);
+    if (nearest != NULL) tn_text_add(&text, " (did you mean '%s'?)", nearest);
+    return tn_fail(error, TENON_NOT_FOUND, "unknown adapter type '%s'%s; registered types: %s", tn_quote(name).text,
+                   hint, list);
 }
 
 tenon_status tn_registry_find(const char *name, tn_recipe *recipe, tenon_error *error)

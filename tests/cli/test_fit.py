@@ -547,7 +547,7 @@ def test_wrong_command_lines(tenon, data, words, said):
 
 
 def test_what_the_library_refuses(tenon, data):
-    for words, said in ((["--beta1", 1], "beta1"), (["--min-lr", 1], "min_lr"), (["--warmup", 9, "--steps", 3], "--warmup"),
+    for words, said in ((["--beta1", 1], "--beta1"), (["--min-lr", 1], "--min-lr"), (["--warmup", 9, "--steps", 3], "--warmup"),
                         (["--val-fraction", 0.99], "nothing is left")):
         assert said in tenon(*FIT, *words, "-o", "out.safetensors", code=1).err
     assert ".safetensors" in tenon(*FIT, "-o", "out.npy", code=1).err
