@@ -576,6 +576,7 @@ typedef struct tenon_file tenon_file;
 typedef struct tenon_file_options {
     size_t size;
     bool npy_bfloat16; /* read an npy array of uint16, or of ml_dtypes' two bytes of void, as bfloat16 */
+    bool keep_f64;     /* deliver stored f64 as f64, instead of narrowing it to f32 */
 } tenon_file_options;
 
 TENON_API void tenon_file_options_init(tenon_file_options *options);
@@ -595,9 +596,9 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_file_identify(const char *path, co
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_beside(const char *path, const char *name, char *found,
                                                           size_t capacity, tenon_error *error);
 
-/* A tensor of the file. `dtype` is what tenon_file_read delivers: f32 for stored f64 (narrowed) and 8-bit floats
- * (widened), the stored dtype in the machine's byte order otherwise; kDLOpaqueHandle for what it does not read. The
- * strings and the shape live as long as the file. */
+/* A tensor of the file. `dtype` is what tenon_file_read delivers: f32 for stored f64 (narrowed unless the file
+ * was opened with keep_f64) and 8-bit floats (widened), the stored dtype in the machine's byte order otherwise;
+ * kDLOpaqueHandle for what it does not read. The strings and the shape live as long as the file. */
 struct tenon_file_tensor {
     size_t size;
     const char *name;   /* "" for npy */
