@@ -220,12 +220,18 @@ static bool forward(work *w, double *seconds, tenon_error *error)
 static bool measure(work *w, const tn_limits *limits, int64_t repeat, figures *found, tenon_error *error)
 {
     double seconds[MOST_REPEATS], fma[MOST_REPEATS], read[MOST_REPEATS];
-    for (int64_t i = 0; i < repeat; i++) {
+    tn_progress progress;
+    bool good = true;
+    tn_progress_start(&progress, "forward passes", 0, repeat);
+    for (int64_t i = 0; i < repeat && good; i++) {
         fma[i] = tn_limits_fma(limits);
         read[i] = tn_limits_read(limits);
         /* The first forward after the probes finds its weights out of the caches and its threads asleep. */
-        if (!forward(w, &seconds[i], error) || !forward(w, &seconds[i], error)) return false;
+        good = forward(w, &seconds[i], error) && forward(w, &seconds[i], error);
+        tn_progress_add(&progress, 1);
     }
+    tn_progress_end(&progress);
+    if (!good) return false;
     *found = (figures){quantile(seconds, repeat, 0.5), quantile(seconds, repeat, 0.25), quantile(seconds, repeat, 0.75),
                        quantile(fma, repeat, 0.5), quantile(read, repeat, 0.5)};
     return true;

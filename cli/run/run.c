@@ -251,7 +251,7 @@ static bool run_file(const tn_run_setup *setup, tn_run_job *job, tn_folder_resul
     tn_job_close(job);
     kinds[job->kind]++;
     if (!tn_check_kinds(setup, job->paths[TN_FEATURES], kinds, error)) return false;
-    tn_progress_start(setup->progress, job->images);
+    tn_progress_start(setup->progress, "images", 0, job->images);
     bool good = tn_pipeline_run(setup, job, 1, &result->totals, error);
     tn_progress_end(setup->progress);
     if (good && job->problem) good = tn_error(error, "%s", job->problem);
@@ -316,7 +316,7 @@ static int run_model(const tn_command *command, const settings *given, const cha
 {
     const char *model = words[0], *features = words[1];
     tenon_error error;
-    tn_progress progress = {.shown = false};
+    tn_progress progress = {.kind = TN_PROGRESS_NONE};
     tn_run_outcome out = {.features = features, .output = given->output};
     double started = tn_seconds();
     tenon_adapter *adapter = NULL;
