@@ -1,28 +1,40 @@
 /* SPDX-License-Identifier: MIT */
 #include "config_options.h"
 
+#include "fields.h"
 #include "report.h"
 
-static tenon_status set_options(const tn_config_settings *settings, tenon_config *config, tenon_error *error)
+/* An option of the command line, a field of the config. */
+typedef struct setting {
+    const char *field;
+    int64_t integer; /* TENON_UNSET: not given, or a string */
+    const char *string;
+} setting;
+
+static tenon_status set(tenon_config *config, const setting *given, tenon_error *error)
 {
-    const struct {
-        const char *name;
-        int64_t value;
-    } integers[] = {{"hidden_dim", settings->hidden},
-                    {"pool_window", settings->window},
-                    {"pool_heads", settings->heads},
-                    {"prefix_tokens", settings->prefix_tokens}};
-    const struct {
-        const char *name;
-        const char *value;
-    } strings[] = {{"activation", settings->activation}, {"ragged", settings->ragged}};
-    tenon_status status = TENON_OK;
-    for (size_t i = 0; i < sizeof integers / sizeof *integers && status == TENON_OK; i++)
-        if (integers[i].value != TENON_UNSET)
-            status = tenon_config_set_int(config, integers[i].name, integers[i].value, error);
-    for (size_t i = 0; i < sizeof strings / sizeof *strings && status == TENON_OK; i++)
-        if (strings[i].value) status = tenon_config_set_string(config, strings[i].name, strings[i].value, error);
-    return status;
+    if (given->string) return tenon_config_set_string(config, given->field, given->string, error);
+    return tenon_config_set_int(config, given->field, given->integer, error);
+}
+
+/* -1, or the exit code after saying what is wrong. */
+static int set_all(const tn_command *command, const tn_config_settings *settings, tenon_config *config)
+{
+    const setting list[] = {
+        {"hidden_dim", settings->hidden, NULL},    {"activation", TENON_UNSET, settings->activation},
+        {"pool_window", settings->window, NULL},   {"pool_heads", settings->heads, NULL},
+        {"ragged", TENON_UNSET, settings->ragged}, {"prefix_tokens", settings->prefix_tokens, NULL}};
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        tenon_error error;
+        if (list[i].integer == TENON_UNSET && !list[i].string) continue;
+        if (!tenon_type_has_option(settings->type, list[i].field))
+            return tn_usage(command, "--%s does not apply to the type '%s'", tn_field_option(command, list[i].field),
+                            settings->type);
+        tenon_status status = set(config, &list[i], &error);
+        if (status != TENON_OK)
+            return status == TENON_NO_MEMORY ? tn_failed_error(&error) : tn_usage(command, "%s", error.message);
+    }
+    return -1;
 }
 
 int tn_config_from_settings(const tn_command *command, const tn_config_settings *settings, tenon_config **config)
@@ -31,11 +43,12 @@ int tn_config_from_settings(const tn_command *command, const tn_config_settings 
     tenon_config *made = NULL;
     if (!settings->type) return tn_usage(command, "%s needs --type", command->name);
     tenon_status status = tenon_config_new(settings->type, &made, &error);
-    if (status == TENON_OK) status = set_options(settings, made, &error);
-    if (status != TENON_OK) {
+    if (status == TENON_NO_MEMORY) return tn_failed_error(&error);
+    if (status != TENON_OK) return tn_usage(command, "%s", error.message);
+    int code = set_all(command, settings, made);
+    if (code >= 0)
         tenon_config_free(made);
-        return status == TENON_NO_MEMORY ? tn_failed_error(&error) : tn_usage(command, "%s", error.message);
-    }
-    *config = made;
-    return -1;
+    else
+        *config = made;
+    return code;
 }

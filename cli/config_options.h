@@ -29,7 +29,7 @@ typedef struct tn_config_settings {
 #define TN_CONFIG_OPTION_WINDOW(s)                                                                                     \
     {                                                                                                                  \
         "window", 0, TN_INT, "W", NULL, 1, offsetof(s, config.window),                                                 \
-            "pool W x W patches into one token; default 2; types without pooling do not use it",                       \
+            "pool W x W patches into one token, with a type that pools; default 2",                                    \
             "--window 3: 27x27 patches give 81 tokens"                                                                 \
     }
 #define TN_CONFIG_OPTION_PREFIX_TOKENS(s)                                                                              \

@@ -197,7 +197,9 @@ void tn_help_man_page(void)
     printf(".SH EXIT STATUS\n");
     print_roff(exit_codes);
     printf("\nErrors are one line on standard error: what, where, what to do.\n.SH ENVIRONMENT\n"
-           ".TP\n\\fBTENON_CPU\\fR\nThe highest CPU level to use where \\fB\\-\\-cpu\\fR is not given.\n");
+           ".TP\n\\fBTENON_CPU\\fR\nThe highest CPU level to use where \\fB\\-\\-cpu\\fR is not given.\n"
+           ".TP\n\\fBTENON_PROGRESS\\fR\nSeconds between the lines of progress where standard error is not a "
+           "terminal; default 30. 0: neither lines nor a progress bar.\n");
 }
 
 /* ---- completion ---- */

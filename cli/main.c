@@ -25,12 +25,18 @@ static const tn_command *find_command(const char *name)
 
 static int unknown_command(const char *name)
 {
+    enum { MOST = 16 };
     char list[256] = "";
-    for (size_t i = 0; tn_commands[i]; i++) {
+    const char *names[MOST];
+    size_t count = 0;
+    for (; tn_commands[count] && count < MOST; count++) {
         size_t used = strlen(list);
-        snprintf(list + used, sizeof list - used, i ? ", %s" : "%s", tn_commands[i]->name);
+        names[count] = tn_commands[count]->name;
+        snprintf(list + used, sizeof list - used, count ? ", %s" : "%s", names[count]);
     }
-    return tn_usage(NULL, "unknown subcommand '%s'; there are %s", name, list);
+    const char *nearest = tenon_nearest_name(name, names, count);
+    if (nearest) return tn_usage(NULL, "unknown subcommand '%s' (did you mean '%s'?)", tn_name_text(name), nearest);
+    return tn_usage(NULL, "unknown subcommand '%s'; the subcommands are %s", tn_name_text(name), list);
 }
 
 static int print_version(void)
@@ -67,7 +73,10 @@ static int global_option(int argc, char **argv)
         return TN_EXIT_OK;
     }
     if (!strcmp(word, "--print-values") && argc == 3 && tn_help_values(argv[2])) return TN_EXIT_OK;
-    return tn_usage(NULL, "unknown option '%s'", word);
+    static const char *const known[] = {"--version", "--help"};
+    const char *nearest = tenon_nearest_name(word, known, sizeof known / sizeof *known);
+    if (nearest) return tn_usage(NULL, "unknown option '%s' (did you mean %s?)", tn_name_text(word), nearest);
+    return tn_usage(NULL, "unknown option '%s'; options of a subcommand come after its name", tn_name_text(word));
 }
 
 static int dispatch(int argc, char **argv)
@@ -77,6 +86,7 @@ static int dispatch(int argc, char **argv)
     if (!strcmp(argv[1], "help")) return help(argc - 2, argv + 2);
     const tn_command *command = find_command(argv[1]);
     if (!command) return unknown_command(argv[1]);
+    tn_report_for(command);
     return command->run(command, argc - 2, argv + 2);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "model.h"
 
+#include "fields.h"
 #include "report.h"
 
 #include <errno.h>
@@ -34,15 +35,14 @@ static char *read_text(const char *path, tenon_error *error)
     return NULL;
 }
 
-/* The library asks for a config; here is how the command takes one. */
-static void add_hint(const char *path, tenon_error *error)
+/* The config as the option gives it; the caller frees it. NULL: failed, with the reason in *error. */
+static char *read_config(const char *given, tenon_error *error)
 {
-    tenon_file *file;
-    if (tenon_file_open(path, NULL, &file, NULL) != TENON_OK) return;
-    size_t used = strlen(error->message);
-    if (!tenon_file_metadata(file, "tenon.config"))
-        snprintf(error->message + used, sizeof error->message - used, "; --config FILE takes it");
-    tenon_file_close(file);
+    char *copy;
+    if (given[strspn(given, " \t\r\n")] != '{') return read_text(given, error);
+    copy = strdup(given);
+    if (!copy) tn_error(error, "out of memory");
+    return copy;
 }
 
 tenon_status tn_model_open(const char *path, const tn_model_settings *settings, bool describe_only,
@@ -51,14 +51,14 @@ tenon_status tn_model_open(const char *path, const tn_model_settings *settings, 
     tenon_load_options load;
     char *config = NULL;
     tenon_load_options_init(&load);
-    if (settings->config && !(config = read_text(settings->config, error))) return TENON_IO;
+    if (settings->config && !(config = read_config(settings->config, error))) return TENON_IO;
     load.prefix = settings->prefix;
     load.config_json = config;
     load.describe_only = describe_only;
     tenon_status status = tenon_adapter_open(path, &load, adapter, error);
     load.config_json = NULL;
     free(config);
-    if (status != TENON_OK && !settings->config) add_hint(path, error);
+    if (status != TENON_OK) tn_fields_of_json(error);
     if (found) *found = load;
     return status;
 }

@@ -8,7 +8,7 @@
 
 typedef struct tn_model_settings {
     const char *prefix;
-    const char *config; /* a JSON file */
+    const char *config; /* a JSON file, or the JSON itself */
 } tn_model_settings;
 
 #define TN_MODEL_OPTION_PREFIX(s)                                                                                      \
@@ -19,9 +19,10 @@ typedef struct tn_model_settings {
     }
 #define TN_MODEL_OPTION_CONFIG(s)                                                                                      \
     {                                                                                                                  \
-        "config", 0, TN_STRING, "FILE", "@file", 0, offsetof(s, model.config),                                         \
-            "JSON config for a checkpoint that has none: the options of the connector, in_dim and out_dim",            \
-            "--config adapter.json, which holds {\"type\": \"mlp_2layer\", \"in_dim\": 1024, \"out_dim\": 4096}"       \
+        "config", 0, TN_STRING, "JSON", "@file", 0, offsetof(s, model.config),                                         \
+            "config for a checkpoint that has none: a JSON file, or the JSON itself, with the type, its options, "     \
+            "in_dim and out_dim",                                                                                      \
+            "--config '{\"type\": \"mlp_2layer\", \"in_dim\": 1024, \"out_dim\": 4096}'"                               \
     }
 
 /* Opens the connector. On success the caller owns *adapter; *found (may be NULL) says what was used. */

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "options.h"
 
+#include "fields.h"
 #include "help.h"
 #include "report.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,7 +66,8 @@ static int store_int(const tn_command *command, const tn_option *option, const c
 {
     int64_t value;
     if (!tn_parse_int(text, &value))
-        return tn_usage(command, "--%s takes a whole number, got '%s'", option->name, text);
+        return tn_usage(command, "--%s takes a whole number%s, got '%s'", option->name,
+                        all_digits(text) ? " below 2^63" : "", tn_name_text(text));
     if (value < option->minimum && option->minimum == 1)
         return tn_usage(command, "--%s must be positive (got %" PRId64 ")", option->name, value);
     if (value < option->minimum)
@@ -72,6 +75,43 @@ static int store_int(const tn_command *command, const tn_option *option, const c
                         value);
     *field = value;
     return -1;
+}
+
+/* "f32 bf16 f16" as "f32, bf16 or f16". */
+static void list_words(char *list, size_t size, const char *words)
+{
+    size_t used = 0;
+    for (const char *word = words; *word && used < size;) {
+        int length = (int)strcspn(word, " ");
+        const char *next = word + length + strspn(word + length, " ");
+        const char *before = word == words ? "" : *next ? ", " : " or ";
+        used += (size_t)snprintf(list + used, size - used, "%s%.*s", before, length, word);
+        word = next;
+    }
+}
+
+static bool is_word(const char *text, const char *words)
+{
+    for (const char *word = words; *word; word += strspn(word, " ")) {
+        size_t length = strcspn(word, " ");
+        if (strlen(text) == length && !strncmp(text, word, length)) return true;
+        word += length;
+    }
+    return false;
+}
+
+/* Is `text` one of the option's words, or a CPU level? -1, or the exit code of a usage error. */
+static int check_value(const tn_command *command, const tn_option *option, const char *text)
+{
+    tenon_error error;
+    char list[256] = "";
+    const char *words = option->values;
+    if (!*text) return tn_usage(command, "--%s got an empty %s", option->name, option->argument);
+    if (words && !strcmp(words, "@levels") && tenon_find_cpu_level(text, NULL, &error) != TENON_OK)
+        return tn_usage(command, "%s", error.message);
+    if (!words || words[0] == '@' || is_word(text, words)) return -1;
+    list_words(list, sizeof list, words);
+    return tn_usage(command, "--%s takes %s, got '%s'", option->name, list, tn_name_text(text));
 }
 
 /* Stores one value; -1, or the exit code of a usage error. */
@@ -83,21 +123,22 @@ static int store(const tn_command *command, const tn_option *option, const char 
         *(bool *)field = true;
         return -1;
     case TN_STRING:
-        if (!*text) return tn_usage(command, "--%s got an empty %s", option->name, option->argument);
         *(const char **)field = text;
-        return -1;
+        return check_value(command, option, text);
     case TN_INT:
         return store_int(command, option, text, field);
     case TN_UINT:
         if (parse_uint(text, field)) return -1;
-        return tn_usage(command, "--%s takes a whole number from 0 to 2^64 - 1, got '%s'", option->name, text);
+        return tn_usage(command, "--%s takes a whole number from 0 to 2^64 - 1, got '%s'", option->name,
+                        tn_name_text(text));
     case TN_REAL:
         if (parse_real(text, field)) return -1;
-        return tn_usage(command, "--%s takes a number that is not negative, got '%s'", option->name, text);
+        return tn_usage(command, "--%s takes a number that is not negative, got '%s'", option->name,
+                        tn_name_text(text));
     case TN_PAIR:
         if (parse_pair(text, field)) return -1;
         return tn_usage(command, "--%s takes two positive whole numbers as %s, got '%s'", option->name,
-                        option->argument, text);
+                        option->argument, tn_name_text(text));
     }
     return -1;
 }
@@ -121,20 +162,43 @@ static const tn_option *find(const tn_command *command, const char *word, const 
     return NULL;
 }
 
+static int unknown_option(const tn_command *command, const char *word)
+{
+    enum { MOST = 64 };
+    const char *names[MOST];
+    char typed[64] = "";
+    size_t count = 0;
+    const char *name = word + strspn(word, "-");
+    memcpy(typed, name, strcspn(name, "=") < sizeof typed ? strcspn(name, "=") : 0);
+    for (const tn_option *option = command->options; option->name && count < MOST - 1; option++)
+        names[count++] = option->name;
+    names[count++] = "help";
+    const char *nearest = tn_field_option(command, typed);
+    if (!nearest) nearest = tenon_nearest_name(typed, names, count);
+    return tn_usage(command, "unknown option '%s' for %s%s%s%s", tn_name_text(word), command->name,
+                    nearest ? " (did you mean --" : "", nearest ? nearest : "", nearest ? "?)" : "");
+}
+
 /* Parses the option at argv[*at] and moves *at past it. */
 static int parse_option(const tn_command *command, int argc, char **argv, int *at, void *settings)
 {
     const char *word = argv[(*at)++];
     const char *value;
     const tn_option *option = find(command, word, &value);
-    if (!option) return tn_usage(command, "unknown option '%s' for %s", word, command->name);
+    if (!option) return unknown_option(command, word);
     if (option->kind == TN_FLAG) {
-        if (value) return tn_usage(command, "--%s takes no argument, got '%s'", option->name, value);
+        if (value) return tn_usage(command, "--%s takes no argument, got '%s'", option->name, tn_name_text(value));
     } else if (!value) {
         if (*at == argc) return tn_usage(command, "--%s needs its argument %s", option->name, option->argument);
         value = argv[(*at)++];
     }
     return store(command, option, value, settings);
+}
+
+int tn_check_most(const tn_command *command, const char *option, int64_t value, int64_t most)
+{
+    if (value <= most) return -1;
+    return tn_usage(command, "--%s is at most %" PRId64 " (got %" PRId64 ")", option, most, value);
 }
 
 static int check_arguments(const tn_command *command, int given)
@@ -170,7 +234,8 @@ int tn_options_parse(const tn_command *command, int argc, char **argv, void *set
             int code = parse_option(command, argc, argv, &i, settings);
             if (code >= 0) return code;
         } else {
-            if (given == most) return tn_usage(command, "unexpected argument '%s' for %s", word, command->name);
+            if (given == most)
+                return tn_usage(command, "unexpected argument '%s' for %s", tn_name_text(word), command->name);
             arguments[given++] = word;
             i++;
         }

@@ -28,8 +28,8 @@ typedef struct tn_option {
     char letter;      /* 'o' for -o as well; 0: none */
     tn_option_kind kind;
     const char *argument; /* as help shows it: "HxW"; NULL for a flag */
-    const char *values;   /* for completion: words, "@types", "@levels", or a name: "@file" and "@model" are read,
-                             "@output" (a file or folder) and "@folder" written; NULL: nothing to offer */
+    const char *values;   /* the words that are allowed, or "@types", "@levels", or a name: "@file" and "@model" are
+                             read, "@output" (a file or folder) and "@folder" written; NULL: anything */
     int64_t minimum;      /* of a TN_INT */
     size_t field;         /* offset in the subcommand's settings */
     const char *help;     /* one sentence without its full stop */
@@ -76,5 +76,11 @@ int tn_options_parse(const tn_command *command, int argc, char **argv, void *set
 
 /* Reads a whole decimal number that fits int64_t; false for anything else. */
 bool tn_parse_int(const char *text, int64_t *value);
+
+/* As many threads as the library takes. */
+enum { TN_MOST_THREADS = 4096 };
+
+/* Returns -1, or the exit code after saying that the number given with --option is larger than `most`. */
+int tn_check_most(const tn_command *command, const char *option, int64_t value, int64_t most);
 
 #endif

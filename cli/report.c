@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "report.h"
 
+#include "fields.h"
 #include "ranks.h"
 
 #include <inttypes.h>
@@ -9,14 +10,32 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Text from file names and tensor names must not break the one line or drive the terminal. */
+static const tn_command *current;
+
+void tn_report_for(const tn_command *command)
+{
+    current = command;
+}
+
+void tn_print_safely(FILE *stream, const char *text)
+{
+    char shown[4 * TENON_ERROR_SIZE];
+    while (*text) {
+        size_t length = strcspn(text, "\\`");
+        tenon_quote(shown, sizeof shown, text, length);
+        fputs(shown, stream);
+        text += length;
+        if (*text) putc(*text++, stream);
+    }
+}
+
 static void print_line(const char *prefix, const char *text, const char *suffix)
 {
-    char line[TENON_ERROR_SIZE + 512];
-    snprintf(line, sizeof line, "tenon: %s%s%s", prefix, text, suffix);
-    for (char *c = line; *c; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = ' ';
-    fprintf(stderr, "%s\n", line);
+    char line[TENON_ERROR_SIZE];
+    tn_fields_to_options(line, sizeof line, text, current);
+    fprintf(stderr, "tenon: %s", prefix);
+    tn_print_safely(stderr, line);
+    fprintf(stderr, "%s\n", suffix);
 }
 
 int tn_failed(const char *format, ...)
@@ -113,6 +132,13 @@ const char *tn_bytes_text(double bytes)
     }
     char *text = next_text();
     snprintf(text, TEXT_SIZE, unit == 0 ? "%.0f %s" : "%.1f %s", bytes, units[unit]);
+    return text;
+}
+
+const char *tn_name_text(const char *name)
+{
+    char *text = next_text();
+    tenon_quote(text, TEXT_SIZE, name, strlen(name));
     return text;
 }
 

@@ -6,7 +6,12 @@
 #include "options.h"
 #include "tenon/tenon.h"
 
+#include <stdio.h>
+
 enum { TN_EXIT_OK = 0, TN_EXIT_FAILURE = 1, TN_EXIT_USAGE = 2 };
+
+/* Sets the subcommand whose options the messages name, see fields.h; NULL: none yet. */
+void tn_report_for(const tn_command *command);
 
 /* Prints "tenon: what, where, what to do" and returns TN_EXIT_FAILURE. */
 int tn_failed(const char *format, ...) TENON_PRINTF(1, 2);
@@ -31,6 +36,13 @@ bool tn_error(tenon_error *error, const char *format, ...) TENON_PRINTF(2, 3);
  * good for the arguments of one print call. */
 const char *tn_count_text(int64_t count);
 const char *tn_bytes_text(double bytes);
+
+/* Prints text of which parts may come from files so that it cannot break the line or drive the terminal, uncut; see
+ * tenon_quote. Backslashes and backquotes stay: they may be those of names that are quoted, or of JSON. */
+void tn_print_safely(FILE *stream, const char *text);
+
+/* A name from a file or a path, made safe to print and cut to fit, likewise; see tenon_quote. */
+const char *tn_name_text(const char *name);
 
 /* A shape as "(4, 729, 1152)", likewise. */
 const char *tn_shape_text(int ndim, const int64_t *shape);

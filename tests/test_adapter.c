@@ -212,7 +212,8 @@ static void changes_unpublish_the_pack(void **state)
     tenon_prepare_options options;
     tenon_prepare_options_init(&options);
     options.cpu = "z80";
-    assert_says(tenon_adapter_prepare(adapter, &options, &error), TENON_INVALID, "unknown CPU level 'z80'");
+    assert_says(tenon_adapter_prepare(adapter, &options, &error), TENON_INVALID,
+                "`cpu` 'z80' is not a CPU level of this machine; it has baseline");
     tenon_adapter_free(adapter);
 }
 
@@ -248,7 +249,7 @@ static void calls_are_checked(void **state)
     FRESH, ty.tensor.data = x + 60;
     assert_says(FORWARD, TENON_INVALID, "x and y overlap");
     FRESH, call.threads = -2;
-    assert_says(FORWARD, TENON_INVALID, "threads is -2");
+    assert_says(FORWARD, TENON_INVALID, "`threads` is -2");
     FRESH, call.pool_window = 3;
     assert_says(FORWARD, TENON_INVALID, "(4x4) be divisible by the pool window (3)");
     uint8_t bits[32] = {1};

@@ -58,9 +58,9 @@ static void bad_counts_are_named(void **state)
     assert_says(tenon_pooled_token_count(577, 2, false, &count, &error), TENON_INVALID, "square patch grid");
     assert_says(tenon_pooled_token_count(577, 2, false, &count, &error), TENON_INVALID, "CLS token");
     assert_says(tenon_pooled_token_count(577, 2, false, &count, &error), TENON_INVALID,
-                "prefix_tokens=1 would leave 24x24");
+                "`prefix_tokens=1` would leave 24x24");
     assert_says(tenon_pooled_token_count(580, 2, false, &count, &error), TENON_INVALID,
-                "prefix_tokens=4 would leave 24x24");
+                "`prefix_tokens=4` would leave 24x24");
     assert_says(tenon_pooled_token_count(16, 3, true, &count, &error), TENON_INVALID, "(4x4) be divisible");
     assert_says(tenon_pooled_token_count(16, 3, true, &count, &error), TENON_INVALID, "window (3)");
     assert_says(tenon_pooled_token_count(16, 3, true, &count, &error), TENON_INVALID, "num_tokens=16");
@@ -104,11 +104,12 @@ static void config_defaults_and_checks(void **state)
     assert_says(tenon_config_get_string(config, "ragged", &text, &error), TENON_NOT_FOUND, "'ragged' is not set");
     assert_says(tenon_config_get_real(config, "prefix_tokens", &real, &error), TENON_INVALID, "is an integer");
     assert_says(tenon_config_set_int(config, "hidden_dim", -1, &error), TENON_INVALID,
-                "hidden_dim must not be negative");
-    assert_says(tenon_config_set_int(config, "pool_window", 0, &error), TENON_INVALID, "pool_window must be positive");
+                "`hidden_dim` must not be negative");
+    assert_says(tenon_config_set_int(config, "pool_window", 0, &error), TENON_INVALID,
+                "`pool_window` must be positive");
     assert_says(tenon_config_set_int(config, "pool_heads", -3, &error), TENON_INVALID, "(got -3)");
     assert_says(tenon_config_set_int(config, "prefix_tokens", -1, &error), TENON_INVALID,
-                "prefix_tokens must not be negative");
+                "`prefix_tokens` must not be negative");
     assert_says(tenon_config_set_string(config, "activation", "swish", &error), TENON_INVALID, "'swish'");
     assert_says(tenon_config_set_string(config, "activation", "swish", &error), TENON_INVALID,
                 "['gelu', 'silu', 'relu', 'gelu_tanh', 'quick_gelu']");
@@ -205,12 +206,12 @@ static void config_counts(void **state)
     assert_int_equal(count_of("{\"type\": \"linear\"}", 577, 24, 24, none), -1);
     /* Nonsense in the call. */
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", 16, none, none, 0), -1);
-    assert_non_null(strstr(error.message, "pool_window must be positive (got 0)"));
+    assert_non_null(strstr(error.message, "`pool_window` must be positive (got 0)"));
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", 16, 4, none, 2), -1);
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", 16, -4, -4, 2), -1);
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", 16, INT64_MAX, 2, 2), -1);
     assert_int_equal(count_of("{\"type\": \"avgpool\", \"prefix_tokens\": 16}", 16, none, none, 2), -1);
-    assert_non_null(strstr(error.message, "leaves no patches after prefix_tokens=16"));
+    assert_non_null(strstr(error.message, "leaves no patches after `prefix_tokens=16`"));
 }
 
 /* A struct that was never initialised is refused, one of a later header only if it asks for what is not known. */
@@ -279,10 +280,10 @@ static void grids_count_without_a_config(void **state)
     assert_int_equal(
         count_of("{\"type\": \"avgpool\", \"prefix_tokens\": 1}", 576, TENON_UNSET, TENON_UNSET, TENON_UNSET), -1);
     assert_non_null(
-        strstr(error.message, "num_tokens=576 less prefix_tokens=1, which is 575, is not a perfect square"));
-    assert_non_null(strstr(error.message, "prefix_tokens=0 would leave 24x24"));
+        strstr(error.message, "num_tokens=576 less `prefix_tokens=1`, which is 575, is not a perfect square"));
+    assert_non_null(strstr(error.message, "`prefix_tokens=0` would leave 24x24"));
     assert_int_equal(count_of("{\"type\": \"avgpool\"}", 16, 4, TENON_UNSET, TENON_UNSET), -1);
-    assert_non_null(strstr(error.message, "the width is not set"));
+    assert_non_null(strstr(error.message, "`grid_width` is not set"));
 }
 
 static void two_layers_of_windows(tenon_builder *b)
@@ -408,7 +409,7 @@ static void programs_register_connectors(void **state)
     assert_true(bias == 1.0); /* what the builder read is recorded */
     tenon_adapter_free(adapter);
 
-    assert_says(build("{\"type\": \"wrong_width\"}", 3, 5, &adapter), TENON_INVALID, "width 6; expected out_dim 5");
+    assert_says(build("{\"type\": \"wrong_width\"}", 3, 5, &adapter), TENON_INVALID, "width 6; expected `out_dim` 5");
     assert_says(build("{\"type\": \"complains\"}", 3, 5, &adapter), TENON_INVALID, "no thanks: 42");
     assert_says(build("{\"type\": \"twice\"}", 4, 4, &adapter), TENON_INVALID, "'a.weight' twice");
     assert_int_equal(build("{\"type\": \"deep\"}", 4, 4, &adapter), TENON_OK);
@@ -469,11 +470,11 @@ static void adapters_are_checked_when_made(void **state)
     assert_says(build("{\"type\": \"linear\"}", 0, 5, &adapter), TENON_INVALID, "must be positive");
     assert_says(build("{\"type\": \"linear\"}", 5, -1, &adapter), TENON_INVALID, "must be positive");
     assert_says(build("{\"type\": \"attentional_pool\"}", 24, 4, &adapter), TENON_INVALID,
-                "in_dim (24) must be divisible by pool_heads (16)");
+                "`in_dim` (24) must be divisible by `pool_heads` (16)");
     assert_says(build("{\"type\": \"linear\", \"ragged\": \"partial\"}", 4, 4, &adapter), TENON_INVALID,
-                "'linear' has no option 'ragged'; it has prefix_tokens");
+                "'linear' has no option 'ragged'; its options are prefix_tokens");
     assert_says(build("{\"type\": \"avgpool\", \"windw\": 3}", 4, 4, &adapter), TENON_INVALID,
-                "no option 'windw'; it has pool_window, ragged, prefix_tokens");
+                "no option 'windw' (did you mean 'pool_window'?); its options are pool_window, ragged, prefix_tokens");
     assert_says(build("{\"type\": \"linear\"}", INT64_C(1) << 40, INT64_C(1) << 40, &adapter), TENON_INVALID,
                 "64 bits");
     assert_null(adapter);

@@ -70,6 +70,80 @@ static void c37_sentences_are_cut_between_characters(void **state)
     }
 }
 
+static const char *quoted(const char *text, size_t capacity)
+{
+    static char shown[256];
+    memset(shown, '#', sizeof shown);
+    const size_t length = tenon_quote(shown, capacity, text, strlen(text));
+    assert_true(length < capacity && shown[length] == '\0' && strlen(shown) == length);
+    if (capacity < sizeof shown) assert_int_equal(shown[capacity], '#');
+    return shown;
+}
+
+static void C37_names_are_shown_safely(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"", ""},
+        {"a\nb\x1b[31m", "a\\x0ab\\x1b[31m"},
+        {"\xc3\xbc \xe4\xb8\xad \xf0\x9f\x98\x80", "\xc3\xbc \xe4\xb8\xad \xf0\x9f\x98\x80"}, /* printable */
+        {"\xc2\x9b"
+         "31m",
+         "\\u009b"
+         "31m"},                                                                 /* CSI in one character */
+        {"\xe2\x80\xaex", "\\u202ex"},                                           /* right to left */
+        {"\xef\xbb\xbfx\xe2\x80\xa8", "\\ufeffx\\u2028"},                        /* byte order mark, line separator */
+        {"\xf3\xa0\x81\x81", "\\U000e0041"},                                     /* tag */
+        {"\xff\xc3\xc0\xaf\xed\xa0\x80", "\\xff\\xc3\\xc0\\xaf\\xed\\xa0\\x80"}, /* not UTF-8 */
+        {"\xe2\x80", "\\xe2\\x80"},                                              /* ends early */
+        {"\\x1b `lr`", "\\x5cx1b \\x60lr\\x60"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_string_equal(quoted(cases[i][0], 64), cases[i][1]);
+    assert_string_equal(quoted("model.vision_tower.layers.17.mlp.fc1.weight", 32), "model.vision_t...mlp.fc1.weight");
+    assert_string_equal(quoted("0123456789012345678901234567890", 32), "0123456789012345678901234567890");
+    for (size_t capacity = 32; capacity < 60; capacity++) {
+        quoted("\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4"
+               "\xb8\xad"
+               "\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4"
+               "\xb8\xad",
+               capacity);
+        quoted("\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a\a", capacity);
+    }
+}
+
+static void nearest_names(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"pool_window", "pool_heads", "prefix_tokens", "ragged", "in_dim", "type"};
+    static const char *const cases[][2] = {
+        {"pool_windw", "pool_window"},
+        {"windw", "pool_window"},
+        {"window", "pool_window"},
+        {"pool-window", "pool_window"},
+        {"Pool_Heads", "pool_heads"},
+        {"poolheads", "pool_heads"},
+        {"raged", "ragged"},
+        {"typ", "type"},
+        {"tpye", "type"},
+        {"colour", NULL},
+        {"", NULL},
+        {"x", NULL},
+        {"tokens", "prefix_tokens"},
+        {"num_prefix_tokens", "prefix_tokens"},
+        {"0123456789012345678901234567890123456789012345678901234567890123456789", NULL}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *found = tenon_nearest_name(cases[i][0], names, sizeof names / sizeof *names);
+        if (cases[i][1] == NULL) {
+            assert_null(found);
+        } else {
+            assert_non_null(found);
+            assert_string_equal(found, cases[i][1]);
+        }
+    }
+    assert_null(tenon_nearest_name("type", names, 0));
+}
+
 static void shape_bytes_are_checked(void **state)
 {
     (void)state;
@@ -282,6 +356,8 @@ int main(void)
         cmocka_unit_test(quotes_hostile_names),
         cmocka_unit_test(c40_lists_are_cut_with_a_count),
         cmocka_unit_test(c37_sentences_are_cut_between_characters),
+        cmocka_unit_test(C37_names_are_shown_safely),
+        cmocka_unit_test(nearest_names),
         cmocka_unit_test(shape_bytes_are_checked),
         cmocka_unit_test(half_formats_round_trip),
         cmocka_unit_test(tensor_checks_name_the_fault),

@@ -285,6 +285,19 @@ static void narrows_to_nearest_in_any_mode(void **state)
     assert_int_equal(mode, FE_UPWARD);
 }
 
+static void f64_is_kept_when_asked(void **state)
+{
+    (void)state;
+    const char header[] = "{'descr': '>f8', 'fortran_order': False, 'shape': (2,), }\n";
+    const unsigned char stored[] = {0x3f, 0xf0, 0, 0, 0, 0, 0, 1, 0xc0, 0, 0, 0, 0, 0, 0, 0};
+    tenon_file_options options;
+    tenon_file_options_init(&options);
+    options.keep_f64 = true;
+    tenon_file *file = open_file(scratch_npy("d.npy", 1, header, stored, sizeof stored), &options);
+    expect_tensor(file, "", (DLDataType){kDLFloat, 64, 1}, 1, (int64_t[]){2}, (double[]){1 + 0x1p-52, -2}, 16);
+    tenon_file_close(file);
+}
+
 static void accepts_what_python_writes(void **state)
 {
     (void)state;
@@ -492,6 +505,7 @@ int main(void)
         cmocka_unit_test(b45_names_carry_no_meaning),
         cmocka_unit_test(reads_slices_of_converted_types),
         cmocka_unit_test(narrows_to_nearest_in_any_mode),
+        cmocka_unit_test(f64_is_kept_when_asked),
         cmocka_unit_test(accepts_what_python_writes),
         cmocka_unit_test(refuses_bad_literals),
         cmocka_unit_test(b106_hostile_sizes),

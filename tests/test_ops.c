@@ -481,7 +481,7 @@ static void fold_is_exact_to_one_rounding(void **state)
     }
 }
 
-static void levels_are_found_by_name(void **state)
+static void C28_levels_are_found_by_name(void **state)
 {
     (void)state;
     const tn_ops *const *tables = tn_cpu_tables();
@@ -493,9 +493,9 @@ static void levels_are_found_by_name(void **state)
         best = ops;
     }
     assert_ptr_equal(tn_cpu_find(NULL), best);
-    static const char *const names[] = {"avx2", "avx512", "neon"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        assert_non_null(tn_cpu_find(names[i]));
+    /* A level of this build that the machine lacks means the best one below it, one of another machine is refused. */
+    assert_true((tn_cpu_find("avx2") != NULL) == (tn_cpu_find("avx512") != NULL));
+    assert_true((tn_cpu_find("avx512") != NULL) != (tn_cpu_find("neon") != NULL));
     assert_null(tn_cpu_find("avx"));
     assert_null(tn_cpu_find(""));
 }
@@ -516,7 +516,7 @@ int main(void)
         cmocka_unit_test(no_inputs_give_the_bias),
         cmocka_unit_test(sizes_that_do_not_fit_are_refused),
         cmocka_unit_test(fold_is_exact_to_one_rounding),
-        cmocka_unit_test(levels_are_found_by_name),
+        cmocka_unit_test(C28_levels_are_found_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -77,6 +77,14 @@ static void widens_and_narrows(void **state)
     assert_int_equal(tenon_file_get_tensor(file, 1, &tensor, NULL), TENON_OK);
     assert_string_equal(tensor.stored, "F8_E4M3");
     tenon_file_close(file);
+    tenon_file_options options;
+    tenon_file_options_init(&options);
+    options.keep_f64 = true;
+    file = open_file(scratch_safetensors("wide.safetensors", header, data, sizeof data), &options);
+    expect_tensor(file, "d", (DLDataType){kDLFloat, 64, 1}, 1, (int64_t[]){3}, doubles, 24);
+    expect_tensor(file, "e5", f32, 1, (int64_t[]){4}, (float[]){1, 57344, INFINITY, -2}, 16);
+    expect_tensor(file, "b", bf16, 0, NULL, (uint16_t[]){0x3f80}, 2);
+    tenon_file_close(file);
 }
 
 static void lists_what_it_does_not_read(void **state)

@@ -415,15 +415,15 @@ static void bad_options_are_refused(void **state)
         bad.field = value;                                                                                             \
         expect_no_trainer(r.adapter, bad, TENON_INVALID, said);                                                        \
     } while (0)
-    REFUSE(lr, -1, "lr must be");
-    REFUSE(lr, (double)NAN, "lr must be");
-    REFUSE(min_lr, 2, "min_lr 2 is above lr");
+    REFUSE(lr, -1, "`lr` must be");
+    REFUSE(lr, (double)NAN, "`lr` must be");
+    REFUSE(min_lr, 2, "`min_lr` (2), at which the schedule ends, is above `lr`");
     REFUSE(beta1, 1, "beta1");
     REFUSE(beta2, -0.1, "beta2");
     REFUSE(eps, -1, "eps");
     REFUSE(clip, (double)INFINITY, "clip");
     REFUSE(weight_decay, -1, "weight_decay");
-    REFUSE(warmup, -1, "warm-up");
+    REFUSE(warmup, -1, "`warmup`");
     REFUSE(loss, (tenon_loss)9, "loss number 9");
     REFUSE(cpu, "z80", "'z80'");
     REFUSE(threads, -1, "threads");

@@ -11,7 +11,6 @@
 #include "report.h"
 
 #include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -221,12 +220,18 @@ static bool forward(work *w, double *seconds, tenon_error *error)
 static bool measure(work *w, const tn_limits *limits, int64_t repeat, figures *found, tenon_error *error)
 {
     double seconds[MOST_REPEATS], fma[MOST_REPEATS], read[MOST_REPEATS];
-    for (int64_t i = 0; i < repeat; i++) {
+    tn_progress progress;
+    bool good = true;
+    tn_progress_start(&progress, "forward passes", 0, repeat);
+    for (int64_t i = 0; i < repeat && good; i++) {
         fma[i] = tn_limits_fma(limits);
         read[i] = tn_limits_read(limits);
         /* The first forward after the probes finds its weights out of the caches and its threads asleep. */
-        if (!forward(w, &seconds[i], error) || !forward(w, &seconds[i], error)) return false;
+        good = forward(w, &seconds[i], error) && forward(w, &seconds[i], error);
+        tn_progress_add(&progress, 1);
     }
+    tn_progress_end(&progress);
+    if (!good) return false;
     *found = (figures){quantile(seconds, repeat, 0.5), quantile(seconds, repeat, 0.25), quantile(seconds, repeat, 0.75),
                        quantile(fma, repeat, 0.5), quantile(read, repeat, 0.5)};
     return true;
@@ -250,8 +255,8 @@ static int report_json(const char *path, const settings *given, const work *w, c
 static int report_text(const char *path, const settings *given, const work *w, const figures *f)
 {
     const double gflops = 1e-9 * w->flops / f->seconds, weights = 1e-9 * w->weight_bytes / f->seconds;
-    printf("%s: %s -> %s, %" PRId64 " thread%s, %s\n", path, tn_shape_text(3, w->x_shape), tn_shape_text(3, w->y_shape),
-           given->threads, given->threads == 1 ? "" : "s", tenon_adapter_cpu(w->adapter));
+    printf("%s: %s -> %s, %" PRId64 " thread%s, %s\n", tn_name_text(path), tn_shape_text(3, w->x_shape),
+           tn_shape_text(3, w->y_shape), given->threads, given->threads == 1 ? "" : "s", tenon_adapter_cpu(w->adapter));
     printf("time        %.3f ms (quartiles %.3f to %.3f)\n", 1e3 * f->seconds, 1e3 * f->low, 1e3 * f->high);
     printf("arithmetic  %.1f GFLOP/s, %.0f %% of the %.1f that multiply-adds in registers reach\n", gflops,
            100 * gflops / f->fma, f->fma);
@@ -266,14 +271,8 @@ static int report_text(const char *path, const settings *given, const work *w, c
 static int check_settings(const tn_command *command, settings *given)
 {
     if (!given->tokens) return tn_usage(command, "bench needs --tokens N, the tokens of an image");
-    if (given->threads > INT_MAX) return tn_usage(command, "--threads is too large (got %" PRId64 ")", given->threads);
-    if (given->repeat > MOST_REPEATS)
-        return tn_usage(command, "--repeat is at most %d (got %" PRId64 ")", MOST_REPEATS, given->repeat);
-    tenon_error error;
-    tenon_dtype dtype;
-    if (given->dtype && tenon_dtype_from_name(given->dtype, &dtype, &error) != TENON_OK)
-        return tn_usage(command, "%s", error.message);
-    return -1;
+    int code = tn_check_most(command, "threads", given->threads, TN_MOST_THREADS);
+    return code >= 0 ? code : tn_check_most(command, "repeat", given->repeat, MOST_REPEATS);
 }
 
 static int run(const tn_command *command, int argc, char **argv)

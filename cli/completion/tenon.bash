@@ -120,7 +120,7 @@ _tenon_compare() {
     case "$previous" in
         --tol) ;;
         --tensor) ;;
-        *) _tenon_options "--tol --tensor --npy-bf16 --json --help" ;;
+        *) _tenon_options "--tol --tensor --equal-nan --npy-bf16 --json --help" ;;
     esac
 }
 

@@ -9,7 +9,6 @@
 #include "report.h"
 
 #include <inttypes.h>
-#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -137,8 +136,9 @@ static bool trainer_options(const tn_fit_settings *g, tenon_trainer_options *o, 
 
 static int check_numbers(const tn_command *command, const tn_fit_settings *given)
 {
+    int code = tn_check_most(command, "threads", given->threads, TN_MOST_THREADS);
+    if (code >= 0) return code;
     tenon_error error;
-    if (given->threads > INT_MAX) return tn_usage(command, "--threads is too large (got %" PRId64 ")", given->threads);
     tenon_trainer_options trainer;
     if (!trainer_options(given, &trainer, &error)) return tn_usage(command, "%s", error.message);
     if (given->steps && given->epochs) return tn_usage(command, "give --steps or --epochs, not both");

@@ -13,13 +13,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BAR = 24 };
-
 struct tn_fit_report {
     FILE *log;
-    bool shown; /* the bar */
-    double drawn;
-    int64_t first; /* the step this process began with */
+    tn_progress progress;
 };
 
 /* ---- the log ---- */
@@ -74,27 +70,15 @@ bool tn_fit_report_sync(tn_fit *fit, tenon_error *error)
     return true;
 }
 
-/* ---- the bar ---- */
+/* ---- progress ---- */
 
-static void draw(tn_fit *fit, const tenon_step_info *info)
+static void show_progress(tn_fit *fit, const tenon_step_info *info)
 {
-    tn_fit_report *r = fit->report;
-    const double now = tn_seconds(), share = (double)fit->state.done / (double)fit->steps;
-    const double each = (now - fit->started) / (double)(fit->state.done - r->first);
-    const double left = each * (double)(fit->steps - fit->state.done);
-    const int64_t seconds = left < 3599999 ? (int64_t)(left + 0.5) : 3599999;
-    char bar[BAR + 1];
-    if (now - r->drawn < 0.1 && fit->state.done < fit->steps) return;
-    for (int i = 0; i < BAR; i++)
-        bar[i] = i < (int)(share * BAR) ? '#' : '.';
-    bar[BAR] = 0;
-    fprintf(stderr, "\r%s %3d%%  step %" PRId64 "/%" PRId64 "  loss %.4g  gradient %.3g  rate %.3g", bar,
-            (int)(share * 100), fit->state.done, fit->steps, info->loss, info->gradient_norm, info->lr);
-    if (fit->state.validations) fprintf(stderr, "  validation %.4g", fit->state.last_val);
-    fprintf(stderr, "  %" PRId64 ":%02d:%02d left\033[K", seconds / 3600, (int)(seconds / 60 % 60),
-            (int)(seconds % 60));
-    fflush(stderr);
-    r->drawn = now;
+    char remark[160], validation[48] = "";
+    if (fit->state.validations) snprintf(validation, sizeof validation, "  validation %.4g", fit->state.last_val);
+    snprintf(remark, sizeof remark, "loss %.4g  gradient %.3g  rate %.3g%s", info->loss, info->gradient_norm, info->lr,
+             validation);
+    tn_progress_set(&fit->report->progress, fit->state.done, remark);
 }
 
 /* ---- events ---- */
@@ -104,14 +88,13 @@ bool tn_fit_report_open(tn_fit *fit, tenon_error *error)
     fit->report = calloc(1, sizeof *fit->report);
     if (!fit->report) return tn_error(error, "out of memory");
     if (tn_ranks_index() != 0) return true;
-    fit->report->shown = isatty(STDERR_FILENO) != 0;
-    fit->report->first = fit->state.done;
+    tn_progress_start(&fit->report->progress, "steps", fit->state.done, fit->steps);
     return !fit->given->log || open_log(fit, error);
 }
 
 bool tn_fit_report_step(tn_fit *fit, const tenon_step_info *info, tenon_error *error)
 {
-    if (fit->report->shown) draw(fit, info);
+    show_progress(fit, info);
     if (!fit->report->log) return true;
     const double epoch = (double)fit->state.done * (double)fit->images_a_step / (double)tn_fit_data_training(fit->data);
     return log_line(fit,
@@ -135,7 +118,7 @@ void tn_fit_report_close(tn_fit *fit)
 {
     tn_fit_report *r = fit->report;
     if (!r) return;
-    if (r->shown) fprintf(stderr, "\r\033[K");
+    tn_progress_end(&r->progress);
     if (r->log) fclose(r->log);
     free(r);
     fit->report = NULL;
@@ -181,9 +164,9 @@ int tn_fit_report_end(const tn_fit *fit)
     if (fit->stopped_early)
         printf("stopped early: no better validation in %" PRId64 " of them\n", fit->given->patience);
     fflush(stdout);
-    fprintf(stderr, "%s -> %s: %s steps of %s images in %.1f s on cpu (%s)", fit->given->start, fit->given->output,
-            tn_count_text(s->done), tn_count_text(fit->images_a_step), seconds_so_far(fit),
-            tenon_adapter_cpu(fit->adapter));
+    fprintf(stderr, "%s -> %s: %s steps of %s images in %.1f s on cpu (%s)", tn_name_text(fit->given->start),
+            tn_name_text(fit->given->output), tn_count_text(s->done), tn_count_text(fit->images_a_step),
+            seconds_so_far(fit), tenon_adapter_cpu(fit->adapter));
     if (tn_ranks_count() > 1) fprintf(stderr, ", %d ranks", tn_ranks_count());
     fprintf(stderr, "\n");
     return TN_EXIT_OK;

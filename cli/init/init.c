@@ -88,7 +88,7 @@ static int report(const tenon_adapter *adapter, const settings *given, tenon_dty
                                        "seed", seed_as_json(given->seed)));
     printf("%s %" PRId64 " -> %" PRId64 ": %s %s parameters, seed %" PRIu64 ", %s in %s\n",
            tenon_config_type(tenon_adapter_config(adapter)), given->in_dim, given->out_dim, tn_count_text(count),
-           tenon_dtype_name(dtype), given->seed, tn_bytes_text((double)bytes), given->output);
+           tenon_dtype_name(dtype), given->seed, tn_bytes_text((double)bytes), tn_name_text(given->output));
     return TN_EXIT_OK;
 }
 

@@ -75,7 +75,7 @@ static void list_tensors(const tenon_file *file, const char *path, bool json)
     int64_t count = tenon_file_num_tensors(file);
     json_t *list = json ? json_array() : NULL;
     if (!json)
-        printf("%s: %s, %" PRId64 " tensor%s, no connector\n", path, tenon_file_kind(file), count,
+        printf("%s: %s, %" PRId64 " tensor%s, no connector\n", tn_name_text(path), tenon_file_kind(file), count,
                count == 1 ? "" : "s");
     for (int64_t i = 0; i < count && (json || i < SHOWN); i++) {
         tenon_file_tensor tensor;
@@ -84,7 +84,8 @@ static void list_tensors(const tenon_file *file, const char *path, bool json)
         if (json)
             json_array_append_new(list, tensor_as_json(&tensor));
         else
-            printf("  %-48s %-6s %s\n", tensor.name, tensor.stored, tn_shape_text(tensor.ndim, tensor.shape));
+            printf("  %-48s %-6s %s\n", tn_name_text(tensor.name), tn_name_text(tensor.stored),
+                   tn_shape_text(tensor.ndim, tensor.shape));
     }
     if (!json && count > SHOWN) printf("  ... and %" PRId64 " more (--json lists all)\n", count - SHOWN);
     if (json)
@@ -188,11 +189,12 @@ static void print_text(const char *path, const tenon_adapter *adapter, const ten
     totals sum = sum_parameters(adapter);
     json_t *object = tn_json_config(config);
     char *text = object ? json_dumps(object, 0) : NULL;
-    printf("%s: %s, %" PRId64 " -> %" PRId64 "\n", path, tenon_config_type(config), tenon_adapter_in_dim(adapter),
-           tenon_adapter_out_dim(adapter));
-    printf("config      %s\n", text ? text : "-");
-    printf("parameters  %s, %.0f bytes (%s)\n", tn_count_text(sum.elements), sum.bytes, tn_bytes_text(sum.bytes));
-    if (found->used_prefix[0]) printf("prefix      %s\n", found->used_prefix);
+    printf("%s: %s, %" PRId64 " -> %" PRId64 "\n", tn_name_text(path), tenon_config_type(config),
+           tenon_adapter_in_dim(adapter), tenon_adapter_out_dim(adapter));
+    printf("config      ");
+    tn_print_safely(stdout, text ? text : "-");
+    printf("\nparameters  %s, %.0f bytes (%s)\n", tn_count_text(sum.elements), sum.bytes, tn_bytes_text(sum.bytes));
+    if (found->used_prefix[0]) printf("prefix      %s\n", tn_name_text(found->used_prefix));
     if (found->num_unused)
         printf("tensors     %" PRId64 " used, %" PRId64 " others in the file\n", found->num_used, found->num_unused);
     print_layers(adapter);

@@ -16,8 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_THREADS = 4096 };
-
 typedef struct settings {
     tn_model_settings model;
     const char *output;
@@ -253,7 +251,7 @@ static bool run_file(const tn_run_setup *setup, tn_run_job *job, tn_folder_resul
     tn_job_close(job);
     kinds[job->kind]++;
     if (!tn_check_kinds(setup, job->paths[TN_FEATURES], kinds, error)) return false;
-    tn_progress_start(setup->progress, job->images);
+    tn_progress_start(setup->progress, "images", 0, job->images);
     bool good = tn_pipeline_run(setup, job, 1, &result->totals, error);
     tn_progress_end(setup->progress);
     if (good && job->problem) good = tn_error(error, "%s", job->problem);
@@ -286,13 +284,10 @@ static int check_settings(const tn_command *command, const settings *given, teno
 {
     tenon_error error;
     if (!given->output) return tn_usage(command, "run needs -o TOKENS, where to write");
-    if (given->threads > MOST_THREADS)
-        return tn_usage(command, "--threads is at most %d (got %" PRId64 ")", MOST_THREADS, given->threads);
+    int code = tn_check_most(command, "threads", given->threads, TN_MOST_THREADS);
+    if (code >= 0) return code;
     if (given->dtype && tenon_dtype_from_name(given->dtype, dtype, &error) != TENON_OK)
         return tn_usage(command, "%s", error.message);
-    if (given->device && strcmp(given->device, "cpu") != 0)
-        return tn_failed("--device %s: this build of tenon has no such device; leave it out to compute on the cpu",
-                         given->device);
     return -1;
 }
 
@@ -321,7 +316,7 @@ static int run_model(const tn_command *command, const settings *given, const cha
 {
     const char *model = words[0], *features = words[1];
     tenon_error error;
-    tn_progress progress = {.shown = false};
+    tn_progress progress = {.kind = TN_PROGRESS_NONE};
     tn_run_outcome out = {.features = features, .output = given->output};
     double started = tn_seconds();
     tenon_adapter *adapter = NULL;

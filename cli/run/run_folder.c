@@ -310,7 +310,7 @@ static bool run_jobs(plan *p, tn_folder_result *result, tenon_error *error)
     tenon_error late;
     p->setup->finished = record;
     p->setup->context = p;
-    if (tn_ranks_index() == 0) tn_progress_start(p->setup->progress, p->images);
+    if (tn_ranks_index() == 0) tn_progress_start(p->setup->progress, "images", 0, p->images);
     bool good = tn_pipeline_run(p->setup, p->jobs, p->num_jobs, &totals, error);
     tn_progress_end(p->setup->progress);
     add_totals(&result->totals, &totals);

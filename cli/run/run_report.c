@@ -58,7 +58,7 @@ static void print_findings(const tn_run_setup *setup, const tn_run_outcome *out)
 static void report_text(const tn_run_setup *setup, const tn_run_outcome *out)
 {
     const tn_run_totals *totals = &out->result.totals;
-    fprintf(stderr, "%s -> %s: ", out->features, out->output);
+    fprintf(stderr, "%s -> %s: ", tn_name_text(out->features), tn_name_text(out->output));
     if (out->is_folder) fprintf(stderr, "%zu shards done, %zu skipped, ", out->result.done, out->result.skipped);
     fprintf(stderr, "%s image%s, %s tokens of width %" PRId64 " in %s on cpu (%s)", tn_count_text(totals->images),
             totals->images == 1 ? "" : "s", tn_count_text(totals->tokens), setup->out_dim,

@@ -69,13 +69,25 @@ typedef enum tenon_status {
 
 #define TENON_ERROR_SIZE 4096
 
-/* Where a failed call leaves its sentence. The caller owns it; a successful call does not touch it. */
+/* Where a failed call leaves its sentence. The caller owns it; a successful call does not touch it. Fields of configs,
+ * calls and option structs are named in backquotes, with a value where one is suggested: `prefix_tokens=1`. A program
+ * that has other names for them (the command has --prefix-tokens) puts its own there. */
 typedef struct tenon_error {
     char message[TENON_ERROR_SIZE];
 } tenon_error;
 
 /* "invalid", "not found", ...; "unknown status" for any other number. */
 TENON_API const char *tenon_status_name(tenon_status status);
+
+/* Makes text of unknown origin (a tensor's name, a path) safe to print: writes its `length` bytes to `shown`, which
+ * holds `capacity` bytes, at least 32, with the final NUL. Printable UTF-8 stays as it is. Control, invisible and
+ * direction-changing characters, bytes that are not UTF-8, backslashes and backquotes become \x1b, \u202e or
+ * \U000e0041. Text that does not fit is cut in the middle: "abc...xyz". Returns the bytes written, without the NUL.
+ * Messages of the library are made so already. */
+TENON_API size_t tenon_quote(char *shown, size_t capacity, const char *text, size_t length);
+
+/* "Did you mean": the one of `count` known names that is nearest to a misspelt one; NULL when none is near. */
+TENON_API const char *tenon_nearest_name(const char *name, const char *const *names, size_t count);
 
 /* ---- 2. dtypes and tensors -------------------------------------------------------------------------------------- */
 
@@ -237,6 +249,10 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_find_adapter(const char *name, ten
 /* Copies up to `capacity` type names, sorted, into `names` and returns how many there are. The strings live for the
  * rest of the process. */
 TENON_API size_t tenon_list_adapters(const char **names, size_t capacity);
+
+/* Does a registered type have this config option: does its builder read it, or is it "prefix_tokens"? False for an
+ * unknown type. */
+TENON_API bool tenon_type_has_option(const char *name, const char *option);
 
 /* What the layers of a registered type say: does it pool the patch grid, and does it by default refuse a grid that its
  * window does not divide? Both are false for an unknown name. */
@@ -505,6 +521,10 @@ TENON_API void tenon_prepare_options_init(tenon_prepare_options *options);
  * "baseline,neon". */
 TENON_API const char *tenon_cpu_levels(void);
 
+/* What tenon_adapter_prepare makes of a level's name (NULL: TENON_CPU, else the best): *level (may be NULL) is that
+ * level, or the best one below it that this machine can run. TENON_INVALID: this build has no level of that name. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_find_cpu_level(const char *name, const char **level, tenon_error *error);
+
 /* The level that the adapter is prepared for; NULL when it is not prepared. */
 TENON_API const char *tenon_adapter_cpu(const tenon_adapter *adapter);
 
@@ -582,6 +602,7 @@ typedef struct tenon_file tenon_file;
 typedef struct tenon_file_options {
     size_t size;
     bool npy_bfloat16; /* read an npy array of uint16, or of ml_dtypes' two bytes of void, as bfloat16 */
+    bool keep_f64;     /* deliver stored f64 as f64, instead of narrowing it to f32 */
 } tenon_file_options;
 
 TENON_API void tenon_file_options_init(tenon_file_options *options);
@@ -613,9 +634,9 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_index_tensor(const tenon_index *in
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_beside(const char *path, const char *name, char *found,
                                                           size_t capacity, tenon_error *error);
 
-/* A tensor of the file. `dtype` is what tenon_file_read delivers: f32 for stored f64 (narrowed) and 8-bit floats
- * (widened), the stored dtype in the machine's byte order otherwise; kDLOpaqueHandle for what it does not read. The
- * strings and the shape live as long as the file. */
+/* A tensor of the file. `dtype` is what tenon_file_read delivers: f32 for stored f64 (narrowed unless the file
+ * was opened with keep_f64) and 8-bit floats (widened), the stored dtype in the machine's byte order otherwise;
+ * kDLOpaqueHandle for what it does not read. The strings and the shape live as long as the file. */
 struct tenon_file_tensor {
     size_t size;
     const char *name;   /* "" for npy */

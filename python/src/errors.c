@@ -52,12 +52,16 @@ static PyObject *replaced(PyObject *text, const char *from, const char *to)
     return made;
 }
 
-/* The library's sentence with Python's names, as its functions are methods here. A path or a name in it need not be
- * UTF-8. NULL with an exception. */
+/* The library's sentence with Python's names: its functions are methods here, and the backquotes that mark names of
+ * fields for programs that call them otherwise are left out. A path or a name in it need not be UTF-8. NULL with an
+ * exception. */
 static PyObject *read_sentence(const char *message)
 {
-    return replaced(PyUnicode_DecodeUTF8(message, (Py_ssize_t)strlen(message), "backslashreplace"), "tenon_adapter_",
-                    "Adapter.");
+    char plain[TENON_ERROR_SIZE];
+    size_t length = 0;
+    for (const char *c = message; *c != '\0'; c++)
+        if (*c != '`') plain[length++] = *c;
+    return replaced(PyUnicode_DecodeUTF8(plain, (Py_ssize_t)length, "backslashreplace"), "tenon_adapter_", "Adapter.");
 }
 
 /* Steals `sentence`, which may be NULL with an exception. */

@@ -38,7 +38,7 @@ tenon_status tenon_adapter_new(const tenon_config *config, int64_t in_dim, int64
         return tn_fail(error, TENON_INVALID, "tenon_adapter_new: config or adapter is NULL");
     }
     if (in_dim <= 0 || out_dim <= 0) {
-        return tn_fail(error, TENON_INVALID, "in_dim and out_dim must be positive (got %lld and %lld)",
+        return tn_fail(error, TENON_INVALID, "`in_dim` and `out_dim` must be positive (got %lld and %lld)",
                        (long long)in_dim, (long long)out_dim);
     }
     tenon_allocator own;

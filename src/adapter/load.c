@@ -155,7 +155,7 @@ static tenon_status find_json(const checkpoint *c, const tenon_load_options *set
     if (*json == NULL && c->file != NULL) *json = tenon_file_metadata(c->file, TN_METADATA_CONFIG);
     if (*json != NULL) return TENON_OK;
     return tn_fail(error, TENON_NOT_FOUND,
-                   "%s carries no adapter config (metadata '%s'); give one in `config_json`, for example "
+                   "%s carries no adapter config (metadata '%s'); give one with `config`, for example "
                    "{\"type\": \"mlp_2layer\"}",
                    c->source.text, TN_METADATA_CONFIG);
 }

@@ -193,8 +193,16 @@ tenon_status tn_find_table(const char *level, const tn_ops **ops, tenon_error *e
     if (level != NULL && level[0] == '\0') level = NULL;
     *ops = tn_cpu_find(level);
     if (*ops != NULL) return TENON_OK;
-    return tn_fail(error, TENON_INVALID, "unknown CPU level '%s'%s; this machine has %s", tn_quote(level).text,
-                   from_environment ? " in TENON_CPU" : "", tenon_cpu_levels());
+    return tn_fail(error, TENON_INVALID, "%s '%s' is not a CPU level of this machine; it has %s",
+                   from_environment ? "TENON_CPU" : "`cpu`", tn_quote(level).text, tenon_cpu_levels());
+}
+
+tenon_status tenon_find_cpu_level(const char *name, const char **level, tenon_error *error)
+{
+    const tn_ops *ops;
+    TN_TRY(tn_find_table(name, &ops, error));
+    if (level != NULL) *level = ops->name;
+    return TENON_OK;
 }
 
 tenon_status tenon_adapter_prepare(tenon_adapter *adapter, const tenon_prepare_options *options, tenon_error *error)

@@ -40,17 +40,18 @@ static tenon_status check_field(const struct field *field, const tn_option *valu
     tn_act act;
     tn_ragged ragged;
     if (value->kind != field->kind) {
-        return tn_fail(error, TENON_INVALID, "%s is %s; expected %s", field->name, tn_option_kind_name(value->kind),
+        return tn_fail(error, TENON_INVALID, "`%s` is %s; expected %s", field->name, tn_option_kind_name(value->kind),
                        tn_option_kind_name(field->kind));
     }
     switch (field->check) {
     case NOT_NEGATIVE:
         if (value->integer >= 0) return TENON_OK;
-        return tn_fail(error, TENON_INVALID, "%s must not be negative (got %lld)", field->name,
+        return tn_fail(error, TENON_INVALID, "`%s` must not be negative (got %lld)", field->name,
                        (long long)value->integer);
     case POSITIVE:
         if (value->integer > 0) return TENON_OK;
-        return tn_fail(error, TENON_INVALID, "%s must be positive (got %lld)", field->name, (long long)value->integer);
+        return tn_fail(error, TENON_INVALID, "`%s` must be positive (got %lld)", field->name,
+                       (long long)value->integer);
     case ACTIVATION:
         return tn_act_from_name(value->string, &act, error);
     case RAGGED:
@@ -181,6 +182,30 @@ tenon_status tenon_config_get_string(const tenon_config *config, const char *nam
     return TENON_OK;
 }
 
+/* The known name that is nearest to `name`, among all that a config of this type may have; NULL: none is near. */
+static const char *find_nearest(const char *name, const tn_options *read)
+{
+    enum { most = 64 };
+    const char *known[most + 4] = {"prefix_tokens", "type", "in_dim", "out_dim"};
+    size_t count = 4;
+    for (size_t i = 0; i < read->count && i < most; i++)
+        known[count++] = read->items[i].name;
+    return tenon_nearest_name(name, known, count);
+}
+
+static tenon_status fail_unknown(const tenon_config *config, const char *name, const tn_options *read,
+                                 tenon_error *error)
+{
+    char list[1024] = "", hint[160] = "";
+    tn_text text = {list, sizeof list, 0}, advice = {hint, sizeof hint, 0};
+    const char *nearest = find_nearest(name, read);
+    if (nearest != NULL) tn_text_add(&advice, " (did you mean '%s'?)", nearest);
+    for (size_t i = 0; i < read->count; i++)
+        tn_text_add(&text, "%s, ", read->items[i].name);
+    return tn_fail(error, TENON_INVALID, "adapter type '%s' has no option '%s'%s; its options are %sprefix_tokens",
+                   config->type, tn_quote(name).text, hint, list);
+}
+
 /* An option that the builder did not read is a mistake, except for the fields that every config carries. */
 static tenon_status check_all_read(const tenon_config *config, const tn_options *read, tenon_error *error)
 {
@@ -188,12 +213,7 @@ static tenon_status check_all_read(const tenon_config *config, const tn_options 
         const char *name = config->options.items[i].name;
         const struct field *field = find_field(name);
         if (tn_options_find(read, name) != NULL || (field != NULL && field->carried)) continue;
-        char names[256] = "";
-        tn_text text = {names, sizeof names, 0};
-        for (size_t j = 0; j < read->count; j++)
-            tn_text_add(&text, "%s, ", read->items[j].name);
-        return tn_fail(error, TENON_INVALID, "adapter type '%s' has no option '%s'; it has %sprefix_tokens",
-                       config->type, tn_quote(name).text, names);
+        return fail_unknown(config, name, read, error);
     }
     return TENON_OK;
 }
@@ -260,6 +280,19 @@ static bool is_pool(const tn_window_rule *rule)
 static bool rejects_ragged(const tn_window_rule *rule)
 {
     return rule->is_pool && rule->ragged == TN_RAGGED_REJECT;
+}
+
+bool tenon_type_has_option(const char *name, const char *option)
+{
+    tenon_config *config = NULL;
+    tn_graph *graph = NULL;
+    tn_options read = {NULL, 0};
+    if (name == NULL || option == NULL || tenon_config_new(name, &config, NULL) != TENON_OK) return false;
+    if (tn_config_graph(config, 0, 0, &read, &graph, NULL) == TENON_OK) tn_graph_free(graph);
+    const bool has = tn_options_find(&read, option) != NULL || strcmp(option, "prefix_tokens") == 0;
+    tn_options_free(&read);
+    tenon_config_free(config);
+    return has;
 }
 
 bool tenon_type_pools(const char *name)

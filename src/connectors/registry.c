@@ -46,6 +46,19 @@ static void insert_locked(row *added)
     *link = added;
 }
 
+static tenon_status fail_unknown(const char *name, const char *list, tenon_error *error)
+{
+    enum { most = 256 };
+    const char *known[most];
+    char hint[160] = "";
+    tn_text text = {hint, sizeof hint, 0};
+    const size_t count = tenon_list_adapters(known, most);
+    const char *nearest = tenon_nearest_name(name, known, count < most ? count : most);
+    if (nearest != NULL) tn_text_add(&text, " (did you mean '%s'?)", nearest);
+    return tn_fail(error, TENON_NOT_FOUND, "unknown adapter type '%s'%s; registered types: %s", tn_quote(name).text,
+                   hint, list);
+}
+
 tenon_status tn_registry_find(const char *name, tn_recipe *recipe, tenon_error *error)
 {
     char names[1024] = "";
@@ -58,8 +71,7 @@ tenon_status tn_registry_find(const char *name, tn_recipe *recipe, tenon_error *
     for (const row *r = first; r != NULL; r = r->next) {
         tn_text_add(&text, "%s%s", text.length > 0 ? ", " : "", r->name);
     }
-    return tn_fail(error, TENON_NOT_FOUND, "unknown adapter type '%s'; registered types: %s", tn_quote(name).text,
-                   names);
+    return fail_unknown(name, names, error);
 }
 
 tenon_status tenon_find_adapter(const char *name, tenon_error *error)

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Status names, sentences, and quoting of names that come from files. */
+/* Status names and sentences; quote.c quotes what comes from files. */
 #include "core/error.h"
 
 #include <stdio.h>
-#include <string.h>
 
 const char *tenon_status_name(tenon_status status)
 {
@@ -52,28 +51,6 @@ tenon_status tn_fail(tenon_error *error, tenon_status status, const char *format
     tn_fail_v(error, status, format, args);
     va_end(args);
     return status;
-}
-
-tn_quoted tn_quote_bytes(const void *bytes, size_t size)
-{
-    tn_quoted quoted;
-    const unsigned char *in = bytes;
-    const size_t limit = sizeof quoted.text - sizeof "\\xff...";
-    size_t out = 0, i = 0;
-    for (; i < size && out <= limit - sizeof "\\xff"; i++) {
-        if (in[i] >= 0x20 && in[i] < 0x7f && in[i] != '\\') {
-            quoted.text[out++] = (char)in[i];
-        } else {
-            out += (size_t)snprintf(quoted.text + out, sizeof quoted.text - out, "\\x%02x", in[i]);
-        }
-    }
-    strcpy(quoted.text + out, i < size ? "..." : "");
-    return quoted;
-}
-
-tn_quoted tn_quote(const char *text)
-{
-    return tn_quote_bytes(text, strlen(text));
 }
 
 void tn_text_add(tn_text *text, const char *format, ...)

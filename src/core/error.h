@@ -6,7 +6,9 @@
 #include "tenon/tenon.h"
 #include <stdarg.h>
 
-/* Writes the sentence (cut to fit) and returns `status`, so that a caller can `return tn_fail(...)`. */
+/* Writes the sentence (cut to fit), in which a field of a config, call or struct of options is written `field` or
+ * `field=value`: the command puts its own option there. Returns `status`, so that a caller can "return tn_fail(...)".
+ */
 tenon_status tn_fail(tenon_error *error, tenon_status status, const char *format, ...) TENON_PRINTF(3, 4);
 tenon_status tn_fail_v(tenon_error *error, tenon_status status, const char *format, va_list args);
 
@@ -17,9 +19,9 @@ tenon_status tn_fail_v(tenon_error *error, tenon_status status, const char *form
         if (tn_try_status != TENON_OK) return tn_try_status;                                                           \
     } while (0)
 
-/* A name from outside, made safe to print: control and non-ASCII bytes escaped, cut after about 80 characters. */
+/* A name from outside, made safe to print and cut to fit, see tenon_quote. */
 typedef struct tn_quoted {
-    char text[128];
+    char text[256];
 } tn_quoted;
 tn_quoted tn_quote(const char *text);
 tn_quoted tn_quote_bytes(const void *bytes, size_t size);

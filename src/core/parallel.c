@@ -110,7 +110,7 @@ tenon_status tn_parallel_init(tn_parallel *parallel, int threads, const tenon_ex
 {
     learn_most_threads();
     if (threads < 0 || threads > max_workers) {
-        return tn_fail(error, TENON_INVALID, "threads is %d; expected 0 (automatic) to %d", threads, max_workers);
+        return tn_fail(error, TENON_INVALID, "`threads` is %d; expected 0 (automatic) to %d", threads, max_workers);
     }
     if (executor == NULL) {
         int workers = threads;

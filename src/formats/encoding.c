@@ -84,6 +84,7 @@ static const tn_encoding encodings[] = {
 enum { num_encodings = sizeof encodings / sizeof encodings[0] };
 
 const tn_encoding tn_encoding_unknown = {NULL, NULL, 0, {kDLOpaqueHandle, 8, 1}, NULL};
+const tn_encoding tn_encoding_f64 = {"F64", "f8", 64, {kDLFloat, 64, 1}, NULL};
 const tn_encoding tn_encoding_npy_bfloat16 = {NULL, "u2", 16, {kDLBfloat, 16, 1}, NULL};
 
 static bool same(const char *known, const char *name, size_t length)

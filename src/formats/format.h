@@ -49,6 +49,9 @@ extern const tn_encoding tn_encoding_unknown;
 /* bfloat16 as npy stores it: under the name of uint16, or as ml_dtypes saves it, two bytes of void. */
 extern const tn_encoding tn_encoding_npy_bfloat16;
 
+/* f64 that is delivered as it is. */
+extern const tn_encoding tn_encoding_f64;
+
 /* Reverses the bytes of each element. */
 void tn_swap_bytes(void *data, size_t element, size_t count);
 bool tn_host_is_big_endian(void);
@@ -87,7 +90,7 @@ struct tenon_file {
     tn_absent_shard *absent;
     int64_t num_absent;
     bool is_folder; /* the path is a folder's, so that the file to read was chosen for the caller */
-    bool npy_bfloat16;
+    bool npy_bfloat16, keep_f64;
 };
 
 /* Gives the file an input. It owns the input from the call on, even when the call fails. */

@@ -61,7 +61,7 @@ static tenon_status take_entries(index_reader *r, const tenon_file *part, const 
 
 static tenon_status note_not_found(const index_reader *r, const char *shard, tenon_error *error)
 {
-    char reason[256] = "was not found beside the index; download it";
+    char reason[512] = "was not found beside the index; download it";
     char *end = tn_path_follow(tn_input_path(r->input));
     if (end != NULL) {
         snprintf(reason, sizeof reason,

@@ -12,6 +12,15 @@ void tenon_file_options_init(tenon_file_options *options)
     *options = (tenon_file_options){.size = sizeof *options};
 }
 
+static void keep_f64(tenon_file *file)
+{
+    for (int64_t i = 0; i < file->num_entries; i++) {
+        const char *name = file->entries[i].encoding->safetensors;
+        if (name != NULL && strcmp(name, tn_encoding_f64.safetensors) == 0)
+            file->entries[i].encoding = &tn_encoding_f64;
+    }
+}
+
 /* The file owns the input, whatever comes of it. */
 static tenon_status open_input(tenon_file *file, tn_input *input, tenon_error *error)
 {
@@ -21,6 +30,7 @@ static tenon_status open_input(tenon_file *file, tn_input *input, tenon_error *e
     const tn_kind *kind = tn_identify(&head);
     if (kind->open == NULL) return tn_refuse(kind, tn_input_path(input), &head, error);
     TN_TRY(kind->open(file, input, error));
+    if (file->keep_f64) keep_f64(file);
     return tn_file_sort_names(file, error);
 }
 
@@ -65,6 +75,7 @@ static tenon_status make_file(const char *path, const tenon_file_options *option
     }
     made->path = copy;
     made->npy_bfloat16 = settings.npy_bfloat16;
+    made->keep_f64 = settings.keep_f64;
     *file = made;
     return TENON_OK;
 }

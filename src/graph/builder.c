@@ -366,7 +366,7 @@ tenon_status tn_ragged_from_name(const char *name, tn_ragged *ragged, tenon_erro
             return TENON_OK;
         }
     }
-    return tn_fail(error, TENON_INVALID, "unknown ragged '%s'; options: reject, partial, drop", tn_quote(name).text);
+    return tn_fail(error, TENON_INVALID, "unknown `ragged` '%s'; options: reject, partial, drop", tn_quote(name).text);
 }
 
 static bool same_windows(const tn_space *a, const tn_space *b)
@@ -383,7 +383,7 @@ int tn_builder_windows(tenon_builder *builder, int parent, int64_t side, const c
     if (ragged == NULL) {
         tenon_builder_fail(builder, "adapter type '%s' has a window layer whose ragged is NULL", builder->build->type);
     } else if (side <= 0) {
-        tenon_builder_fail(builder, "pool_window must be positive (got %lld)", (long long)side);
+        tenon_builder_fail(builder, "`pool_window` must be positive (got %lld)", (long long)side);
     } else if (tn_ragged_from_name(ragged, &space.windows.ragged, &error) != TENON_OK) {
         tenon_builder_fail(builder, "%s", error.message);
     } else if (builder->graph->spaces[parent].kind == TN_SPACE_SHARED) {
@@ -531,7 +531,7 @@ static void check_graph(tenon_builder *builder)
     if (tn_builder_failed(builder)) return;
     const int64_t made = graph->values[graph->outputs[0].value].width;
     if (builder->build->out_dim > 0 && made != builder->build->out_dim) {
-        tenon_builder_fail(builder, "adapter type '%s' makes tokens of width %lld; expected out_dim %lld",
+        tenon_builder_fail(builder, "adapter type '%s' makes tokens of width %lld; expected `out_dim` %lld",
                            builder->build->type, (long long)made, (long long)builder->build->out_dim);
         return;
     }

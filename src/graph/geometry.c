@@ -52,18 +52,18 @@ static tenon_status no_square(int64_t patches, int64_t prefix_tokens, tenon_erro
     char taken[64] = "", hint[160] = "";
     tn_text text = {taken, sizeof taken, 0}, advice = {hint, sizeof hint, 0};
     if (prefix_tokens > 0) {
-        tn_text_add(&text, " less prefix_tokens=%lld, which is %lld,", (long long)prefix_tokens, (long long)patches);
+        tn_text_add(&text, " less `prefix_tokens=%lld`, which is %lld,", (long long)prefix_tokens, (long long)patches);
     }
     for (int64_t fit = 0; fit < prefix_tokens + most_registers && fit < patches + prefix_tokens; fit++) {
         const int64_t rest = patches + prefix_tokens - fit, side = tn_isqrt(rest);
         if (side * side != rest) continue;
-        tn_text_add(&advice, " prefix_tokens=%lld would leave %lldx%lld patches.", (long long)fit, (long long)side,
+        tn_text_add(&advice, " `prefix_tokens=%lld` would leave %lldx%lld patches.", (long long)fit, (long long)side,
                     (long long)side);
         break;
     }
     return tn_fail(error, TENON_INVALID,
                    "pooling requires a square patch grid, but num_tokens=%lld%s is not a perfect square. Use a vision "
-                   "encoder that strips any CLS token so the patch tokens form a square grid. Or give the grid.%s",
+                   "encoder that strips any CLS token so the patch tokens form a square grid. Or set `grid`.%s",
                    (long long)(patches + prefix_tokens), taken, hint);
 }
 
@@ -84,8 +84,8 @@ static tenon_status find_grid(const tn_extents *extents, int64_t prefix_tokens, 
         return TENON_OK;
     }
     if (height == TENON_UNSET || width == TENON_UNSET) {
-        return tn_fail(error, TENON_INVALID, "a grid needs both its height and its width; the %s is not set",
-                       height == TENON_UNSET ? "height" : "width");
+        return tn_fail(error, TENON_INVALID, "a grid needs both its height and its width; `%s` is not set",
+                       height == TENON_UNSET ? "grid_height" : "grid_width");
     }
     if (height <= 0 || width <= 0 || !tn_mul_i64(height, width, &cells) || cells > INT64_MAX - prefix_tokens) {
         return tn_fail(error, TENON_INVALID, "grid %lldx%lld: %s", (long long)height, (long long)width,
@@ -95,7 +95,7 @@ static tenon_status find_grid(const tn_extents *extents, int64_t prefix_tokens, 
     *shape = (tn_shape){1, height, width};
     if (cells == patches) return TENON_OK;
     return tn_fail(error, TENON_MISMATCH,
-                   "grid %lldx%lld with prefix_tokens=%lld takes %lld + %lld = %lld tokens, but num_tokens=%lld",
+                   "grid %lldx%lld with `prefix_tokens=%lld` takes %lld + %lld = %lld tokens, but num_tokens=%lld",
                    (long long)height, (long long)width, (long long)prefix_tokens, (long long)prefix_tokens,
                    (long long)cells, (long long)(prefix_tokens + cells), (long long)extents->tokens);
 }
@@ -122,11 +122,11 @@ static tenon_status uniform_features(const tn_graph *graph, const tn_extents *ex
                        (long long)extents->tokens);
     }
     if (extents->tokens < graph->prefix_tokens || (needed && extents->tokens == graph->prefix_tokens)) {
-        return tn_fail(error, TENON_INVALID, "num_tokens=%lld leaves no patches after prefix_tokens=%lld",
+        return tn_fail(error, TENON_INVALID, "num_tokens=%lld leaves no patches after `prefix_tokens=%lld`",
                        (long long)extents->tokens, (long long)graph->prefix_tokens);
     }
     if (extents->window != TENON_UNSET && extents->window <= 0) {
-        return tn_fail(error, TENON_INVALID, "pool_window must be positive (got %lld)", (long long)extents->window);
+        return tn_fail(error, TENON_INVALID, "`pool_window` must be positive (got %lld)", (long long)extents->window);
     }
     if (needed || given) return find_grid(extents, graph->prefix_tokens, shape, error);
     *shape = (tn_shape){1, extents->tokens - graph->prefix_tokens, 1};
@@ -155,12 +155,12 @@ tenon_status tn_tile(tn_tiling *tiling, const tn_window_rule *rule, int64_t wind
                      bool whole, tenon_error *error)
 {
     const int64_t side = rule->is_pool && window != TENON_UNSET ? window : rule->side;
-    if (side <= 0) return tn_fail(error, TENON_INVALID, "pool_window must be positive (got %lld)", (long long)side);
+    if (side <= 0) return tn_fail(error, TENON_INVALID, "`pool_window` must be positive (got %lld)", (long long)side);
     if (rule->ragged == TN_RAGGED_REJECT && (height % side != 0 || width % side != 0)) {
         return tn_fail(error, TENON_INVALID,
                        "this pooling connector requires the patch grid (%lldx%lld) be divisible by the pool window "
                        "(%lld); got a ragged grid (num_tokens=%lld). Use avgpool for ragged grids, or pick a divisible "
-                       "window. Or set ragged to 'partial'.",
+                       "window. Or set `ragged=partial`.",
                        (long long)height, (long long)width, (long long)side, (long long)(height * width));
     }
     const bool drop = rule->ragged == TN_RAGGED_DROP;
@@ -177,7 +177,7 @@ tenon_status tn_tile(tn_tiling *tiling, const tn_window_rule *rule, int64_t wind
     }
     if (tiling->out_height == 0 || tiling->out_width == 0) {
         return tn_fail(error, TENON_INVALID,
-                       "a window of %lld with ragged='drop' leaves no token of a %lldx%lld grid; pick a smaller window",
+                       "a window of %lld with `ragged=drop` leaves no token of a %lldx%lld grid; pick a smaller window",
                        (long long)side, (long long)height, (long long)width);
     }
     return TENON_OK;

@@ -36,10 +36,10 @@ int tenon_window_attention(tenon_builder *builder, const char *name, int64_t hea
     if (layer == NULL) return -1;
     window_attention *own = layer->own;
     if (heads <= 0) {
-        tenon_builder_fail(builder, "pool_heads must be positive (got %lld)", (long long)heads);
+        tenon_builder_fail(builder, "`pool_heads` must be positive (got %lld)", (long long)heads);
     } else if (layer->in_dim % heads != 0) {
-        tenon_builder_fail(builder, "in_dim (%lld) must be divisible by pool_heads (%lld)", (long long)layer->in_dim,
-                           (long long)heads);
+        tenon_builder_fail(builder, "`in_dim` (%lld) must be divisible by `pool_heads` (%lld)",
+                           (long long)layer->in_dim, (long long)heads);
     }
     own->heads = heads;
     own->has_bias = (flags & TENON_BIAS) != 0;

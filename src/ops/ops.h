@@ -235,8 +235,8 @@ struct tn_ops {
 /* The CPU tables of this build that this machine can run, lowest level first, ended by NULL. */
 const tn_ops *const *tn_cpu_tables(void);
 
-/* The table of the level `name`, or of the best level up to it that this machine has; NULL name: the best. NULL: there
- * is no such level in any build (the caller lists tn_cpu_tables). */
+/* The table of the level `name`, or of the best level up to it that this machine has; NULL name: the best. NULL: this
+ * build has no such level (the caller lists tn_cpu_tables). */
 const tn_ops *tn_cpu_find(const char *name);
 
 #endif

@@ -28,7 +28,7 @@ void tenon_trainer_options_init(tenon_trainer_options *options)
 static tenon_status check_number(const char *name, double value, double low, double high, tenon_error *error)
 {
     if (value >= low && value < high) return TENON_OK;
-    return tn_fail(error, TENON_INVALID, "%s must be from %g to below %g (got %g)", name, low, high, value);
+    return tn_fail(error, TENON_INVALID, "`%s` must be from %g to below %g (got %g)", name, low, high, value);
 }
 
 /* A gradient that is exactly zero leaves moments of zero, and the step is then 0 / eps; it is taken in f32. */
@@ -55,10 +55,11 @@ static tenon_status check_options(const tenon_trainer_options *o, tenon_error *e
     TN_TRY(check_number("weight_decay", o->weight_decay, 0, INFINITY, error));
     TN_TRY(check_number("clip", o->clip, 0, INFINITY, error));
     if (o->min_lr > o->lr) {
-        return tn_fail(error, TENON_INVALID, "min_lr %g is above lr %g; it is where the rate ends", o->min_lr, o->lr);
+        return tn_fail(error, TENON_INVALID, "`min_lr` (%g), at which the schedule ends, is above `lr` (%g)", o->min_lr,
+                       o->lr);
     }
     if (o->warmup < 0 || o->steps < 0 || (o->steps > 0 && o->warmup > o->steps)) {
-        return tn_fail(error, TENON_INVALID, "a warm-up of %lld steps does not fit a run of %lld", (long long)o->warmup,
+        return tn_fail(error, TENON_INVALID, "`warmup` of %lld steps does not fit a run of %lld", (long long)o->warmup,
                        (long long)o->steps);
     }
     return TENON_OK;

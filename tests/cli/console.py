@@ -22,7 +22,7 @@ VARYING = [
     (r"\bbaseline[,\w]*", "LEVELS"),
     (r"[0-9.]+ [KM]iB$", "WORKSPACE"),
     (r"\b\d\.\d{4,}(e-\d+)?|\b\d\.\d+e-\d+", "NUMBER"),
-    (r"in token \[.*\]", "in token [INDEX]"),
+    (r"in row \[[\d, ]*\]", "in row [INDEX]"),
     (r"[ \t]+", " "),
 ]
 

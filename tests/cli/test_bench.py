@@ -31,11 +31,30 @@ def test_text(tenon, model):
     assert [line.split()[0] for line in text.splitlines()[1:]] == ["time", "arithmetic", "weights", "workspace"]
 
 
+@pytest.mark.parametrize("threads", [4097, 99999999999])
+def test_C27_threads_are_named_by_their_option(tenon, model, threads):
+    said = tenon("bench", model, "--tokens", 36, "--threads", threads, code=2).err
+    assert f"--threads is at most 4096 (got {threads})" in said
+
+
+def test_C28_levels_of_other_machines_are_refused(tenon, model):
+    levels = tenon("--print-values", "levels").out.split()
+    other = "avx512" if "neon" in levels else "neon"
+    for words in (["bench", model, "--tokens", 36], ["run", model, "x.npy", "-o", "y.npy"]):
+        said = tenon(*words, "--cpu", other, code=2).err
+        assert f"--cpu '{other}' is not a CPU level of this machine; it has {','.join(levels)}" in said
+    assert f"TENON_CPU '{other}'" in tenon("bench", model, "--tokens", 36, env={"TENON_CPU": other}, code=1).err
+    # A level that this machine lacks is the best one below it.
+    if "neon" not in levels:
+        assert tenon("bench", model, "--tokens", 36, "--repeat", 1, "--cpu", "avx512", "--json").json["level"] in levels
+
+
 def test_what_it_refuses(tenon, model):
     assert "--tokens" in tenon("bench", model, code=2).err
     assert "f64" in tenon("bench", model, "--tokens", 36, "--dtype", "f64", code=2).err
     assert "37" in tenon("bench", model, "--tokens", 37, code=1).err
     assert "--repeat" in tenon("bench", model, "--tokens", 36, "--repeat", 5000, code=2).err
+    assert "(did you mean --window?)" in tenon("bench", model, "--windw", 3, code=2).err
     huge = tenon("bench", model, "--tokens", 10**16, "--batch", 10**9, code=1).err
     assert "too large" in huge or "memory" in huge
     assert "missing.safetensors" in tenon("bench", model.parent / "missing.safetensors", "--tokens", 36, code=1).err

@@ -67,10 +67,11 @@ def test_help_and_version(tenon):
     assert tenon("--help").out == overview
     assert re.match(r"tenon \d+\.\d+\.\d+ ", tenon("--version").out)
     assert "subcommand" in tenon(code=2).err
-    result = tenon("runn", code=2)
-    assert "'runn'" in result.err and "compare" in result.err
-    tenon("help", "runn", code=2)
-    tenon("--frobnicate", code=2)
+    for words in (["runn"], ["help", "runn"]):
+        assert "unknown subcommand 'runn' (did you mean 'run'?)" in tenon(*words, code=2).err
+    assert "the subcommands are tokens, init, inspect" in tenon("explain", code=2).err
+    assert "unknown option '--verison' (did you mean --version?)" in tenon("--verison", code=2).err
+    assert "come after its name" in tenon("--frobnicate", code=2).err
 
 
 def complete(*words):

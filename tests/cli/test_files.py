@@ -138,6 +138,66 @@ def test_a_config_from_a_file(tenon):
     assert "none.json" in tenon("inspect", "x.safetensors", "--config", "none.json", code=1).err
 
 
+LINEAR = '{"type": "linear", "in_dim": 4, "out_dim": 6}'
+
+
+def test_a_config_on_the_command_line(tenon):
+    save_file({"proj.weight": numpy.ones((6, 4), numpy.float32), "proj.bias": numpy.zeros(6, numpy.float32)}, "x.safetensors")
+    numpy.save("f.npy", numpy.ones((2, 3, 4), numpy.float32))
+    numpy.save("t.npy", numpy.ones((2, 3, 6), numpy.float32))
+    for words in (["inspect", "x.safetensors"], ["run", "x.safetensors", "f.npy", "-o", "y.npy"],
+                  ["bench", "x.safetensors", "--tokens", "4", "--repeat", "1"],
+                  ["fit", "--model", "x.safetensors", "--features", "f.npy", "--targets", "t.npy", "-o", "z.safetensors"]):
+        tenon(*words, "--config", LINEAR)
+        tenon(*words, "--config", "  \n" + LINEAR)
+        assert "give one with --config, for example {" in tenon(*words, code=1).err
+        assert "not valid JSON at line 1, column" in tenon(*words, "--config", '{"type": ', code=1).err
+        said = tenon(*words, "--config", LINEAR.replace("}", ', "prefix_tokns": 1}'), code=1).err
+        assert "no option 'prefix_tokns' (did you mean 'prefix_tokens'?); its options are prefix_tokens" in said
+        # Keys of the JSON are what the user wrote: no option stands for them.
+        said = tenon(*words, "--config", LINEAR.replace("linear", "avgpool").replace("}", ', "pool_window": 0}'), code=1).err
+        assert "'pool_window' must be positive (got 0)" in said
+    assert "(did you mean 'type'?)" in tenon("inspect", "x.safetensors", "--config", LINEAR.replace("type", "typ"), code=1).err
+    assert "(did you mean 'linear'?)" in tenon("inspect", "x.safetensors", "--config", LINEAR.replace("linear", "liner"), code=1).err
+
+
+# What a terminal must not see: a line of its own, a colour, one in a single character, a right-to-left override.
+HOSTILE = 'a\nb\x1b[31mred\x9b1m\u202eexe'
+SHOWN = r"a\x0ab\x1b[31mred\u009b1m\u202eexe"
+
+
+def test_C37_names_are_escaped_on_both_streams(tenon):
+    save_file({HOSTILE: numpy.ones((2, 2), numpy.float32), "größe": numpy.ones(3, numpy.float32)}, "x.safetensors")
+    save_file({HOSTILE: numpy.zeros((2, 2), numpy.float32), "größe": numpy.ones(3, numpy.float32)}, "y.safetensors")
+    results = [tenon("inspect", "x.safetensors", code=1), tenon("compare", "x.safetensors", "y.safetensors", code=1)]
+    for result in results:
+        assert SHOWN in result.out and not any(c in result.out + result.err for c in "\x1b\x9b\u202e")
+        assert "größe" in result.out or result is results[1]
+    got = tenon("inspect", "x.safetensors", "--json", code=1)
+    assert {t["name"] for t in got.json["tensors"]} == {HOSTILE, "größe"}
+
+
+def test_C37_prefixes_metadata_and_paths(tenon):
+    tensors = {HOSTILE + ".proj.weight": numpy.ones((6, 4), numpy.float32), HOSTILE + ".proj.bias": numpy.zeros(6, numpy.float32)}
+    save_file(tensors, "x.safetensors", metadata={"tenon.config": LINEAR.replace("linear", HOSTILE.replace("\n", "").replace("\x1b", ""))})
+    result = tenon("inspect", "x.safetensors", "--config", LINEAR)
+    assert f"prefix      {SHOWN}." in result.out
+    result = tenon("inspect", "x.safetensors", code=1)
+    assert r"\u202eexe" in result.err and "\u202e" not in result.out + result.err
+    name = HOSTILE.replace("\x9b", "") + ".safetensors"
+    made = tenon("init", "--type", "linear", "--in-dim", "4", "--out-dim", "6", "-o", name)
+    seen = [made, tenon("inspect", name), tenon("compare", name, name), tenon("inspect", name + "x", code=1)]
+    seen += [tenon("bench", name, "--tokens", "4", "--repeat", "1")]
+    numpy.save(name + ".npy", numpy.ones((2, 3, 4), numpy.float32))
+    numpy.save("t.npy", numpy.ones((2, 3, 6), numpy.float32))
+    seen += [tenon("run", name, name + ".npy", "-o", name + "2.npy")]
+    seen += [tenon("fit", "--model", name, "--features", name + ".npy", "--targets", "t.npy", "-o", "fit" + name)]
+    for result in seen:
+        assert r"a\x0ab\x1b[31mred1m\u202eexe" in result.out + result.err
+        assert not any(c in result.out + result.err for c in "\x1b\u202e"), result
+    assert tenon("inspect", name, "--json").json["file"] == name
+
+
 def test_a_sharded_checkpoint(make, tenon):
     import json
 
@@ -191,4 +251,4 @@ def test_output_that_cannot_be_written_is_an_error(make, tenon):
 
 def test_names_with_control_characters_stay_on_one_line(tenon):
     result = tenon("inspect", "no\nsuch\x1b[31m", code=1)
-    assert "\x1b" not in result.err
+    assert r"no\x0asuch\x1b[31m" in result.err and "\x1b" not in result.err

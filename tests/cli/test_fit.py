@@ -116,7 +116,7 @@ def test_every_connector_recovers_its_teacher(tenon, rng, kind, dtype):
 
 def test_the_bar(tenon, data):
     seen = on_terminal(*map(str, FIT), "--steps", "40", "-o", "out.safetensors", out=None)
-    for word in ("100%", "step 40/40", "loss", "gradient", "rate", "left"):
+    for word in ("100%", "40/40 steps", "loss", "gradient", "rate", "left"):
         assert word in seen
 
 

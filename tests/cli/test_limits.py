@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Memory that does not grow with the input, and what a terminal sees and a pipe does not."""
+import fcntl
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 
 import numpy
 import pytest
@@ -60,10 +63,17 @@ def test_a_header_that_promises_more_than_the_file(tenon):
     tenon("run", "adapter.safetensors", "x.npy", "-o", "y.npy", code=1)
 
 
-def on_terminal(*words, out=b""):
-    """Standard error of the command when it is a terminal; `out` is what its standard output must be, None: anything."""
+def set_columns(terminal, columns):
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+
+def on_terminal(*words, out=b"", columns=80, resized=None, env=None):
+    """Standard error of the command when it is a terminal; `out` is what its standard output must be, None: anything.
+    The terminal gets `resized` columns after the first piece."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen([BINARY, *words], stderr=theirs, stdout=subprocess.PIPE)
+    set_columns(theirs, columns)
+    env = {**os.environ, "TERM": "xterm", **(env or {})}
+    process = subprocess.Popen([BINARY, *map(str, words)], stderr=theirs, stdout=subprocess.PIPE, env=env)
     os.close(theirs)
     seen = b""
     while True:
@@ -74,6 +84,9 @@ def on_terminal(*words, out=b""):
         if not piece:
             break
         seen += piece
+        if resized:
+            set_columns(ours, resized)
+            seen, resized = b"", None
     os.close(ours)
     assert process.wait() == 0
     said = process.stdout.read()
@@ -81,15 +94,70 @@ def on_terminal(*words, out=b""):
     return seen.decode()
 
 
-def test_progress_on_a_terminal_and_nothing_on_a_pipe(tenon):
+def drawn(seen):
+    """The lines that a terminal was asked to draw over each other."""
+    return [part.replace("\x1b[K", "").rstrip("\n") for part in seen.replace("\r\n", "\n").split("\r")]
+
+
+@pytest.fixture
+def long_run(tenon):
     tenon("init", "--type", "avgpool", "--in-dim", "256", "--out-dim", "64", "-o", "adapter.safetensors")
     sparse_npy("x.npy", (400, 256, 256))
-    words = ["run", "adapter.safetensors", "x.npy", "-o", "y.npy"]
-    seen = on_terminal(*words)
+    return ["run", "adapter.safetensors", "x.npy", "-o", "y.npy"]
+
+
+def test_progress_on_a_terminal_and_nothing_on_a_pipe(tenon, long_run):
+    seen = on_terminal(*long_run)
     assert "400/400 images" in seen and "100%" in seen and "/s" in seen and "left" in seen
     assert seen.count("\n") == 1 and "400 images" in seen.splitlines()[-1]
-    piped = tenon(*words).err
+    piped = tenon(*long_run).err
     assert "\r" not in piped and "%" not in piped and piped.count("\n") == 1
     os.mkdir("in")
     os.rename("x.npy", "in/x.npy")
     assert "400/400 images" in on_terminal("run", "adapter.safetensors", "in", "-o", "out")
+
+
+def fit_words(tenon, rng):
+    tenon("init", "--type", "linear", "--in-dim", "8", "--out-dim", "4", "-o", "start.safetensors")
+    numpy.save("f.npy", rng.normal(size=(16, 4, 8)).astype(numpy.float32))
+    numpy.save("t.npy", rng.normal(size=(16, 4, 4)).astype(numpy.float32))
+    return ["fit", "--model", "start.safetensors", "--features", "f.npy", "--targets", "t.npy", "--steps", "3000",
+            "--val-fraction", "0.2", "-o", "z.safetensors"]
+
+
+@pytest.mark.parametrize("columns", [1, 20, 40, 80, 200])
+def test_C39_the_bar_is_never_wider_than_the_terminal(tenon, long_run, rng, columns):
+    bench = ["bench", "adapter.safetensors", "--tokens", "16", "--repeat", "3"]
+    for words, unit in ((long_run, "images"), (fit_words(tenon, rng), "steps"), (bench, "forward passes")):
+        lines = drawn(on_terminal(*words, columns=columns, out=None))
+        assert len(lines) > 2 and all(len(line) < columns for line in lines[:-1])
+        assert columns < 40 or any(unit in line for line in lines)
+        assert columns < (200 if unit == "steps" else 80) or any(line.startswith("####") for line in lines)
+        assert columns < 40 or unit != "steps" or any("loss" in line for line in lines)
+        assert columns < 200 or unit != "steps" or any("validation" in line for line in lines)
+
+
+def test_C39_the_terminal_is_resized_while_a_run_goes_on(tenon, rng):
+    seen = on_terminal(*fit_words(tenon, rng), columns=200, resized=30, out=None)
+    assert any(len(line) > 25 for line in drawn(seen)) and all(len(line) < 30 for line in drawn(seen)[2:-1])
+
+
+def test_C39_a_terminal_that_does_not_tell_its_size(tenon, long_run):
+    lines = drawn(on_terminal(*long_run, columns=0, env={"COLUMNS": "33"}))
+    assert len(lines) > 2 and all(len(line) < 33 for line in lines[:-1])
+    assert max(len(line) for line in drawn(on_terminal(*long_run, columns=0, env={"COLUMNS": "x"}))[:-1]) < 80
+
+
+def test_C39_no_bar_on_a_dumb_terminal(long_run):
+    for env in ({"TERM": "dumb"}, {"TERM": ""}, {"TENON_PROGRESS": "0"}):
+        seen = on_terminal(*long_run, env=env)
+        assert "\x1b" not in seen and "%" not in seen and seen.count("\n") == 1
+
+
+def test_C39_lines_where_there_is_no_terminal(tenon, long_run, rng):
+    """Every half minute; the variable makes it a hundredth of a second."""
+    env = {"TENON_PROGRESS": "0.01"}
+    for words in (long_run, fit_words(tenon, rng)):
+        lines = tenon(*words, env=env).err.splitlines()
+        assert len(lines) > 2 and all(line.startswith("tenon: ") and "% " in line and " left" in line for line in lines[:-1])
+        assert "%" not in tenon(*words, env={"TENON_PROGRESS": "0"}).err

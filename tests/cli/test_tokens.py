@@ -108,7 +108,7 @@ def test_budget(tenon):
         (["--type", "avgpool", "--window", "-3", "729"], "must be positive"),
         (["--type", "avgpool", "--window", "3x", "729"], "'3x'"),
         (["--type", "avgpool", "--window", " 3", "729"], "' 3'"),
-        (["--type", "avgpool", "--window", "99999999999999999999", "729"], "--window"),
+        (["--type", "avgpool", "--window", "99999999999999999999", "729"], "--window takes a whole number below 2^63"),
         (["--type", "avgpool", "--frames", "0", "729"], "--frames must be positive (got 0)"),
         (["--type", "avgpool", "--prefix-tokens", "-1", "729"], "--prefix-tokens"),
         (["--type", "avgpool", "--text", "-1", "729"], "--text"),
@@ -123,7 +123,15 @@ def test_budget(tenon):
         (["--type", "avgpool"], "--grid"),
         (["729"], "--type"),
         (["--type"], "--type needs its argument"),
-        (["--type", "avgpool", "--colour", "729"], "unknown option '--colour'"),
+        (["--type", "avgpool", "--colour", "729"], "unknown option '--colour' for tokens;"),
+        (["--type", "avgpool", "--windw", "3", "729"], "unknown option '--windw' for tokens (did you mean --window?)"),
+        (["--type", "avgpool", "--max_seq=3", "729"], "(did you mean --max-seq?)"),
+        (["--type", "avgpool", "--pool-window", "3", "729"], "(did you mean --window?)"),
+        (["--type", "avgpool", "-window", "3", "729"], "(did you mean --window?)"),
+        (["--type", "avgpol", "729"], "(did you mean 'avgpool'?)"),
+        (["--type", "avgpool", "--ragged", "drpo", "729"], "--ragged takes reject, partial or drop, got 'drpo'"),
+        (["--type", "linear", "--ragged", "drop", "729"], "--ragged does not apply to the type 'linear'"),
+        (["--type", "linear", "--window", "3", "729"], "--window does not apply to the type 'linear'"),
         (["--type", "avgpool", "729", "730"], "unexpected argument '730'"),
         (["--type", "avgpool", "--json=yes", "729"], "--json takes no argument"),
     ],
@@ -131,6 +139,22 @@ def test_budget(tenon):
 def test_usage_errors(tenon, words, says):
     result = tenon("tokens", *words, code=2)
     assert says in result.err and "tenon tokens --help" in result.err and result.out == ""
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--type", "avgpool", "577"], "Or set --grid. --prefix-tokens 1 would leave 24x24 patches."),
+        (["--type", "avgpool", "577", "--prefix-tokens", "2"], "less --prefix-tokens 2, which is 575,"),
+        (["--type", "avgpool", "5", "--prefix-tokens", "5"], "leaves no patches after --prefix-tokens 5"),
+        (["--type", "avgpool", "577", "--grid", "24x24"], "with --prefix-tokens 0 takes 0 + 576"),
+        (["--type", "attentional_pool", "729"], "Or set --ragged partial."),
+        (["--type", "avgpool", "--ragged", "drop", "--window", "9", "16"], "a window of 9 with --ragged drop leaves"),
+    ],
+)
+def test_messages_name_the_options_and_not_the_fields(tenon, words, says):
+    said = tenon("tokens", *words, code=1).err
+    assert says in said and "`" not in said and "_" not in said.replace("num_tokens", "")
 
 
 def test_option_spellings(tenon):

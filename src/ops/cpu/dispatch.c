@@ -71,7 +71,7 @@ const tn_ops *tn_cpu_find(const char *name)
     int next = 0;
     for (int i = 0; i < num_levels; i++) {
         if (tables[next] != NULL && tables[next] == levels[i].table) best = tables[next++];
-        if (name != NULL && strcmp(levels[i].name, name) == 0) return best;
+        if (name != NULL && strcmp(levels[i].name, name) == 0) return levels[i].table != NULL ? best : NULL;
     }
     return name == NULL ? best : NULL;
 }
