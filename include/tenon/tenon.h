@@ -594,6 +594,18 @@ TENON_API void tenon_file_options_init(tenon_file_options *options);
  * a file that is told to be safetensors can be a broken one. TENON_INVALID: the path is no regular file. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_identify(const char *path, const char **kind, tenon_error *error);
 
+/* An index of shards of any format, for programs that read the shards themselves: pytorch_model.bin.index.json has the
+ * form of a safetensors one. The names of shards are checked as tenon_file_open checks them; tenon_file_beside finds
+ * them. No shard is opened. */
+typedef struct tenon_index tenon_index;
+TENON_API TENON_MUST_CHECK tenon_status tenon_index_open(const char *path, tenon_index **index, tenon_error *error);
+TENON_API void tenon_index_close(tenon_index *index);
+TENON_API int64_t tenon_index_num_tensors(const tenon_index *index);
+
+/* A tensor's name and its shard's, in the order of the file. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_index_tensor(const tenon_index *index, int64_t number, const char **name,
+                                                           const char **shard, tenon_error *error);
+
 /* The path of a file that the file `path` mentions by name, as an index mentions its shards, into `found` of `capacity`
  * bytes, NUL included. TENON_BAD_FILE: the name is no plain relative one ("sub/x.bin" is), or leads out of the folder
  * of `path` by a link, save from snapshots/ to blobs/ of a Hugging Face cache. TENON_NOT_FOUND: there is no such file.

@@ -204,15 +204,15 @@ static bool read_shape(descriptions *d, int64_t index, PyObject *shape)
     return true;
 }
 
-/* (name, stored, DLPack's code, bits, shape) */
+/* (name, stored, DLPack's code, bits, shape, absent shard or None) */
 static bool read_description(descriptions *d, int64_t index)
 {
     tenon_file_tensor *tensor = &d->tensors[index];
     PyObject *row = PyTuple_GetItem(d->given, (Py_ssize_t)index);
     int64_t code, bits;
-    if (!PyTuple_Check(row) || PyTuple_Size(row) != 5) {
-        PyErr_Format(PyExc_TypeError, "tensor %lld is %R; expected (name, stored, code, bits, shape)", (long long)index,
-                     row);
+    if (!PyTuple_Check(row) || PyTuple_Size(row) != 6) {
+        PyErr_Format(PyExc_TypeError, "tensor %lld is %R; expected (name, stored, code, bits, shape, absent)",
+                     (long long)index, row);
         return false;
     }
     tenon_file_tensor_init(tensor);
@@ -220,7 +220,9 @@ static bool read_description(descriptions *d, int64_t index)
     tensor->name = tnpy_read_string(PyTuple_GetItem(row, 0), "a tensor's name");
     if (tensor->name == NULL) return false;
     tensor->stored = tnpy_read_string(PyTuple_GetItem(row, 1), "a tensor's type");
-    if (tensor->stored == NULL || !tnpy_read_int(PyTuple_GetItem(row, 2), "a tensor's code", &code) ||
+    if (tensor->stored == NULL ||
+        !read_optional_string(PyTuple_GetItem(row, 5), "a shard's name", &tensor->absent_shard) ||
+        !tnpy_read_int(PyTuple_GetItem(row, 2), "a tensor's code", &code) ||
         !tnpy_read_int(PyTuple_GetItem(row, 3), "a tensor's bits", &bits)) {
         return false;
     }
@@ -298,7 +300,8 @@ PyMethodDef tnpy_checkpoint_methods[] = {
      "open(path, config_json=None, prefix=None, rename=None): the adapter that a file describes, loaded."},
     {"match", match, METH_VARARGS | METH_CLASS,
      "match(path, tensors, config_json, prefix, rename): the adapter among [(name, stored, DLPack's code, bits, "
-     "shape),\n...] without parameters, the number of each parameter's tensor, and what load returns."},
+     "shape,\nabsent shard or None), ...] without parameters, the number of each parameter's tensor, and what load "
+     "returns."},
     {"load", load, METH_VARARGS,
      "load(path, prefix=None, rename=None): every parameter from a file; (used prefix, tensors used, not used)."},
     {"save", save, METH_VARARGS, "save(path, prefix=None, allow_nonfinite=False): a self-describing safetensors file."},

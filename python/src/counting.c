@@ -234,6 +234,7 @@ PyMethodDef tnpy_counting_methods[] = {
     {"identify", tnpy_identify, METH_O, "identify(path): what a file is, told by its content."},
     {"file_beside", tnpy_file_beside, METH_VARARGS,
      "file_beside(path, name): the path of a file that the file `path` mentions, which is inside its folder."},
+    {"read_index", tnpy_read_index, METH_O, "read_index(path): the (tensor, shard) pairs of an index of any format."},
     {"register_adapter", tnpy_register_adapter, METH_VARARGS,
      "register_adapter(name, function): function(builder) lists the layers, for the rest of the process."},
     {"use_large_pages", TNPY_FAST(tnpy_use_large_pages), METH_FASTCALL,

@@ -38,6 +38,38 @@ PyObject *tnpy_file_beside(PyObject *module, PyObject *args)
     return result;
 }
 
+/* [(tensor, shard), ...] */
+static PyObject *list_index(const tenon_index *index)
+{
+    PyObject *list = PyList_New(0);
+    for (int64_t i = 0; i < tenon_index_num_tensors(index) && list != NULL; i++) {
+        const char *name, *shard;
+        PyObject *pair = NULL;
+        if (tenon_index_tensor(index, i, &name, &shard, NULL) == TENON_OK) pair = Py_BuildValue("(ss)", name, shard);
+        if (pair == NULL || PyList_Append(list, pair) < 0) Py_CLEAR(list);
+        Py_XDECREF(pair);
+    }
+    return list;
+}
+
+PyObject *tnpy_read_index(PyObject *module, PyObject *path_object)
+{
+    (void)module;
+    PyObject *keeper;
+    const char *path;
+    tenon_index *index;
+    tenon_error error;
+    tenon_status status;
+    if (!tnpy_read_path(path_object, &keeper, &path)) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    status = tenon_index_open(path, &index, &error);
+    Py_END_ALLOW_THREADS;
+    PyObject *result = status == TENON_OK ? list_index(index) : tnpy_raise_for_path(status, &error, path);
+    if (status == TENON_OK) tenon_index_close(index);
+    Py_DECREF(keeper);
+    return result;
+}
+
 typedef struct atomic_file {
     PyObject_HEAD tenon_atomic_file *handle;
 } atomic_file;

@@ -157,6 +157,9 @@ PyObject *tnpy_identify(PyObject *module, PyObject *path);
 /* file_beside(path, name): a file that `path` mentions, inside its folder. */
 PyObject *tnpy_file_beside(PyObject *module, PyObject *args);
 
+/* read_index(path): [(tensor, shard), ...] */
+PyObject *tnpy_read_index(PyObject *module, PyObject *path);
+
 /* The type AtomicFile. */
 bool tnpy_files_setup(PyObject *module);
 

@@ -24,8 +24,12 @@ from tenon import _C
 if TYPE_CHECKING:
     import torch
 
-Row = tuple[str, str, int, int, tuple[int, ...]]
-"""Of a tensor: name, what its type is called, DLPack's code and bits of what can be delivered, shape."""
+Row = tuple[str, str, int, int, tuple[int, ...], "str | None"]
+"""Of a tensor: name, what its type is called, DLPack's code and bits of what can be delivered, shape, and the shard that
+holds it where that is not there."""
+
+KINDS = ("PyTorch checkpoint (zip)", "PyTorch checkpoint (pickle)")
+SUFFIXES = (".pt", ".pth", ".bin")
 
 
 class Checkpoint(NamedTuple):
@@ -92,8 +96,8 @@ def _row(name: str, tensor: torch.Tensor) -> Row:
     fault = _fault(tensor)
     shape = () if tensor.is_nested else tuple(tensor.shape)
     if fault is not None:
-        return _text(name), fault, _OPAQUE, 8, shape
-    return _text(name), str(tensor.dtype).removeprefix("torch."), *_code(tensor.dtype), shape
+        return _text(name), fault, _OPAQUE, 8, shape, None
+    return _text(name), str(tensor.dtype).removeprefix("torch."), *_code(tensor.dtype), shape, None
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
@@ -165,6 +169,70 @@ def _flatten(tree: Mapping[Any, Any], path: pathlib.Path) -> dict[str, torch.Ten
             elif isinstance(value, torch.Tensor):
                 found[name] = value
     return found
+
+
+# ---- indexes of such files: pytorch_model.bin.index.json ----
+
+
+def is_index(path: pathlib.Path) -> bool:
+    """Whether an index names files of torch.save: by the first shard that is there, or else by the names."""
+    shards = dict.fromkeys(shard for _, shard in _C.read_index(path))
+    for shard in shards:
+        with contextlib.suppress(FileNotFoundError):
+            return _C.identify(_C.file_beside(path, shard)) in KINDS
+    return any(shard.endswith(SUFFIXES) for shard in shards)
+
+
+def _load_shard(path: pathlib.Path, shard: str) -> dict[str, torch.Tensor] | None:
+    """None: it was not downloaded."""
+    try:
+        file = pathlib.Path(_C.file_beside(path, shard))
+    except FileNotFoundError:
+        return None
+    kind = _C.identify(file)
+    if kind in ("Git LFS pointer", "git-annex pointer"):
+        return None
+    if kind not in KINDS:
+        raise ValueError(f"{shown(file)}: is {kind}; the other shards of {shown(path)} are files of torch.save")
+    return _load(file)
+
+
+def open_index(path: pathlib.Path) -> Checkpoint:
+    """By the rules of an index of safetensors: the map decides, and shards that are not needed need not be there."""
+    where = dict(_C.read_index(path))
+    tensors: dict[str, torch.Tensor] = {}
+    absent: dict[str, str] = {}
+    for shard in dict.fromkeys(where.values()):
+        loaded = _load_shard(path, shard)
+        if loaded is None:
+            absent |= {name: shard for name, mapped in where.items() if mapped == shard}
+            continue
+        for name, tensor in loaded.items():
+            mapped = where.get(name, shard)
+            if mapped != shard:
+                raise ValueError(f"{shown(path)}: maps tensor '{name}' to the shard '{mapped}', but it is in '{shard}'")
+            if name in where:
+                tensors[name] = tensor
+    for name, shard in where.items():
+        if name not in tensors and name not in absent:
+            raise ValueError(f"{shown(path)}: maps tensor '{name}' to the shard '{shard}', which does not hold it")
+    rows = [_row(*item) for item in tensors.items()]
+    rows += [(_text(name), "", _OPAQUE, 8, (), shard) for name, shard in absent.items()]
+    return Checkpoint([*tensors, *absent], rows, lambda names: {name: _dense(tensors[name]) for name in names})
+
+
+def find_in_folder(folder: pathlib.Path) -> pathlib.Path | None:
+    """What a folder holds, where it holds no safetensors, which go before."""
+    names = set(os.listdir(folder))
+    index, file = "pytorch_model.bin.index.json", "pytorch_model.bin"
+    if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
+        return None
+    if index in names and file in names and file not in {shard for _, shard in _C.read_index(folder / index)}:
+        raise ValueError(
+            f"{shown(folder / index)}: does not name {file}, which lies beside it: these are two models; name the one to "
+            "read, or remove the other"
+        )
+    return folder / index if index in names else folder / file if file in names else None
 
 
 def write_file(state: dict[str, torch.Tensor], path: pathlib.Path) -> None:
@@ -264,7 +332,7 @@ def open_distributed(path: pathlib.Path) -> Checkpoint:
         if isinstance(name, str) and isinstance(entry, form.TensorStorageMetadata):
             dtype = entry.properties.dtype
             names.append(name)
-            rows.append((_text(name), str(dtype).removeprefix("torch."), *_code(dtype), tuple(entry.size)))
+            rows.append((_text(name), str(dtype).removeprefix("torch."), *_code(dtype), tuple(entry.size), None))
     return Checkpoint(names, rows, lambda names: _read_distributed(path, metadata, names))
 
 

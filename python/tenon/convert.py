@@ -27,17 +27,19 @@ from tenon._adapter import Adapter, config_text, rename_pairs
 from tenon._adapter import load as load_safetensors
 from tenon._config import Config
 from tenon._torch_files import (
+    KINDS,
+    SUFFIXES,
     Checkpoint,
+    find_in_folder,
     import_torch,
+    is_index,
     open_distributed,
     open_file,
+    open_index,
     shown,
     write_distributed,
     write_file,
 )
-
-_TORCH_KINDS = ("PyTorch checkpoint (zip)", "PyTorch checkpoint (pickle)")
-_TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
 
 def load(
@@ -82,7 +84,7 @@ def save(
     if path.suffix == ".safetensors":
         adapter.save(path, prefix, allow_nonfinite)
         return
-    if path.suffix and path.suffix not in _TORCH_SUFFIXES:
+    if path.suffix and path.suffix not in SUFFIXES:
         raise ValueError(f"{shown(path)}: files end in .safetensors, .pt, .pth or .bin; a distributed checkpoint is a folder")
     if not allow_nonfinite:
         try:
@@ -116,10 +118,16 @@ def convert(
 def _open(path: pathlib.Path) -> Checkpoint | None:
     """What PyTorch has to read; None: the C library reads it, or says what it is."""
     if path.is_dir():
-        return open_distributed(path) if (path / ".metadata").exists() else None
-    if _C.identify(path) in _TORCH_KINDS:
-        return open_file(path)
-    return None
+        if (path / ".metadata").exists():
+            return open_distributed(path)
+        found = find_in_folder(path)
+        if found is None:
+            return None
+        path = found
+    kind = _C.identify(path)
+    if kind == "safetensors index" and is_index(path):
+        return open_index(path)
+    return open_file(path) if kind in KINDS else None
 
 
 # ---- the command ----

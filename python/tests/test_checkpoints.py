@@ -85,6 +85,95 @@ def test_C10_B93_names_of_shards_stay_inside_the_folder(tmp_path, load, name):
         load(index, "linear")
 
 
+def write_shards(folder, how, suffix):
+    """The connector in shards 1 and 2, a language model in shard 3."""
+    state = linear(1)
+    shards = [{"mm.proj.weight": state["mm.proj.weight"]}, {"mm.proj.bias": state["mm.proj.bias"]}, {"lm.x": torch.ones(5)}]
+    where = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number}{suffix}"
+        how(shard, folder / name)
+        where |= dict.fromkeys(shard, name)
+    return write_index(folder, where, f"{'pytorch_model' if suffix == '.bin' else 'model'}{suffix}.index.json")
+
+
+FORMS = [(save_file, ".safetensors"), (torch.save, ".bin")]
+
+
+@pytest.mark.parametrize(("how", "suffix"), FORMS)
+def test_C11_shards_that_are_not_needed_need_not_be_there(tmp_path, how, suffix):
+    index = write_shards(tmp_path, how, suffix)
+    for path in (index, tmp_path):
+        assert weight(tenon.convert.load(path, "linear")) == 1
+    os.remove(tmp_path / f"model-3{suffix}")
+    assert weight(tenon.convert.load(index, "linear")) == 1
+    (tmp_path / f"model-3{suffix}").write_bytes(NOT_WEIGHTS["Git LFS pointer"])
+    assert weight(tenon.convert.load(index, "linear")) == 1
+    os.remove(tmp_path / f"model-2{suffix}")
+    with pytest.raises((KeyError, FileNotFoundError), match=rf"index.json.*model-2{suffix}.*mm.proj.bias"):
+        tenon.convert.load(index, "linear")
+
+
+@pytest.mark.parametrize(("how", "suffix"), FORMS)
+def test_C11_indexes_that_do_not_fit_their_shards(tmp_path, how, suffix):
+    index = write_shards(tmp_path, how, suffix)
+    how(linear(2), tmp_path / f"model-2{suffix}")
+    with pytest.raises(ValueError, match=f"maps tensor 'mm.proj.weight' to the shard 'model-1{suffix}', but"):
+        tenon.convert.load(index, "linear")
+    how({"other": torch.ones(1)}, tmp_path / f"model-2{suffix}")
+    with pytest.raises(ValueError, match="'mm.proj.bias' to the shard 'model-2.*', which does not hold it"):
+        tenon.convert.load(index, "linear")
+
+
+@pytest.mark.parametrize("name", ["../secret/x.bin", "/{}/secret/x.bin", "C:x.bin", "sub/../../secret/x.bin", "link.bin"])
+def test_C10_B93_indexes_of_pytorch_files_stay_inside_the_folder(tmp_path, name):
+    for folder in ("secret", "model"):
+        os.mkdir(tmp_path / folder)
+    torch.save(linear(7), tmp_path / "secret/x.bin")
+    os.symlink(tmp_path / "secret/x.bin", tmp_path / "model/link.bin")
+    where = dict.fromkeys(linear(1), name.format(tmp_path))
+    index = write_index(tmp_path / "model", where, "pytorch_model.bin.index.json")
+    for path in (index, tmp_path / "model"):
+        with pytest.raises(ValueError, match="only plain names inside the folder are opened|leads out of the folder"):
+            tenon.convert.load(path, "linear")
+
+
+@pytest.mark.parametrize(("how", "suffix"), FORMS)
+@pytest.mark.parametrize("sub", ["", "connector"])
+def test_C8_links_of_a_cache(tmp_path, how, suffix, sub):
+    """snapshots/REVISION/any/sub/folder/x -> blobs/ of the same model is inside."""
+    blobs, snapshot = tmp_path / "models--a--b/blobs", tmp_path / "models--a--b/snapshots/abc" / sub
+    os.makedirs(blobs)
+    os.makedirs(snapshot)
+    write_shards(blobs, how, suffix)
+    for number, file in enumerate(sorted(blobs.iterdir())):
+        os.rename(file, blobs / str(number))
+        os.symlink(os.path.relpath(blobs / str(number), snapshot), snapshot / file.name)
+    assert weight(tenon.convert.load(snapshot, "linear")) == 1
+    index = next(file for file in snapshot.iterdir() if file.suffix == ".json")
+    assert weight(tenon.convert.load(index, "linear")) == 1
+
+
+@pytest.mark.parametrize(("how", "suffix"), FORMS)
+def test_C13_an_index_that_is_a_link(tmp_path, how, suffix):
+    for folder in ("here", "there"):
+        os.mkdir(tmp_path / folder)
+    index = write_shards(tmp_path / "there", how, suffix)
+    os.symlink(index, tmp_path / "here" / index.name)
+    assert weight(tenon.convert.load(tmp_path / "here" / index.name, "linear")) == 1
+
+
+def test_C6_two_models_of_pytorch_in_a_folder(tmp_path):
+    write_shards(tmp_path, torch.save, ".bin")
+    torch.save(linear(2), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="these are two models"):
+        tenon.convert.load(tmp_path, "linear")
+    os.remove(tmp_path / "pytorch_model.bin.index.json")
+    assert weight(tenon.convert.load(tmp_path, "linear")) == 2
+    save_file(linear(3), tmp_path / "model.safetensors")
+    assert weight(tenon.convert.load(tmp_path, "linear")) == 3
+
+
 # ---- what a file is ----
 
 NOT_WEIGHTS = {

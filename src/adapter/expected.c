@@ -248,9 +248,10 @@ int64_t tn_expected_fitting(const tn_expected *expected, const tenon_file_tensor
     for (int64_t p = 0; p < expected->count; p++) {
         int64_t shape[TN_MAX_SIDES];
         const int ndim = expected->parameters[p].ndim;
+        if (tensors[p] == NULL) continue;
         tn_expected_shape(expected, p, widths, shape);
-        fitting += tensors[p] != NULL && tensors[p]->ndim == ndim &&
-                   memcmp(tensors[p]->shape, shape, (size_t)ndim * sizeof shape[0]) == 0;
+        fitting += tensors[p]->absent_shard != NULL ||
+                   (tensors[p]->ndim == ndim && memcmp(tensors[p]->shape, shape, (size_t)ndim * sizeof shape[0]) == 0);
     }
     return fitting;
 }

@@ -45,7 +45,8 @@ bool tn_expected_uses(const tn_expected *expected, int width);
 tenon_status tn_expected_solve(const tn_expected *expected, const tenon_file_tensor *const *tensors,
                                int64_t widths[TN_NUM_WIDTHS], tenon_error *error);
 
-/* How many of the tensors are there and have the shapes expected under these widths. */
+/* How many of the tensors are there and have the shapes expected under these widths. Those of absent shards, of which
+ * only the name is known, count. */
 int64_t tn_expected_fitting(const tn_expected *expected, const tenon_file_tensor *const *tensors,
                             const int64_t widths[TN_NUM_WIDTHS]);
 

@@ -50,7 +50,9 @@ static void close_checkpoint(checkpoint *c)
 
 static tenon_status name_tensors(checkpoint *c, int64_t count, const tenon_load_options *settings, tenon_error *error)
 {
-    return tn_names_make(&c->names, c->source.text, c->tensors, count, settings->rename, settings->num_rename, error);
+    TN_TRY(tn_names_make(&c->names, c->source.text, c->tensors, count, settings->rename, settings->num_rename, error));
+    c->names.file = c->file;
+    return TENON_OK;
 }
 
 /* The tensors of an open file. The checkpoint is not to be moved. */

@@ -20,6 +20,7 @@ typedef struct group {
     int64_t parameters; /* that have a hit */
     const hit *again;   /* a second hit of the same parameter; NULL: there is none */
     bool fits;
+    bool is_absent; /* of some of its tensors only the name is known */
 } group;
 
 typedef struct search {
@@ -93,8 +94,11 @@ static void list_groups(search *s, size_t num_hits)
 /* Whether the tensors of a complete group have shapes that one alternative expects. */
 static tenon_status judge(group *g, const search *s, tenon_error *error)
 {
-    for (int64_t i = 0; i < g->count; i++)
-        s->found[g->hits[i].parameter] = &s->names->tensors[g->hits[i].tensor];
+    for (int64_t i = 0; i < g->count; i++) {
+        const tenon_file_tensor *tensor = &s->names->tensors[g->hits[i].tensor];
+        s->found[g->hits[i].parameter] = tensor;
+        g->is_absent = g->is_absent || tensor->absent_shard != NULL;
+    }
     for (int a = 0; a < s->num_alternatives && !g->fits; a++) {
         int64_t widths[TN_NUM_WIDTHS];
         TN_TRY(tn_expected_solve(&s->alternatives[a], s->found, widths, error));
@@ -129,11 +133,13 @@ static tn_quoted quote_prefix(const group *g)
     return tn_quote_bytes(g->hits->name, g->hits->length);
 }
 
-/* Complete groups that fit go before complete ones, these before others, which are as good as they have names. */
+/* Complete groups that fit go before those that may fit, these before other complete ones, and these before the rest,
+ * which is as good as it has names. */
 static int64_t quality(const group *g, int64_t names)
 {
     if (g->parameters < names) return g->parameters;
-    return g->fits ? names + 2 : names + 1;
+    if (!g->fits) return names + 1;
+    return g->is_absent ? names + 2 : names + 3;
 }
 
 static tenon_status refuse_several(const search *s, int64_t best, tenon_error *error)

@@ -107,7 +107,8 @@ static int64_t add_misshapen(tn_text *text, const tn_match *m, const tn_names *n
     for (int64_t p = 0; p < m->expected->count; p++) {
         char item[512] = "";
         tn_text line = {item, sizeof item, 0};
-        if (m->tensors[p] < 0 || !describe_misfit(&line, m, p, &names->tensors[m->tensors[p]])) continue;
+        const tenon_file_tensor *tensor = m->tensors[p] >= 0 ? &names->tensors[m->tensors[p]] : NULL;
+        if (tensor == NULL || tensor->absent_shard != NULL || !describe_misfit(&line, m, p, tensor)) continue;
         if (count++ == 0) tn_text_add(text, "; misshapen: ");
         tn_items_add(&items, "%s", item);
     }
@@ -274,6 +275,20 @@ static void add_prefixes_seen(tn_text *text, const tn_names *names)
     free(all);
 }
 
+/* Refuses tensors whose shards are not there; the index names them all the same. */
+static tenon_status check_present(const tn_match *m, const tn_names *names, tenon_error *error)
+{
+    for (int64_t p = 0; p < m->expected->count; p++) {
+        const tenon_file_tensor *tensor = &names->tensors[m->tensors[p]];
+        int64_t index;
+        if (tensor->absent_shard == NULL) continue;
+        if (names->file != NULL) return tenon_file_find_tensor(names->file, tensor->name, &index, error);
+        return tn_fail(error, TENON_NOT_FOUND, "%s: the shard '%s' is not there; it holds tensor '%s'", names->source,
+                       tn_quote(tensor->absent_shard).text, tn_quote(tensor->name).text);
+    }
+    return TENON_OK;
+}
+
 tenon_status tn_match_check(const tn_match *match, const tn_names *names, const char *type, tenon_error *error)
 {
     char lists[TENON_ERROR_SIZE - 1200], prefixes[800];
@@ -283,7 +298,7 @@ tenon_status tn_match_check(const tn_match *match, const tn_names *names, const 
     int64_t wrong = add_ambiguous(&text, match);
     wrong += add_misshapen(&text, match, names);
     if (missing < match->expected->count) wrong += add_unexpected(&text, match, names);
-    if (missing + wrong == 0) return TENON_OK;
+    if (missing + wrong == 0) return check_present(match, names, error);
     if (missing > 0) add_look_alikes(&text, names);
     add_prefixes_seen(&others, names);
     return tn_fail(error, TENON_MISMATCH, "%s does not fit adapter type '%s' under prefix '%s'%s; prefixes seen: %s",

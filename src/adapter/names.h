@@ -13,6 +13,7 @@ typedef struct tn_name {
 
 typedef struct tn_names {
     const char *source;               /* the checkpoint, for messages; printable */
+    const tenon_file *file;           /* which the tensors are of; NULL: they come from elsewhere */
     const tenon_file_tensor *tensors; /* [count], the caller's */
     int64_t count;
     bool has_renames;

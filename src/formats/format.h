@@ -156,6 +156,9 @@ tenon_status tn_refuse(const tn_kind *kind, const char *path, const tn_head *hea
 bool tn_is_pickle(const tn_head *head);
 bool tn_is_torch_pickle(const tn_head *head);
 
+/* The JSON of an index, its map checked; to be given back with json_decref. */
+tenon_status tn_index_read(const tn_input *input, json_t **json, tenon_error *error);
+
 /* What is wrong with the name of a file that another one mentions: "is empty", ...; NULL: it is a plain relative one.
  */
 const char *tn_name_fault(const char *name);

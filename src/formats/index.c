@@ -21,34 +21,6 @@ typedef struct index_reader {
     const char *where; /* the shard it was found in */
 } index_reader;
 
-/* ---- the map ---- */
-
-static tenon_status check_map(const index_reader *r, tenon_error *error)
-{
-    const tn_quoted path = tn_quote(tn_input_path(r->input));
-    if (!json_is_object(r->map)) {
-        return tn_fail(error, TENON_BAD_FILE, "%s: has no object \"weight_map\", so it is no index of shards",
-                       path.text);
-    }
-    const char *name;
-    json_t *shard;
-    json_object_foreach(r->map, name, shard)
-    {
-        if (!json_is_string(shard)) {
-            return tn_fail(error, TENON_BAD_FILE, "%s: the shard of tensor '%s' is not a string", path.text,
-                           tn_quote(name).text);
-        }
-        const char *fault = tn_name_fault(json_string_value(shard));
-        if (fault != NULL) {
-            return tn_fail(error, TENON_BAD_FILE,
-                           "%s: tensor '%s' is mapped to the shard '%s', whose name %s; only plain names inside the "
-                           "folder are opened",
-                           path.text, tn_quote(name).text, tn_quote(json_string_value(shard)).text, fault);
-        }
-    }
-    return TENON_OK;
-}
-
 /* ---- shards ---- */
 
 /* Moves a shard's entry into the file: names and shape change owners. */
@@ -223,7 +195,6 @@ static tenon_status check_all_found(const index_reader *r, tenon_error *error)
 
 static tenon_status read_index(index_reader *r, tenon_error *error)
 {
-    TN_TRY(check_map(r, error));
     TN_TRY(check_alone(r, error));
     json_t *absent = json_object();
     if (absent == NULL) return fail_memory(r, error);
@@ -238,25 +209,10 @@ static tenon_status read_index(index_reader *r, tenon_error *error)
 tenon_status tn_index_open(tenon_file *file, const tn_input *input, tenon_error *error)
 {
     file->kind = "safetensors index";
-    const uint64_t size = tn_input_size(input);
-    if (tn_input_is_stream(input)) {
-        return tn_fail(error, TENON_INVALID,
-                       "%s: is an index of shards, which names files that lie beside it; name its file or its folder "
-                       "instead",
-                       tn_quote(tn_input_path(input)).text);
-    }
-    if (size > TN_MAX_HEADER) {
-        return tn_fail(error, TENON_BAD_FILE, "%s: the index is %llu bytes long; at most %d are read",
-                       tn_quote(tn_input_path(input)).text, (unsigned long long)size, TN_MAX_HEADER);
-    }
-    char *text = NULL;
-    TN_TRY(tn_read_header(input, 0, (size_t)size, &text, error));
     json_t *json = NULL;
-    tenon_status status = tn_json_parse(tn_input_path(input), "the index", text, (size_t)size, 0, &json, error);
-    free(text);
-    if (status != TENON_OK) return status;
+    TN_TRY(tn_index_read(input, &json, error));
     index_reader r = {.file = file, .input = input, .map = json_object_get(json, "weight_map")};
-    status = read_index(&r, error);
+    const tenon_status status = read_index(&r, error);
     json_t *metadata = json_object_get(json, "metadata");
     if (status == TENON_OK && json_is_object(metadata)) file->metadata = json_incref(metadata);
     json_decref(json);
