@@ -48,6 +48,15 @@ static void add_linear(const char *pattern, int64_t rows, int64_t columns)
     }
 }
 
+/* A tensor of a shard that is not there: only its name is known. */
+static void add_absent(const char *name, const char *shard)
+{
+    add(name, 0, 0);
+    c.tensors[c.count - 1].stored = "";
+    c.tensors[c.count - 1].ndim = 0;
+    c.tensors[c.count - 1].absent_shard = shard;
+}
+
 static int64_t indices[64];
 
 static tenon_status match(const char *json, const char *prefix, const tenon_rename *rename, int64_t num_rename,
@@ -224,6 +233,35 @@ static void renamed_tensors_have_their_old_place(void **state)
     expect_match(MLP, NULL, apart, 2, "", 24, 10, NULL);
 }
 
+/* C11: shards that the connector does not need need not be there; one that it needs is named. */
+static void c11_shards_that_are_not_there(void **state)
+{
+    (void)state;
+    c.count = 0;
+    for (int i = 0; i < 24; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "vision.%d.attn.proj.weight", i);
+        add_absent(name, "m-3");
+        snprintf(name, sizeof name, "vision.%d.attn.proj.bias", i);
+        add_absent(name, "m-3");
+    }
+    add_linear("mm.proj.%s", 10, 24);
+    expect_match(LINEAR, NULL, NULL, 0, "mm.", 24, 10, NULL);
+    c.count = 0;
+    add("mm.proj.weight", 10, 24);
+    add_absent("mm.proj.bias", "m-2");
+    add_absent("lm.head.weight", "m-3");
+    EXPECT_REFUSAL(TENON_NOT_FOUND, LINEAR, NULL, NULL, 0, "x.pt: the shard 'm-2' is not there",
+                   "holds tensor 'mm.proj.bias'");
+    c.shapes[0][1] = 23;
+    EXPECT_REFUSAL(TENON_MISMATCH, "{\"type\": \"linear\", \"in_dim\": 24}", NULL, NULL, 0,
+                   "proj.weight is [10, 23], expected [10, 24]");
+    c.count = 0;
+    add_absent("mm.proj.weight", "m-2");
+    add_absent("mm.proj.bias", "m-2");
+    EXPECT_REFUSAL(TENON_NOT_FOUND, LINEAR, NULL, NULL, 0, "the shard 'm-2' is not there");
+}
+
 /* C40: a few names and how many more. */
 static void c40_many_unmatched_tensors(void **state)
 {
@@ -385,6 +423,7 @@ int main(void)
         cmocka_unit_test(wrappers_are_left_out),
         cmocka_unit_test(unexpected_tensors_are_those_under_the_prefix),
         cmocka_unit_test(renamed_tensors_have_their_old_place),
+        cmocka_unit_test(c11_shards_that_are_not_there),
         cmocka_unit_test(c40_many_unmatched_tensors),
         cmocka_unit_test(c37_names_are_escaped),
         cmocka_unit_test(tensors_get_new_names),
