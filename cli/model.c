@@ -45,6 +45,45 @@ static char *read_config(const char *given, tenon_error *error)
     return copy;
 }
 
+/* The pairs of --rename as the library takes them. */
+typedef struct renames {
+    tenon_rename *pairs;
+    int64_t count;
+    char *text; /* copies of the words, cut at their commas and equals signs */
+} renames;
+
+static void drop_renames(renames *r)
+{
+    free(r->pairs);
+    free(r->text);
+}
+
+static bool split_renames(renames *r, const tn_mapping *given, tenon_error *error)
+{
+    size_t bytes = 1, most = 1;
+    for (int i = 0; i < given->count; i++) {
+        bytes += strlen(given->words[i]) + 1;
+        for (const char *c = given->words[i]; c; c = strchr(c + 1, ','))
+            most++;
+    }
+    *r = (renames){.pairs = calloc(most, sizeof *r->pairs), .text = malloc(bytes)};
+    if (!r->pairs || !r->text) return tn_error(error, "out of memory for --rename");
+    char *end = r->text;
+    for (int i = 0; i < given->count; i++) {
+        strcpy(end, given->words[i]);
+        for (char *pair = end; pair;) {
+            char *comma = strchr(pair, ',');
+            if (comma) *comma = 0;
+            char *equals = strchr(pair, '='); /* there is one, the option was checked */
+            *equals = 0;
+            r->pairs[r->count++] = (tenon_rename){pair, equals + 1};
+            pair = comma ? comma + 1 : NULL;
+        }
+        end += strlen(given->words[i]) + 1;
+    }
+    return true;
+}
+
 tenon_status tn_model_open(const char *path, const tn_model_settings *settings, bool describe_only,
                            tenon_adapter **adapter, tenon_load_options *found, tenon_error *error)
 {
@@ -52,11 +91,20 @@ tenon_status tn_model_open(const char *path, const tn_model_settings *settings, 
     char *config = NULL;
     tenon_load_options_init(&load);
     if (settings->config && !(config = read_config(settings->config, error))) return TENON_IO;
-    load.prefix = settings->prefix;
-    load.config_json = config;
-    load.describe_only = describe_only;
-    tenon_status status = tenon_adapter_open(path, &load, adapter, error);
+    renames rename;
+    tenon_status status = TENON_NO_MEMORY;
+    if (split_renames(&rename, &settings->rename, error)) {
+        load.prefix = settings->prefix;
+        load.rename = rename.pairs;
+        load.num_rename = rename.count;
+        load.config_json = config;
+        load.describe_only = describe_only;
+        status = tenon_adapter_open(path, &load, adapter, error);
+    }
     load.config_json = NULL;
+    load.rename = NULL;
+    load.num_rename = 0;
+    drop_renames(&rename);
     free(config);
     if (status != TENON_OK) tn_fields_of_json(error);
     if (found) *found = load;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Opening the MODEL of a subcommand: a file or folder, --prefix, --config. */
+/* Opening the MODEL of a subcommand: a file or folder, --prefix, --rename, --config. */
 #ifndef TN_CLI_MODEL_H
 #define TN_CLI_MODEL_H
 
@@ -9,6 +9,7 @@
 typedef struct tn_model_settings {
     const char *prefix;
     const char *config; /* a JSON file, or the JSON itself */
+    tn_mapping rename;
 } tn_model_settings;
 
 #define TN_MODEL_OPTION_PREFIX(s)                                                                                      \
@@ -17,12 +18,20 @@ typedef struct tn_model_settings {
             "prefix of the connector's tensor names in a larger checkpoint; default: detected",                        \
             "--prefix model.adapter."                                                                                  \
     }
+#define TN_MODEL_OPTION_RENAME(s)                                                                                      \
+    {                                                                                                                  \
+        "rename", 0, TN_MAPPING, "OLD=NEW", NULL, 0, offsetof(s, model.rename),                                        \
+            "map tensor names, or their first parts, before they are matched; several pairs are separated by commas, " \
+            "or the option is repeated",                                                                               \
+            "--rename mm.linear_1=proj1,mm.linear_2=proj2"                                                             \
+    }
 #define TN_MODEL_OPTION_CONFIG(s)                                                                                      \
     {                                                                                                                  \
         "config", 0, TN_STRING, "JSON", "@file", 0, offsetof(s, model.config),                                         \
-            "config for a checkpoint that has none: a JSON file, or the JSON itself, with the type, its options, "     \
-            "in_dim and out_dim",                                                                                      \
-            "--config '{\"type\": \"mlp_2layer\", \"in_dim\": 1024, \"out_dim\": 4096}'"                               \
+            "config for a checkpoint that has none: a JSON file, or the JSON itself, with the type and options of "    \
+            "the "                                                                                                     \
+            "connector; in_dim, out_dim and hidden_dim are found from the tensors",                                    \
+            "--config '{\"type\": \"mlp_2layer\"}'"                                                                    \
     }
 
 /* Opens the connector. On success the caller owns *adapter; *found (may be NULL) says what was used. */

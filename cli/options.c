@@ -114,6 +114,20 @@ static int check_value(const tn_command *command, const tn_option *option, const
     return tn_usage(command, "--%s takes %s, got '%s'", option->name, list, tn_name_text(text));
 }
 
+static int store_mapping(const tn_command *command, const tn_option *option, const char *text, tn_mapping *mapping)
+{
+    for (const char *pair = text; pair; pair = strchr(pair, ',') ? strchr(pair, ',') + 1 : NULL) {
+        size_t length = strcspn(pair, ","), old = strcspn(pair, "=,");
+        if (!old || old == length)
+            return tn_usage(command, "--%s takes %s, got '%.*s'", option->name, option->argument, (int)length, pair);
+    }
+    if (mapping->count == TN_MAX_MAPPINGS)
+        return tn_usage(command, "--%s is given more than %d times; join pairs by commas", option->name,
+                        TN_MAX_MAPPINGS);
+    mapping->words[mapping->count++] = text;
+    return -1;
+}
+
 /* Stores one value; -1, or the exit code of a usage error. */
 static int store(const tn_command *command, const tn_option *option, const char *text, void *settings)
 {
@@ -139,6 +153,8 @@ static int store(const tn_command *command, const tn_option *option, const char 
         if (parse_pair(text, field)) return -1;
         return tn_usage(command, "--%s takes two positive whole numbers as %s, got '%s'", option->name,
                         option->argument, tn_name_text(text));
+    case TN_MAPPING:
+        return store_mapping(command, option, text, field);
     }
     return -1;
 }

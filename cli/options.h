@@ -14,7 +14,8 @@ typedef enum tn_option_kind {
     TN_INT,    /* int64_t, from `minimum` on */
     TN_UINT,   /* uint64_t */
     TN_REAL,   /* double, not negative */
-    TN_PAIR    /* tn_pair, "HxW", both positive */
+    TN_PAIR,   /* tn_pair, "HxW", both positive */
+    TN_MAPPING /* tn_mapping, "OLD=NEW,OLD=NEW"; may be repeated */
 } tn_option_kind;
 
 /* Rows x columns; 0 x 0 while not given. */
@@ -22,6 +23,13 @@ typedef struct tn_pair {
     int64_t height;
     int64_t width;
 } tn_pair;
+
+/* What was given with each use of an option, checked to be pairs. */
+enum { TN_MAX_MAPPINGS = 64 };
+typedef struct tn_mapping {
+    const char *words[TN_MAX_MAPPINGS];
+    int count;
+} tn_mapping;
 
 typedef struct tn_option {
     const char *name; /* without the dashes */

@@ -51,6 +51,7 @@ static const tn_option options[] = {
     {"cpu", 0, TN_STRING, "LEVEL", "@levels", 0, offsetof(settings, cpu),
      "highest CPU level to use; default TENON_CPU, else the best available", "--cpu baseline"},
     TN_MODEL_OPTION_PREFIX(settings),
+    TN_MODEL_OPTION_RENAME(settings),
     TN_MODEL_OPTION_CONFIG(settings),
     TN_OPTION_JSON(settings),
     {.name = NULL}};

@@ -54,7 +54,8 @@ _tenon_inspect() {
         --in-dim) ;;
         --out-dim) ;;
         --prefix) ;;
-        *) _tenon_options "--window --grid --in-dim --out-dim --prefix --config --json --help" ;;
+        --rename) ;;
+        *) _tenon_options "--window --grid --in-dim --out-dim --prefix --rename --config --json --help" ;;
     esac
 }
 
@@ -72,9 +73,10 @@ _tenon_run() {
         --grid) ;;
         --prefix-tokens) ;;
         --prefix) ;;
+        --rename) ;;
         --tensor) ;;
         --threads) ;;
-        *) _tenon_options "--output --window --grid --prefix-tokens --frame-mask --patch-mask --attention --dtype --prefix --config --tensor --npy-bf16 --threads --cpu --device --check-finite --force --json --help" ;;
+        *) _tenon_options "--output --window --grid --prefix-tokens --frame-mask --patch-mask --attention --dtype --prefix --rename --config --tensor --npy-bf16 --threads --cpu --device --check-finite --force --json --help" ;;
     esac
 }
 
@@ -109,10 +111,11 @@ _tenon_fit() {
         --window) ;;
         --grid) ;;
         --prefix) ;;
+        --rename) ;;
         --tensor) ;;
         --target-tensor) ;;
         --threads) ;;
-        *) _tenon_options "--model --features --targets --output --loss --steps --epochs --batch --accumulate --lr --warmup --min-lr --weight-decay --decay-biases --beta1 --beta2 --eps --clip --freeze --no-master --save-activations --seed --val-fraction --patience --checkpoint --every --resume --skip-nonfinite --log --window --grid --prefix --config --tensor --target-tensor --npy-bf16 --threads --cpu --json --help" ;;
+        *) _tenon_options "--model --features --targets --output --loss --steps --epochs --batch --accumulate --lr --warmup --min-lr --weight-decay --decay-biases --beta1 --beta2 --eps --clip --freeze --no-master --save-activations --seed --val-fraction --patience --checkpoint --every --resume --skip-nonfinite --log --window --grid --prefix --rename --config --tensor --target-tensor --npy-bf16 --threads --cpu --json --help" ;;
     esac
 }
 
@@ -136,7 +139,8 @@ _tenon_bench() {
         --grid) ;;
         --repeat) ;;
         --prefix) ;;
-        *) _tenon_options "--tokens --batch --dtype --threads --window --grid --repeat --cpu --prefix --config --json --help" ;;
+        --rename) ;;
+        *) _tenon_options "--tokens --batch --dtype --threads --window --grid --repeat --cpu --prefix --rename --config --json --help" ;;
     esac
 }
 

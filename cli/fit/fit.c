@@ -87,6 +87,7 @@ static const tn_option options[] = {
     {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(tn_fit_settings, grid),
      "rows x columns of the patch grid; default a square grid", "--grid 32x128"},
     TN_MODEL_OPTION_PREFIX(tn_fit_settings),
+    TN_MODEL_OPTION_RENAME(tn_fit_settings),
     TN_MODEL_OPTION_CONFIG(tn_fit_settings),
     {"tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(tn_fit_settings, tensor),
      "name of the tensor in .safetensors features; default the only floating-point tensor", "--tensor image_features"},

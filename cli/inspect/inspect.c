@@ -35,6 +35,7 @@ static const tn_option options[] = {
     {"out-dim", 0, TN_INT, "D", NULL, 1, offsetof(settings, out_dim),
      "check that the tokens have this width; the exit code is 1 when they do not", "--out-dim 4096"},
     TN_MODEL_OPTION_PREFIX(settings),
+    TN_MODEL_OPTION_RENAME(settings),
     TN_MODEL_OPTION_CONFIG(settings),
     TN_OPTION_JSON(settings),
     {.name = NULL}};

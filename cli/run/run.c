@@ -67,6 +67,7 @@ static const tn_option options[] = {
      "there as uint16",
      "--dtype bf16"},
     TN_MODEL_OPTION_PREFIX(settings),
+    TN_MODEL_OPTION_RENAME(settings),
     TN_MODEL_OPTION_CONFIG(settings),
     {"tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(settings, tensor),
      "name of the tensor in .safetensors features; default the only floating-point tensor", "--tensor image_features"},
