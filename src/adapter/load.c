@@ -68,6 +68,7 @@ static tenon_status open_checkpoint(checkpoint *c, const tenon_file *file, const
     }
     if (status == TENON_OK) status = name_tensors(c, count, settings, error);
     if (status != TENON_OK) close_checkpoint(c);
+    c->names.file = file;
     return status;
 }
 

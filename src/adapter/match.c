@@ -271,12 +271,24 @@ static tenon_status find_tensors(tn_match *match, const tn_names *names, const t
     return status;
 }
 
+/* Of a tensor in a shard that was not downloaded the file says so; nothing else is known of it. */
+static tenon_status check_present(const tn_match *match, const tn_names *names, tenon_error *error)
+{
+    for (int64_t p = 0; p < match->expected->count && names->file != NULL; p++) {
+        const int64_t tensor = match->tensors[p];
+        if (tensor < 0 || names->tensors[tensor].absent_shard == NULL) continue;
+        return tenon_file_read(names->file, tensor, 0, 0, NULL, 0, error);
+    }
+    return TENON_OK;
+}
+
 static tenon_status make(tn_match *match, const tn_names *names, const tn_expected *alternatives, int count,
                          const char *type, const char *prefix, tenon_error *error)
 {
     TN_TRY(prefix != NULL ? take_prefix(match, prefix, error)
                           : choose_prefix(match, names, alternatives, count, error));
     TN_TRY(find_tensors(match, names, alternatives, count, error));
+    TN_TRY(check_present(match, names, error));
     spell_prefix(match, names);
     return tn_match_check(match, names, type, error);
 }

@@ -18,8 +18,8 @@ typedef struct tn_match {
 } tn_match;
 
 /* Finds the tensors. Of the alternatives, which differ in shapes alone, the first that the most tensors fit is taken.
- * `prefix` NULL: the only one under which all are there. TENON_MISMATCH, with all that is wrong: it does not fit, or
- * several do. */
+ * `prefix` NULL: the only one under which all are there. TENON_NOT_FOUND: one is in a shard that is absent.
+ * TENON_MISMATCH, with all that is wrong: it does not fit, or several do. */
 tenon_status tn_match_make(tn_match *match, const tn_names *names, const tn_expected *alternatives, int count,
                            const char *type, const char *prefix, tenon_error *error);
 void tn_match_free(tn_match *match);

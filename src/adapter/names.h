@@ -15,6 +15,7 @@ typedef struct tn_names {
     const char *source;               /* the checkpoint, for messages; printable */
     const tenon_file_tensor *tensors; /* [count], the caller's */
     int64_t count;
+    const tenon_file *file; /* that has them, to say which shard of it is absent; NULL: they are from elsewhere */
     bool has_renames;
     char **renamed;                 /* [count] the tensor's own name where no rename concerns it */
     char **plain;                   /* [count] without wrappers; `renamed` itself where it has none */
