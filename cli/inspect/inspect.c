@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* tenon inspect: what a file's connector is, what it costs and how many tokens it makes. For files that describe no
  * connector it lists the tensors, so that one can see what a config would have to say. */
+#include "absent.h"
 #include "commands.h"
 #include "json.h"
 #include "model.h"
@@ -66,8 +67,10 @@ static json_t *tensor_as_json(const tenon_file_tensor *tensor)
     json_t *shape = json_array();
     for (int i = 0; i < tensor->ndim; i++)
         json_array_append_new(shape, json_integer(tensor->shape[i]));
-    return json_pack("{s:o, s:o, s:o}", "name", tn_json_text(tensor->name), "stored", tn_json_text(tensor->stored),
-                     "shape", shape);
+    json_t *object = json_pack("{s:o, s:o, s:o}", "name", tn_json_text(tensor->name), "stored",
+                               tn_json_text(tensor->stored), "shape", shape);
+    if (tensor->absent_shard) json_object_set_new(object, "absent_shard", tn_json_text(tensor->absent_shard));
+    return object;
 }
 
 static void list_tensors(const tenon_file *file, const char *path, bool json)
@@ -85,10 +88,12 @@ static void list_tensors(const tenon_file *file, const char *path, bool json)
         if (json)
             json_array_append_new(list, tensor_as_json(&tensor));
         else
-            printf("  %-48s %-6s %s\n", tn_name_text(tensor.name), tn_name_text(tensor.stored),
-                   tn_shape_text(tensor.ndim, tensor.shape));
+            printf("  %-48s %-6s %s\n", tn_name_text(tensor.name),
+                   tensor.absent_shard ? "absent" : tn_name_text(tensor.stored),
+                   tensor.absent_shard ? "" : tn_shape_text(tensor.ndim, tensor.shape));
     }
     if (!json && count > SHOWN) printf("  ... and %" PRId64 " more (--json lists all)\n", count - SHOWN);
+    if (!json) tn_print_absent_shards(path);
     if (json)
         tn_print_json(
             json_pack("{s:o, s:s, s:o}", "file", tn_json_text(path), "kind", tenon_file_kind(file), "tensors", list));
@@ -198,6 +203,7 @@ static void print_text(const char *path, const tenon_adapter *adapter, const ten
     if (found->used_prefix[0]) printf("prefix      %s\n", tn_name_text(found->used_prefix));
     if (found->num_unused)
         printf("tensors     %" PRId64 " used, %" PRId64 " others in the file\n", found->num_used, found->num_unused);
+    tn_print_absent_shards(path);
     print_layers(adapter);
     print_grids(rows, count);
     free(text);
@@ -251,14 +257,14 @@ static int print_as_json(const char *path, const tenon_adapter *adapter, const t
     json_t *grids = json_array();
     for (size_t i = 0; i < count; i++)
         json_array_append_new(grids, grid_as_json(&rows[i]));
-    return tn_print_json(
-        json_pack("{s:o, s:s, s:I, s:I, s:o, s:I, s:I, s:o, s:I, s:I, s:o, s:o, s:o}", "file", tn_json_text(path),
-                  "type", tenon_config_type(tenon_adapter_config(adapter)), "in_dim",
-                  (json_int_t)tenon_adapter_in_dim(adapter), "out_dim", (json_int_t)tenon_adapter_out_dim(adapter),
-                  "config", tn_json_config(tenon_adapter_config(adapter)), "parameters", (json_int_t)sum.elements,
-                  "bytes", (json_int_t)sum.bytes, "prefix", tn_json_text(found->used_prefix), "tensors_used",
-                  (json_int_t)found->num_used, "tensors_unused", (json_int_t)found->num_unused, "layers",
-                  layers_as_json(adapter), "tensors", parameters_as_json(adapter), "grids", grids));
+    return tn_print_json(json_pack(
+        "{s:o, s:s, s:I, s:I, s:o, s:I, s:I, s:o, s:I, s:I, s:o, s:o, s:o, s:o}", "file", tn_json_text(path), "type",
+        tenon_config_type(tenon_adapter_config(adapter)), "in_dim", (json_int_t)tenon_adapter_in_dim(adapter),
+        "out_dim", (json_int_t)tenon_adapter_out_dim(adapter), "config", tn_json_config(tenon_adapter_config(adapter)),
+        "parameters", (json_int_t)sum.elements, "bytes", (json_int_t)sum.bytes, "prefix",
+        tn_json_text(found->used_prefix), "tensors_used", (json_int_t)found->num_used, "tensors_unused",
+        (json_int_t)found->num_unused, "absent_shards", tn_absent_shards(path), "layers", layers_as_json(adapter),
+        "tensors", parameters_as_json(adapter), "grids", grids));
 }
 
 /* --in-dim and --out-dim: does it fit between two models? */

@@ -3,12 +3,15 @@
 import collections
 import gzip
 import io
+import json
+import os
 import pickle
 import tarfile
 import zipfile
 
 import numpy
 import pytest
+from safetensors.numpy import load_file, save_file
 
 WEIGHTS = {
     "dict": {"proj.weight": [[1.0, 2.0]], "step": 7},
@@ -88,3 +91,45 @@ def test_C14_pages_and_pointers(tenon, make, text, words):
         numpy.save("x.npy", numpy.ones((1, 4, 4), numpy.float32))
         said = tenon(*words_of, code=1).err
         assert words in said and "model.safetensors: " in said
+
+
+@pytest.fixture
+def part(make):
+    """A checkpoint of three shards: the connector in the first two, a language model in the third. Its tensors."""
+    make("linear", 4, 3)
+    tensors = load_file("adapter.safetensors")
+    os.mkdir("part")
+    save_file({"model.proj.weight": tensors["proj.weight"]}, "part/m-1.safetensors")
+    save_file({"model.proj.bias": tensors["proj.bias"]}, "part/m-2.safetensors")
+    places = {"model.proj.weight": "m-1.safetensors", "model.proj.bias": "m-2.safetensors"}
+    places |= {f"lm.{i}": "m-3.safetensors" for i in range(9)}
+    json.dump({"weight_map": places}, open("part/model.safetensors.index.json", "w"))
+    json.dump({"type": "linear", "in_dim": 4, "out_dim": 3}, open("config.json", "w"))
+    numpy.save("x.npy", numpy.ones((1, 4, 4), numpy.float32))
+    return tensors
+
+
+def test_C11_shards_that_nobody_asks_for_need_not_be_there(tenon, part):
+    tenon("run", "adapter.safetensors", "x.npy", "-o", "whole.npy")
+    tenon("run", "part", "x.npy", "-o", "part.npy", "--config", "config.json")
+    assert open("part.npy", "rb").read() == open("whole.npy", "rb").read()
+    assert "absent      shard m-3.safetensors, of 9 tensors" in tenon("inspect", "part", "--config", "config.json").out
+    shown = tenon("inspect", "part", "--config", "config.json", "--json").json
+    assert shown["absent_shards"] == {"m-3.safetensors": 9}
+    tenon("compare", "part", "part", "--tensor", "model.proj.bias")
+    said = tenon("compare", "part", "part", "--tensor", "lm.4", code=2).err
+    assert "the shard 'm-3.safetensors' was not found beside the index" in said
+
+
+@pytest.mark.parametrize("what", ["absent", "pointer", "link"])
+def test_C11_a_shard_that_is_wanted_is_named(tenon, part, what):
+    os.remove("part/m-2.safetensors")
+    if what == "pointer":
+        open("part/m-2.safetensors", "w").write("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    if what == "link":
+        os.symlink("../blobs/gone", "part/m-2.safetensors")
+    said = tenon("run", "part", "x.npy", "-o", "y.npy", "--config", "config.json", code=1).err
+    assert "part/model.safetensors.index.json: the shard 'm-2.safetensors'" in said
+    assert ("is a Git LFS pointer" if what == "pointer" else "was not found beside the index; download it") in said
+    assert "it holds tensor 'model.proj.bias'" in said and "1 more shard is absent: 'm-3.safetensors'" in said
+    assert not os.path.exists("y.npy")
