@@ -140,7 +140,7 @@ static void widths_are_the_tensors(void **state)
     add_linear("out_proj.%s", 10, 24);
     expect_match("{\"type\": \"attentional_pool\", \"pool_heads\": 12}", NULL, NULL, 0, "", 24, 10, NULL);
     EXPECT_REFUSAL(TENON_INVALID, "{\"type\": \"attentional_pool\"}", NULL, NULL, 0, "x.pt: ", "in_dim", "(24)",
-                   "divisible by pool_heads (16)");
+                   "divisible by `pool_heads` (16)");
 }
 
 /* The width that most sides tell is the one that the others are measured by. */
@@ -395,7 +395,7 @@ static void arguments_are_checked(void **state)
     tenon_load_options options;
     c.count = 0;
     add_linear("proj.%s", 10, 24);
-    EXPECT_REFUSAL(TENON_NOT_FOUND, NULL, NULL, NULL, 0, "carries no adapter config", "`config_json`");
+    EXPECT_REFUSAL(TENON_NOT_FOUND, NULL, NULL, NULL, 0, "carries no adapter config", "`config`");
     tenon_load_options_init(&options);
     options.config_json = LINEAR;
     assert_int_equal(tenon_adapter_match("x", c.list, 2, &options, &adapter, indices, 1, &error), TENON_INVALID);

@@ -9,7 +9,7 @@ from . import inputs
 from .cases import CONNECTOR_BF16, CONNECTORS, NEAR_LIMIT, STORAGE_BAR, TOLERANCE, Connector
 from .environment import say
 from .measures import Series, in_turns
-from .report import Disagreement, cell_ms, markdown, mark, percent
+from .report import Disagreement, cell_ms, mark_ratio, markdown, percent
 from .session import LABELS, PEERS, Session, close, limit_seconds
 from .workers import Worker
 
@@ -108,11 +108,13 @@ def tables(results: dict) -> str:
         storage = ", ".join(f"{ratio:.2f}" for ratio in row["storage"].values()) or "-"
         rows.append(
             [row["title"], *times, f"{row['limit_ms']:.1f}", percent(row["share_of_limit"]), text]
-            + [f"{row['bar']:.2f} {mark(row['passed'])}", storage, f"{row['errors']['tenon']:.1e}"]
+            + [f"{row['bar']:.2f} {mark_ratio(row['passed'], row.get('ratio'), row['bar'])}", storage]
+            + [f"{row['errors']['tenon']:.1e}"]
         )
     note = (
         "Medians in ms, the quartiles of the rounds in parentheses. The limit is the connector's necessary operations "
-        f"at the FMA peak of the same rounds; a row within {NEAR_LIMIT} of it passes whatever the peers do. bf16 and "
+        f"at the FMA peak of the same rounds; a row within {NEAR_LIMIT} of it passes: where it misses its bar it is "
+        "marked as at the limit, and where a peer is faster as behind. bf16 and "
         f"f16: our time with weights and features stored so, over our f32 time (bar {STORAGE_BAR} from 49 output rows "
         "up). The error is ours against float64, the worst token's; every contender was within "
         f"{TOLERANCE['f32']:g} (bf16: {TOLERANCE['bf16']:g}), else there would be no table."

@@ -36,6 +36,13 @@ def mark(passed: bool) -> str:
     return "met" if passed else "**missed**"
 
 
+def mark_ratio(passed: bool, ratio: float | None, bar: float) -> str:
+    """The mark of a row that passes beside its limit too: who is slower than a peer has not met a bar of the peers."""
+    if ratio is None or not passed or ratio <= bar:
+        return mark(passed)
+    return "**behind**" if ratio > 1 else "at the limit"
+
+
 def mib(size: float) -> str:
     return f"{size / 2**20:.1f} MiB"
 

@@ -12,7 +12,7 @@ from .cases import NEAR_TRAINING_LIMIT, TOLERANCE, TRAINING, Connector
 from .connectors import summary
 from .environment import say
 from .measures import Series, in_turns
-from .report import Disagreement, cell_ms, markdown, mark, percent
+from .report import Disagreement, cell_ms, mark_ratio, markdown, percent
 from .session import LABELS, TRAINERS, Session, close
 from .workers import Worker
 
@@ -87,7 +87,7 @@ def tables(results: dict) -> str:
         error = f"{row['errors']['tenon']:.1e}" if row["errors"] else "-"
         rows.append(
             [row["title"], *times, f"{row['limit_ms']:.1f}", percent(row["share_of_limit"]), text]
-            + [f"{row['bar']:.2f} {mark(row['passed'])}", error]
+            + [f"{row['bar']:.2f} {mark_ratio(row['passed'], row.get('ratio'), row['bar'])}", error]
         )
     note = (
         "One training step: gradients zeroed, weights packed again, forward, backward to all weights and the features. "
