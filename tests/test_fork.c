@@ -20,6 +20,14 @@ enum { MOST_TYPES = 1000 }; /* that a parent registers */
 #if __has_feature(thread_sanitizer)
 #define BESIDE_THREAD_SANITIZER
 #endif
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define WITH_LARGE_FRAMES
+#endif
+#endif
+#if defined(WITH_LARGE_FRAMES) || !defined(NDEBUG)
+enum { SMALL_STACK = 512 << 10 };
+#else
+enum { SMALL_STACK = 32 << 10 };
 #endif
 #ifdef BESIDE_THREAD_SANITIZER
 /* Its allocator hangs in a child if another thread was in it at the fork; the C library's does not. */
@@ -461,9 +469,39 @@ static void test_C26_a_fork_in_the_middle_of_packing(void **state)
     tenon_adapter_free(shared.repacked);
 }
 
+/* ---- threads with little stack, as a host's may have ---- */
+
+static void *compute_in_a_small_stack(void *argument)
+{
+    static float y[Y_COUNT], dx[X_COUNT];
+    bool *good = argument;
+    *good = prepare(shared.repacked, true, 2, NULL) && forward(shared.repacked, y, 2, NULL) &&
+            backward(shared.repacked, dx, 2, NULL) && memcmp(y, shared.y, sizeof y) == 0 &&
+            memcmp(dx, shared.dx, sizeof dx) == 0;
+    return NULL;
+}
+
+static void test_C26_threads_of_32_KiB_of_stack(void **state)
+{
+    (void)state;
+    pthread_attr_t attributes;
+    pthread_t thread;
+    bool good = false;
+    set_up();
+    pthread_attr_init(&attributes);
+    assert_int_equal(pthread_attr_setstacksize(&attributes, SMALL_STACK), 0);
+    assert_int_equal(pthread_create(&thread, &attributes, compute_in_a_small_stack, &good), 0);
+    pthread_join(thread, NULL);
+    pthread_attr_destroy(&attributes);
+    assert_true(good);
+    tenon_adapter_free(shared.served);
+    tenon_adapter_free(shared.repacked);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_C26_threads_of_32_KiB_of_stack),
         cmocka_unit_test(test_C26_a_fork_in_the_middle_of_packing),
         cmocka_unit_test(test_C26_children_of_a_busy_parent_compute),
     };
