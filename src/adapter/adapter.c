@@ -26,8 +26,6 @@ static tenon_status describe(tenon_adapter *adapter, const tenon_config *config,
     TN_TRY(tn_plan_make(&adapter->plan, adapter->graph, false, error));
     TN_TRY(tn_plan_make(&adapter->train_plan, adapter->graph, true, error));
     TN_TRY(tn_parameters_new(adapter, &adapter->parameters, error));
-    adapter->weights = calloc((size_t)adapter->graph->num_parameters + 1, sizeof *adapter->weights);
-    if (adapter->weights == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: parameters cannot be listed");
     return tn_mutex_new(&adapter->lock, error);
 }
 
@@ -62,7 +60,6 @@ void tenon_adapter_free(tenon_adapter *adapter)
     if (adapter == NULL) return;
     if (adapter->lock != NULL) tn_adapter_unpublish(adapter);
     tn_parameters_free(adapter, adapter->parameters);
-    free(adapter->weights);
     tn_mutex_free(adapter->lock);
     tenon_config_free(adapter->config);
     tn_plan_free(&adapter->plan);

@@ -32,8 +32,7 @@ struct tenon_adapter {
     int64_t in_dim, out_dim;
     tn_graph *graph;
     tn_plan plan, train_plan;
-    tn_parameter *parameters; /* [graph->num_parameters] */
-    tn_weight *weights;       /* the same as packing reads them */
+    tn_parameter *parameters; /* [graph->num_parameters], and behind them tn_adapter_weights */
     tn_mutex *lock;           /* guards `pack`, and the packs' references and writers */
     tn_pack *pack;            /* published, or NULL */
 };
@@ -64,6 +63,10 @@ tenon_status tn_adapter_prepare_train_for(tenon_adapter *adapter, const tn_ops *
 
 /* Replaces all parameters at once; takes ownership of `fresh` [num_parameters] and its data. */
 void tn_adapter_replace_parameters(tenon_adapter *adapter, tn_parameter *fresh);
+
+/* The parameters as packing reads them. They are part of the same allocation, so that one store replaces both: another
+ * thread may fork at any time, and the child must find the old ones or the new ones. */
+tn_weight *tn_adapter_weights(const tenon_adapter *adapter);
 
 /* An array of parameters without storage, and its end. */
 tenon_status tn_parameters_new(const tenon_adapter *adapter, tn_parameter **parameters, tenon_error *error);

@@ -13,7 +13,8 @@
 
 tenon_status tn_parameters_new(const tenon_adapter *adapter, tn_parameter **parameters, tenon_error *error)
 {
-    tn_parameter *made = calloc((size_t)adapter->graph->num_parameters + 1, sizeof *made); /* never of size 0 */
+    const size_t count = (size_t)adapter->graph->num_parameters + 1; /* never of size 0 */
+    tn_parameter *made = calloc(count, sizeof(tn_parameter) + sizeof(tn_weight));
     if (made == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: parameters cannot be described");
     *parameters = made;
     return TENON_OK;
@@ -48,20 +49,30 @@ tenon_status tn_parameter_allocate(const tenon_adapter *adapter, tn_parameter *p
     return TENON_OK;
 }
 
-/* A parameter as packing will read it. */
-static void show_weight(tenon_adapter *adapter, int64_t index)
+static tn_weight *weights_of(const tenon_adapter *adapter, tn_parameter *parameters)
 {
-    adapter->weights[index] = (tn_weight){adapter->parameters[index].data, adapter->parameters[index].dtype};
+    return (tn_weight *)(void *)(parameters + adapter->graph->num_parameters + 1);
+}
+
+tn_weight *tn_adapter_weights(const tenon_adapter *adapter)
+{
+    return weights_of(adapter, adapter->parameters);
+}
+
+/* A parameter as packing will read it. */
+static void show_weight(const tenon_adapter *adapter, tn_parameter *parameters, int64_t index)
+{
+    weights_of(adapter, parameters)[index] = (tn_weight){parameters[index].data, parameters[index].dtype};
 }
 
 void tn_adapter_replace_parameters(tenon_adapter *adapter, tn_parameter *fresh)
 {
     tn_parameter *old = adapter->parameters;
-    tn_adapter_unpublish(adapter);
-    adapter->parameters = fresh; /* first: another thread may fork at any time, and the child has one or the other */
-    tn_parameters_free(adapter, old);
     for (int64_t i = 0; i < adapter->graph->num_parameters; i++)
-        show_weight(adapter, i);
+        show_weight(adapter, fresh, i);
+    tn_adapter_unpublish(adapter);
+    adapter->parameters = fresh;
+    tn_parameters_free(adapter, old);
 }
 
 void tenon_parameter_init(tenon_parameter *parameter)
@@ -218,7 +229,7 @@ void tenon_adapter_release_parameters(tenon_adapter *adapter)
         const tn_dtype dtype = adapter->parameters[i].dtype;
         drop_storage(adapter, &adapter->parameters[i]);
         adapter->parameters[i].dtype = dtype;
-        show_weight(adapter, i);
+        show_weight(adapter, adapter->parameters, i);
     }
 }
 
@@ -241,6 +252,6 @@ tenon_status tenon_adapter_set_parameter(tenon_adapter *adapter, const char *nam
     tn_adapter_unpublish(adapter);
     drop_storage(adapter, &adapter->parameters[index]);
     adapter->parameters[index] = (tn_parameter){.dtype = view.dtype, .data = view.data};
-    show_weight(adapter, index);
+    show_weight(adapter, adapter->parameters, index);
     return TENON_OK;
 }

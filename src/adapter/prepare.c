@@ -69,7 +69,8 @@ tenon_status tn_adapter_plan_pack(const tenon_adapter *adapter, bool train, tn_p
     tn_pack_release(adapter, published);
     *pack = (tn_pack){.references = 0};
     if (ops == NULL) TN_TRY(tn_find_table(NULL, &ops, error));
-    return tn_pack_plan(pack, plan_of(adapter, train), ops, train, &adapter->allocator, adapter->weights, error);
+    return tn_pack_plan(pack, plan_of(adapter, train), ops, train, &adapter->allocator, tn_adapter_weights(adapter),
+                        error);
 }
 
 /* ---- writing over a published pack ---- */
@@ -85,7 +86,7 @@ static void take_over_locked(tn_pack *pack)
 static void write_over(const tenon_adapter *adapter, tn_pack *pack, const tn_parallel *parallel)
 {
     const tn_context context = {.ops = pack->ops, .parallel = parallel};
-    (void)!tn_pack_fill(pack, adapter->weights, &context, NULL);
+    (void)!tn_pack_fill(pack, tn_adapter_weights(adapter), &context, NULL);
     tn_mutex_acquire(adapter->lock);
     pack->writer = 0;
     tn_mutex_release(adapter->lock);
@@ -97,7 +98,7 @@ static bool refill_pack(const tenon_adapter *adapter, const tn_ops *ops, const t
     tn_mutex_acquire(adapter->lock);
     tn_pack *pack = adapter->pack;
     const bool fits = pack != NULL && (pack->references == 1 || is_abandoned(pack)) && pack->train &&
-                      pack->ops == ops && tn_pack_fits(pack, adapter->weights);
+                      pack->ops == ops && tn_pack_fits(pack, tn_adapter_weights(adapter));
     if (fits) take_over_locked(pack);
     tn_mutex_release(adapter->lock);
     if (!fits) return false;
@@ -137,10 +138,10 @@ const tn_pack *tn_pack_acquire(const tenon_adapter *adapter)
 static tenon_status fill_pack(const tenon_adapter *adapter, tn_pack *pack, const tn_context *context, bool train,
                               tenon_error *error)
 {
-    TN_TRY(
-        tn_pack_plan(pack, plan_of(adapter, train), context->ops, train, &adapter->allocator, adapter->weights, error));
+    TN_TRY(tn_pack_plan(pack, plan_of(adapter, train), context->ops, train, &adapter->allocator,
+                        tn_adapter_weights(adapter), error));
     TN_TRY(tn_pack_allocate(pack, error));
-    return tn_pack_fill(pack, adapter->weights, context, error);
+    return tn_pack_fill(pack, tn_adapter_weights(adapter), context, error);
 }
 
 static tenon_status make_and_publish(tenon_adapter *adapter, const tn_context *context, bool train, tenon_error *error)
