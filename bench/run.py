@@ -7,7 +7,7 @@
     python3 bench/run.py --against COMMIT         ours beside that commit of ours: was speed lost?
 
 Makes the peers' environment in the user's cache folder, builds ours, runs all contenders in turns, checks that they
-agree, prints tables in markdown and writes bench/results/<cpu>.json. docs/performance.md says how to read them.
+agree, prints tables in markdown and writes bench/results/<cpu>.json. docs/measuring.md says how to read them.
 """
 
 from __future__ import annotations

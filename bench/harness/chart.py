@@ -123,7 +123,7 @@ def draw(path: pathlib.Path) -> str:
     peers = ", ".join(f"{LABEL[n]} {versions[n].split('+')[0]}" for n in named)
     drawing.y += 26
     drawing.text(16, drawing.y, f"{machine['cpu']}, {machine['cores']} cores, {document['level']}; tenon "
-                 f"{sections['connectors']['commit'].rstrip('+')}; {peers}; docs/performance.md says how it is measured", 10)
+                 f"{sections['connectors']['commit'].rstrip('+')}; {peers}; docs/measuring.md says how it is measured", 10)
     return drawing.document("tenon beside PyTorch, ONNX Runtime and OpenVINO: time and memory", f"bench/results/{path.name}")
 
 
