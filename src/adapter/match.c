@@ -31,6 +31,7 @@ typedef struct search {
     group *groups;
     size_t num_groups;
     const tenon_file_tensor **found; /* [parameters] a group's tensors */
+    char *plain;                     /* as long as the longest of our names */
 } search;
 
 int64_t tn_prefix_length(const char *name, const char *suffix, size_t suffix_length)
@@ -48,10 +49,9 @@ static size_t list_hits(hit *hits, const search *s)
 {
     size_t count = 0;
     for (int64_t p = 0; p < s->alternatives->count; p++) {
-        char plain[sizeof s->alternatives->parameters[p].name];
-        const size_t length = tn_name_unwrap(plain, s->alternatives->parameters[p].name);
+        const size_t length = tn_name_unwrap(s->plain, s->alternatives->parameters[p].name);
         for (int64_t t = 0; t < s->names->count; t++) {
-            const int64_t prefix = tn_prefix_length(s->names->plain[t], plain, length);
+            const int64_t prefix = tn_prefix_length(s->names->plain[t], s->plain, length);
             if (prefix < 0) continue;
             if (hits != NULL) hits[count] = (hit){s->names->plain[t], (size_t)prefix, p, t};
             count++;
@@ -107,8 +107,20 @@ static tenon_status judge(group *g, const search *s, tenon_error *error)
     return TENON_OK;
 }
 
+static size_t longest_name(const tn_expected *expected)
+{
+    size_t longest = 0;
+    for (int64_t p = 0; p < expected->count; p++) {
+        const size_t length = strlen(expected->parameters[p].name);
+        longest = length > longest ? length : longest;
+    }
+    return longest;
+}
+
 static tenon_status find_groups(search *s, tenon_error *error)
 {
+    s->plain = malloc(longest_name(s->alternatives) + 1);
+    if (s->plain == NULL) return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory for names", s->names->source);
     const size_t count = list_hits(NULL, s);
     s->hits = calloc(count + 1, sizeof *s->hits); /* none of these is of size 0 */
     s->groups = calloc(count + 1, sizeof *s->groups);
@@ -205,6 +217,7 @@ static tenon_status choose_prefix(tn_match *match, const tn_names *names, const 
     free(s.hits);
     free(s.groups);
     free(s.found);
+    free(s.plain);
     return status;
 }
 
