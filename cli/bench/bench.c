@@ -175,6 +175,14 @@ static bool measure_shapes(work *w, const settings *given, tenon_error *error)
     return true;
 }
 
+static bool check_window(const char *path, const work *w, const settings *given, tenon_error *error)
+{
+    const char *type = tenon_config_type(tenon_adapter_config(w->adapter));
+    return given->window == TENON_UNSET || tenon_type_pools(type) ||
+           tn_error(error, "--window does not apply: %s has a connector of type '%s', which does not pool",
+                    tn_name_text(path), type);
+}
+
 static bool set_up(work *w, const settings *given, const tn_pool *pool, tenon_error *error)
 {
     tenon_dtype dtype;
@@ -292,7 +300,7 @@ static int run(const tn_command *command, int argc, char **argv)
     bool good = tn_pool_new((int)given.threads, &pool, &error);
     if (good) given.threads = tn_pool_executor(pool)->width;
     good = good && tn_model_open(words[0], &given.model, false, &w.adapter, NULL, &error) == TENON_OK &&
-           set_up(&w, &given, pool, &error) &&
+           check_window(words[0], &w, &given, &error) && set_up(&w, &given, pool, &error) &&
            tn_limits_new(tenon_adapter_cpu(w.adapter), (int)given.threads, &limits, &error) == TENON_OK &&
            measure(&w, limits, given.repeat, &found, &error);
     if (!good)

@@ -78,6 +78,12 @@ static bool take_pair(tn_file_pair *f, const int64_t index[2], tn_trouble *troub
     bool same = a->ndim == b->ndim && a->ndim <= TN_COMPARE_MAX_AXES;
     for (int i = 0; same && i < a->ndim; i++)
         same = a->shape[i] == b->shape[i];
+    for (int s = 0; s < 2; s++) {
+        if (!p->tensors[s].absent_shard) continue;
+        tn_trouble_add(trouble, "%s: %s is in the shard %s, which was not downloaded", tn_name_text(f->path[s]),
+                       tn_name_text(p->tensors[s].name), tn_name_text(p->tensors[s].absent_shard));
+        return true;
+    }
     int unread = !tn_is_number(a->dtype) ? 0 : !tn_is_number(b->dtype) ? 1 : -1;
     if (!same)
         tn_trouble_add(trouble, "%s and %s: shapes differ%s%s: %s and %s", tn_name_text(f->path[0]),

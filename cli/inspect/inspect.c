@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* tenon inspect: what a file's connector is, what it costs and how many tokens it makes. For files that describe no
- * connector it lists the tensors, so that one can see what a config would have to say. */
+/* tenon inspect: what a file's connector is, what it costs and how many tokens it makes. This file reads the options
+ * and describes connectors; see inspect.h for files that describe none. */
+#include "inspect.h"
+
 #include "absent.h"
 #include "commands.h"
 #include "json.h"
@@ -19,6 +21,7 @@ typedef struct settings {
     tn_pair grid;
     int64_t in_dim;
     int64_t out_dim;
+    bool all;
     bool json;
 } settings;
 
@@ -38,12 +41,14 @@ static const tn_option options[] = {
     TN_MODEL_OPTION_PREFIX(settings),
     TN_MODEL_OPTION_RENAME(settings),
     TN_MODEL_OPTION_CONFIG(settings),
+    {"all", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, all), "list every tensor of the file", "--all"},
     TN_OPTION_JSON(settings),
     {.name = NULL}};
 
 static const tn_example examples[] = {
     {"tenon inspect adapter.safetensors", "type, widths, layers, parameters, cost and tokens"},
     {"tenon inspect adapter.safetensors --in-dim 1152 --out-dim 4096", "check that it fits between two models"},
+    {"tenon inspect llava/", "what looks like a connector in a checkpoint, and how to open it"},
     {"tenon inspect llava/ --config adapter.json", "the connector inside a sharded checkpoint"},
     {.line = NULL}};
 
@@ -60,51 +65,15 @@ typedef struct grid_row {
     size_t workspace;
 } grid_row;
 
-/* ---- files without a connector ---- */
-
-static json_t *tensor_as_json(const tenon_file_tensor *tensor)
-{
-    json_t *shape = json_array();
-    for (int i = 0; i < tensor->ndim; i++)
-        json_array_append_new(shape, json_integer(tensor->shape[i]));
-    json_t *object = json_pack("{s:o, s:o, s:o}", "name", tn_json_text(tensor->name), "stored",
-                               tn_json_text(tensor->stored), "shape", shape);
-    if (tensor->absent_shard) json_object_set_new(object, "absent_shard", tn_json_text(tensor->absent_shard));
-    return object;
-}
-
-static void list_tensors(const tenon_file *file, const char *path, bool json)
-{
-    enum { SHOWN = 60 };
-    int64_t count = tenon_file_num_tensors(file);
-    json_t *list = json ? json_array() : NULL;
-    if (!json)
-        printf("%s: %s, %" PRId64 " tensor%s, no connector\n", tn_name_text(path), tenon_file_kind(file), count,
-               count == 1 ? "" : "s");
-    for (int64_t i = 0; i < count && (json || i < SHOWN); i++) {
-        tenon_file_tensor tensor;
-        tenon_file_tensor_init(&tensor);
-        if (tenon_file_get_tensor(file, i, &tensor, NULL) != TENON_OK) continue;
-        if (json)
-            json_array_append_new(list, tensor_as_json(&tensor));
-        else
-            printf("  %-48s %-6s %s\n", tn_name_text(tensor.name),
-                   tensor.absent_shard ? "absent" : tn_name_text(tensor.stored),
-                   tensor.absent_shard ? "" : tn_shape_text(tensor.ndim, tensor.shape));
-    }
-    if (!json && count > SHOWN) printf("  ... and %" PRId64 " more (--json lists all)\n", count - SHOWN);
-    if (!json) tn_print_absent_shards(path);
-    if (json)
-        tn_print_json(
-            json_pack("{s:o, s:s, s:o}", "file", tn_json_text(path), "kind", tenon_file_kind(file), "tensors", list));
-}
-
 /* The file could not be opened as a connector: shows what it does hold, then says why. */
-static int explain_failure(const char *path, const settings *given, const tenon_error *error)
+static int explain_failure(const tn_command *command, const char *path, const settings *given, const tenon_error *error)
 {
     tenon_file *file;
     if (given->model.config || tenon_file_open(path, NULL, &file, NULL) != TENON_OK) return tn_failed_error(error);
-    list_tensors(file, path, given->json);
+    if (given->json)
+        tn_print_json(tn_survey_json(command, path, file));
+    else
+        tn_survey_text(command, path, file, given->all);
     tenon_file_close(file);
     fflush(stdout);
     return tn_failed_error(error);
@@ -283,6 +252,15 @@ static int check_widths(const char *path, const tenon_adapter *adapter, const se
     return TN_EXIT_OK;
 }
 
+/* --all: also the tensors that are not the connector's. */
+static void list_file(const char *path)
+{
+    tenon_file *file;
+    if (tenon_file_open(path, NULL, &file, NULL) != TENON_OK) return;
+    tn_list_tensors(file);
+    tenon_file_close(file);
+}
+
 static int describe(const char *path, const tenon_adapter *adapter, const settings *given,
                     const tenon_load_options *found)
 {
@@ -297,6 +275,7 @@ static int describe(const char *path, const tenon_adapter *adapter, const settin
         code = print_as_json(path, adapter, found, rows, count);
     else
         print_text(path, adapter, found, rows, count);
+    if (given->all && !given->json) list_file(path);
     fflush(stdout);
     return code == TN_EXIT_OK ? check_widths(path, adapter, given) : code;
 }
@@ -312,8 +291,13 @@ static int run(const tn_command *command, int argc, char **argv)
     if (code < 0) code = tn_names_check_command(command, &given, words);
     if (code >= 0) return code;
     tenon_status status = tn_model_open(words[0], &given.model, true, &adapter, &found, &error);
-    if (status != TENON_OK) return explain_failure(words[0], &given, &error);
-    code = describe(words[0], adapter, &given, &found);
+    if (status != TENON_OK) return explain_failure(command, words[0], &given, &error);
+    const char *type = tenon_config_type(tenon_adapter_config(adapter));
+    if (given.window != TENON_UNSET && !tenon_type_pools(type))
+        code = tn_failed("--window does not apply: %s has a connector of type '%s', which does not pool",
+                         tn_name_text(words[0]), type);
+    else
+        code = describe(words[0], adapter, &given, &found);
     tenon_adapter_free(adapter);
     return code;
 }
@@ -323,7 +307,8 @@ const tn_command tn_command_inspect = {
     "say what a connector file holds and costs",
     "Prints the connector in a file: type, widths, config, layers with their parameters, bytes, and for the grids of "
     "common encoders the tokens, the floating-point operations per image and the workspace ('-' where the grid is "
-    "refused). For a file that describes no connector it lists the tensors; the exit code is then 1.",
+    "refused). Of any other checkpoint it shows what looks like a connector, with the command that opens it, and the "
+    "tensors by prefix; the exit code is then 1.",
     arguments,
     options,
     examples,

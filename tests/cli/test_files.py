@@ -252,3 +252,93 @@ def test_output_that_cannot_be_written_is_an_error(make, tenon):
 def test_names_with_control_characters_stay_on_one_line(tenon):
     result = tenon("inspect", "no\nsuch\x1b[31m", code=1)
     assert r"no\x0asuch\x1b[31m" in result.err and "\x1b" not in result.err
+
+
+def linear_layers(prefix, *layers, first=4):
+    """Linear layers of 16 outputs each, of the modules that `layers` names."""
+    tensors, width = {}, first
+    for name in layers:
+        tensors[f"{prefix}{name}.weight"] = numpy.zeros((16, width), numpy.float16)
+        tensors[f"{prefix}{name}.bias"] = numpy.zeros(16, numpy.float16)
+        width = 16
+    return tensors
+
+
+def language_model(layers=8):
+    names = [f"language_model.layers.{i}.{m}" for i in range(layers) for m in ("self_attn.q_proj", "mlp.up_proj")]
+    return {**{f"{n}.weight": numpy.zeros((4, 4), numpy.float16) for n in names},
+            **{k: v for i in range(layers) for k, v in linear_layers(f"vision.layers.{i}.mlp.", "fc1", "fc2").items()}}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_inspect_shows_what_looks_like_a_connector_whatever_the_order(tenon, first):
+    connector = linear_layers("model.adapter.", "proj1", "proj2")
+    save_file({**connector, **language_model()} if first else {**language_model(), **connector}, "x.safetensors")
+    result = tenon("inspect", "x.safetensors", code=1)
+    lines = result.out.splitlines()
+    assert lines[0].endswith("52 tensors, no connector is described") and lines[2].startswith("looks like a connector")
+    assert lines[3] == "  model.adapter.: mlp_2layer, 4 -> 16" and "(16, 4)" in result.out and "vision.layers.*.mlp." in result.out
+    command = next(line for line in lines if "--config" in line)
+    assert "--prefix model.adapter." in command
+    done = os.popen(command.strip().replace("tenon", os.environ["TENON_BIN"], 1)).read()  # it opens the connector
+    assert "x.safetensors: mlp_2layer, 4 -> 16" in done and "4 used, 48 others" in done
+    got = tenon("inspect", "x.safetensors", "--json", code=1).json
+    assert [c["prefix"] for c in got["connectors"]] == ["model.adapter."] and len(got["tensors"]) == 52
+    assert got["connectors"][0]["config"] == {"type": "mlp_2layer", "in_dim": 4, "hidden_dim": 16, "out_dim": 16}
+    assert sum(row["tensors"] for row in got["prefixes"]) == 52
+    assert tenon("inspect", "x.safetensors", "--all", code=1).out.count("weight ") >= 26
+
+
+@pytest.mark.parametrize(
+    "prefix, layers, says",
+    [
+        ("multi_modal_projector.", ["linear_1", "linear_2"], "multi_modal_projector.: mlp_2layer, 4 -> 16"),
+        ("model.mm_projector.", ["0", "2"], "model.mm_projector.: mlp_2layer, 4 -> 16"),
+        ("", ["0", "2"], "  mlp_2layer, 4 -> 16"),
+        ("", ["proj"], "  linear or avgpool, 4 -> 16"),
+        ("model.connector.", ["proj"], "model.connector.: linear or avgpool, 4 -> 16"),
+        ("visual.merger.", ["mlp.0", "mlp.2", "mlp.4"], "visual.merger.mlp.: 6 tensors, of no type that this version has"),
+    ],
+)
+def test_inspect_knows_the_names_of_others(tenon, prefix, layers, says):
+    others = language_model() if prefix else {}
+    save_file({**linear_layers(prefix, *layers), **others}, "x.safetensors")
+    result = tenon("inspect", "x.safetensors", code=1)
+    assert says in result.out
+    assert ("linear_1 is proj1 here" in result.out) == (layers[0] == "linear_1")
+
+
+def test_inspect_an_attentional_pool_by_its_names(tenon, make):
+    make("attentional_pool", 24, 8, heads=12)
+    save_file({f"a.{k}": v for k, v in load_file("adapter.safetensors").items()}, "x.safetensors")
+    out = tenon("inspect", "x.safetensors", code=1).out
+    assert "a.: attentional_pool, 24 -> 8" in out and '"pool_heads": 12' in out
+
+
+def test_inspect_summarises_a_hundred_thousand_tensors(tenon):
+    tensors = {f"model.layers.{i}.{j}.weight": numpy.zeros(1, numpy.int8) for i in range(100) for j in range(1000)}
+    save_file({**tensors, **linear_layers("z.projector.", "linear_1", "linear_2")}, "x.safetensors")
+    out = tenon("inspect", "x.safetensors", code=1).out
+    assert "z.projector.: mlp_2layer" in out and "model.layers.*.*." in out and len(out.splitlines()) < 40
+    save_file({f"t{i}": numpy.zeros(1, numpy.int8) for i in range(100000)}, "flat.safetensors")
+    assert "(no prefix)" in tenon("inspect", "flat.safetensors", code=1).out
+
+
+def test_inspect_an_index_whose_shards_are_not_all_here(tenon):
+    import json
+
+    connector = linear_layers("adapter.", "proj1", "proj2")
+    save_file(connector, "a.safetensors")
+    weight_map = {**{k: "a.safetensors" for k in connector}, **{f"lm.{i}.weight": "b.safetensors" for i in range(20)}}
+    json.dump({"metadata": {}, "weight_map": weight_map}, open("model.safetensors.index.json", "w"))
+    out = tenon("inspect", "model.safetensors.index.json", code=1).out
+    assert "adapter.: mlp_2layer, 4 -> 16" in out and "20 not here" in out
+    assert "in b.safetensors, which is not here" in tenon("inspect", ".", "--all", code=1).out
+    tensors = tenon("inspect", ".", "--json", code=1).json["tensors"]
+    assert sum(t.get("absent_shard") == "b.safetensors" for t in tensors) == 20
+
+
+def test_window_needs_a_connector_that_pools(make, tenon):
+    make("linear", 4, 6)
+    for words in (["inspect", "adapter.safetensors"], ["bench", "adapter.safetensors", "--tokens", "4"]):
+        assert "--window does not apply" in tenon(*words, "--window", "3", code=1).err
