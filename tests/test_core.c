@@ -127,6 +127,7 @@ static void nearest_names(void **state)
         {"typ", "type"},
         {"tpye", "type"},
         {"colour", NULL},
+        {"keep", NULL},
         {"", NULL},
         {"x", NULL},
         {"tokens", "prefix_tokens"},

@@ -74,7 +74,7 @@ const char *tenon_nearest_name(const char *name, const char *const *names, size_
     const char *nearest = NULL;
     const size_t length = strlen(name);
     if (length > longest) return NULL;
-    int beyond = least_of(2 + (int)(length / 4), (int)length); /* one slip in a short name, more in a long one */
+    int beyond = least_of(2 + (int)(length / 5), (int)length); /* one slip in a short name, more in a long one */
     for (size_t i = 0; i < count; i++) {
         if (strlen(names[i]) > longest) continue;
         const int distance = name_distance((span){name, (int)length}, (span){names[i], (int)strlen(names[i])});
