@@ -85,30 +85,47 @@ static bool append(char ***names, size_t *count, const char *name)
     return (*names)[*count] && ++*count;
 }
 
-bool tn_paths_list_shards(const char *folder, char ***names, size_t *count, tenon_error *error)
+bool tn_paths_list(const char *folder, bool others, char ***names, size_t *count, tenon_error *error)
 {
     DIR *listing = opendir(folder);
     if (!listing) return tn_error(error, "%s: cannot list the folder: %s", folder, strerror(errno));
-    char **list = NULL;
-    size_t found = 0;
     bool good = true;
     struct dirent *entry;
-    while (good && (errno = 0, entry = readdir(listing)))
-        if (is_shard(folder, entry->d_name)) good = append(&list, &found, entry->d_name);
+    *names = NULL;
+    *count = 0;
+    while (good && (errno = 0, entry = readdir(listing))) {
+        const char *name = entry->d_name;
+        if (is_shard(folder, name) == others || name[0] == '.') continue;
+        char *path = others ? tn_paths_join(folder, name) : NULL;
+        char *slashed = path && tn_paths_is_folder(path) ? tn_paths_join(name, "") : NULL;
+        good = (path || !others) && append(names, count, slashed ? slashed : name);
+        free(path);
+        free(slashed);
+    }
     if (!good) tn_error(error, "%s: out of memory while listing the folder", folder);
     if (good && errno) good = tn_error(error, "%s: cannot list the folder: %s", folder, strerror(errno));
     closedir(listing);
-    if (good && !found)
-        good =
-            tn_error(error, "%s: no .npy or .safetensors file in it; give the folder that holds the features", folder);
-    if (!good) {
-        tn_paths_free_list(list, found);
-        return false;
-    }
-    qsort(list, found, sizeof *list, by_bytes);
-    *names = list;
-    *count = found;
-    return true;
+    if (good && *count) qsort(*names, *count, sizeof **names, by_bytes);
+    if (!good) tn_paths_free_list(*names, *count);
+    return good;
+}
+
+/* Says what is there instead. */
+static bool fail_without_shards(const char *folder, tenon_error *error)
+{
+    char **names, text[512];
+    size_t count;
+    if (!tn_paths_list(folder, true, &names, &count, error)) return false;
+    tn_list_text(text, sizeof text, names, count);
+    tn_paths_free_list(names, count);
+    return tn_error(error, "%s: no .npy or .safetensors file in it%s%s; give the folder that holds the features",
+                    folder, count ? ", but " : "", text);
+}
+
+bool tn_paths_list_shards(const char *folder, char ***names, size_t *count, tenon_error *error)
+{
+    if (!tn_paths_list(folder, false, names, count, error)) return false;
+    return *count > 0 || fail_without_shards(folder, error);
 }
 
 void tn_paths_free_list(char **names, size_t count)

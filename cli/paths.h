@@ -21,8 +21,12 @@ const char *tn_paths_base(const char *path);
 /* Is it the name of a shard: .npy or .safetensors, and not hidden? */
 bool tn_paths_is_shard_name(const char *name);
 
-/* The names in `folder` that end in .npy or .safetensors, sorted by their bytes, hidden ones left out. On success the
- * caller frees the list with tn_paths_free_list. */
+/* The names in `folder` that end in .npy or .safetensors, sorted by their bytes; or, with `others`, those of everything
+ * else, folders with a '/' at their end. Hidden ones are left out; there may be none. On success the caller frees the
+ * list with tn_paths_free_list. */
+bool tn_paths_list(const char *folder, bool others, char ***names, size_t *count, tenon_error *error);
+
+/* The first kind, of which there must be one. */
 bool tn_paths_list_shards(const char *folder, char ***names, size_t *count, tenon_error *error);
 void tn_paths_free_list(char **names, size_t count);
 

@@ -153,6 +153,16 @@ const char *tn_shape_text(int ndim, const int64_t *shape)
     return text;
 }
 
+void tn_list_text(char *text, size_t size, char *const *names, size_t count)
+{
+    enum { MOST = 4 };
+    size_t used = 0;
+    text[0] = 0;
+    for (size_t i = 0; i < count && i < MOST && used < size; i++)
+        used += (size_t)snprintf(text + used, size - used, "%s%.80s", i ? ", " : "", names[i]);
+    if (count > MOST && used < size) snprintf(text + used, size - used, " and %zu more", count - MOST);
+}
+
 const char *tn_dtype_text(DLDataType dtype)
 {
     static const struct {

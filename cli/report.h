@@ -47,6 +47,9 @@ const char *tn_name_text(const char *name);
 /* A shape as "(4, 729, 1152)", likewise. */
 const char *tn_shape_text(int ndim, const int64_t *shape);
 
+/* "a.pt, b.pt, c.pt, d.pt and 12 more", cut to fit. */
+void tn_list_text(char *text, size_t size, char *const *names, size_t count);
+
 /* DLPack 0.8 and later names it kDLBool. */
 enum { TN_DLPACK_BOOL = 6 };
 

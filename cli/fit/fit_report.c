@@ -62,8 +62,9 @@ bool tn_fit_report_sync(tn_fit *fit, tenon_error *error)
 {
     FILE *log = fit->report ? fit->report->log : NULL;
     if (!log) return true;
-    /* Some files, such as pipes, cannot be synced; they need not last either. */
-    if (fflush(log) != 0 || (fsync(fileno(log)) != 0 && errno != EINVAL && errno != EROFS))
+    /* Pipes, and the files of some file systems, cannot be synced; there is nothing better to be had. */
+    if (fflush(log) != 0) return log_failed(fit, error);
+    if (fsync(fileno(log)) != 0 && errno != EINVAL && errno != ENOSYS && errno != ENOTSUP && errno != EROFS)
         return log_failed(fit, error);
     const off_t length = ftello(log);
     fit->state.log_bytes = length > 0 ? length : 0;

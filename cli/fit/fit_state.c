@@ -9,7 +9,6 @@
 #include "ranks_same.h"
 #include "report.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -155,22 +154,6 @@ bool tn_fit_folder_names(const tn_fit_settings *given, tn_names *names, tenon_er
            (given->val_fraction == 0 || tn_names_add(names, option, folder, TN_FIT_BEST, error));
 }
 
-/* What a killed run left half written; with the lock held nobody is writing there. */
-static void remove_leftovers(const char *folder)
-{
-    DIR *listing = opendir(folder);
-    struct dirent *entry;
-    while (listing && (entry = readdir(listing))) {
-        bool ours = !strncmp(entry->d_name, ".checkpoint.safetensors.", 24) ||
-                    !strncmp(entry->d_name, ".best.safetensors.", 18);
-        if (!ours || !tn_paths_has_suffix(entry->d_name, ".tmp")) continue;
-        char *path = tn_paths_join(folder, entry->d_name);
-        if (path) unlink(path);
-        free(path);
-    }
-    if (listing) closedir(listing);
-}
-
 bool tn_fit_open_folder(tn_fit *fit, tenon_error *error)
 {
     const char *folder = fit->given->checkpoint;
@@ -187,7 +170,8 @@ bool tn_fit_open_folder(tn_fit *fit, tenon_error *error)
             "%s: holds the checkpoint of a run; --resume goes on from it, or choose another folder for a new "
             "run",
             folder);
-    remove_leftovers(folder);
+    static const char *const own[] = {file_name, TN_FIT_BEST};
+    tn_lock_sweep(fit->lock, folder, own, sizeof own / sizeof *own);
     return true;
 }
 

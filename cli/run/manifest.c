@@ -7,8 +7,6 @@
 #include "run.h"
 
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,13 +14,9 @@
 
 enum { FORMAT = 1 };
 
-static const char file_name[] = "manifest.json";
-static const char part_prefix[] = ".manifest.rank-";
-
 struct tn_manifest {
     char *folder;
     char *path;
-    char *beside; /* where the next version is written */
     json_t *root;
     json_t *others; /* of a part: the manifest it belongs to; NULL: it is no part */
     bool is_behind; /* the file lacks a finished shard */
@@ -32,47 +26,14 @@ struct tn_manifest {
 
 /* ---- writing ---- */
 
-static bool write_all(int handle, const char *data, size_t size)
-{
-    while (size) {
-        ssize_t written = write(handle, data, size);
-        if (written < 0 && errno == EINTR) continue;
-        if (written < 0) return false;
-        data += written;
-        size -= (size_t)written;
-    }
-    return true;
-}
-
-/* Makes the new name last through a power cut. A folder that cannot be synced (some network file systems) is no reason
- * to fail. */
-static void sync_folder(const char *folder)
-{
-    int handle = open(folder, O_RDONLY | O_DIRECTORY);
-    if (handle < 0) return;
-    fsync(handle);
-    close(handle);
-}
-
 static bool replace_file(const tn_manifest *manifest, const char *text, tenon_error *error)
 {
-    int handle = open(manifest->beside, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-    bool good = handle >= 0 && write_all(handle, text, strlen(text)) && fsync(handle) == 0;
-    int reason = errno;
-    if (handle >= 0 && close(handle) != 0 && good) {
-        good = false;
-        reason = errno;
-    }
-    if (good && rename(manifest->beside, manifest->path) != 0) {
-        good = false;
-        reason = errno;
-    }
-    if (good) {
-        sync_folder(manifest->folder);
-        return true;
-    }
-    unlink(manifest->beside);
-    return tn_error(error, "%s: cannot write the manifest: %s", manifest->path, strerror(reason));
+    tenon_atomic_file *file;
+    if (tenon_atomic_file_new(manifest->path, &file, error) != TENON_OK) return false;
+    const bool good = tenon_atomic_file_write(file, text, strlen(text), error) == TENON_OK &&
+                      tenon_atomic_file_commit(file, error) == TENON_OK;
+    tenon_atomic_file_free(file);
+    return good;
 }
 
 bool tn_manifest_save(tn_manifest *manifest, tenon_error *error)
@@ -110,6 +71,21 @@ json_t *tn_manifest_find(const tn_manifest *manifest, const char *shard)
     if (key && !found) found = json_object_get(json_object_get(manifest->others, "shards"), key);
     free(key);
     return found;
+}
+
+bool tn_manifest_set_last_run(tn_manifest *manifest, json_t *last_run, tenon_error *error)
+{
+    json_t *old = json_object_get(manifest->root, "last_run");
+    if (old && last_run && json_equal(old, last_run)) return true;
+    if (!last_run || json_object_set(manifest->root, "last_run", last_run) != 0)
+        return tn_error(error, "%s: out of memory", manifest->path);
+    manifest->is_behind = true;
+    return true;
+}
+
+const json_t *tn_manifest_last_run(const tn_manifest *manifest)
+{
+    return json_object_get(manifest->root, "last_run");
 }
 
 const char *tn_manifest_path(const tn_manifest *manifest)
@@ -215,14 +191,11 @@ static bool read_or_start(tn_manifest *manifest, const char *weights, const json
 /* A manifest that is written to folder/name; its root is to be filled. */
 static bool start(const char *folder, const char *name, tn_manifest **manifest, tenon_error *error)
 {
-    char beside[80];
-    snprintf(beside, sizeof beside, ".%.40s.%ld.tmp", name[0] == '.' ? name + 1 : name, (long)getpid());
     tn_manifest *made = calloc(1, sizeof *made);
     if (!made) return tn_error(error, "out of memory");
     made->folder = strdup(folder);
     made->path = tn_paths_join(folder, name);
-    made->beside = tn_paths_join(folder, beside);
-    if (made->folder && made->path && made->beside) {
+    if (made->folder && made->path) {
         *manifest = made;
         return true;
     }
@@ -233,8 +206,8 @@ static bool start(const char *folder, const char *name, tn_manifest **manifest, 
 bool tn_manifest_open(const char *folder, const char *weights, const json_t *options, bool fresh,
                       tn_manifest **manifest, tenon_error *error)
 {
-    tn_manifest *made;
-    if (!start(folder, file_name, &made, error)) return false;
+    tn_manifest *made = NULL;
+    if (!start(folder, TN_MANIFEST_NAME, &made, error)) return false;
     if (read_or_start(made, weights, options, fresh, error) && tn_manifest_take_parts(made, error)) {
         *manifest = made;
         return true;
@@ -247,17 +220,17 @@ bool tn_manifest_open(const char *folder, const char *weights, const json_t *opt
 
 void tn_manifest_part_name(int rank, char name[TN_MANIFEST_PART_SIZE])
 {
-    snprintf(name, TN_MANIFEST_PART_SIZE, "%s%d.json", part_prefix, rank);
+    snprintf(name, TN_MANIFEST_PART_SIZE, TN_MANIFEST_PART_NAME("%d"), rank);
 }
 
 bool tn_manifest_open_part(const char *folder, const char *weights, const json_t *options, int rank,
                            tn_manifest **manifest, tenon_error *error)
 {
     char name[TN_MANIFEST_PART_SIZE];
-    tn_manifest *made;
+    tn_manifest *made = NULL;
     tn_manifest_part_name(rank, name);
     if (!start(folder, name, &made, error)) return false;
-    char *whole = tn_paths_join(folder, file_name);
+    char *whole = tn_paths_join(folder, TN_MANIFEST_NAME);
     made->root = new_root(weights, options);
     made->others = whole ? read_root(whole, error) : NULL;
     bool good = made->root && made->others;
@@ -272,7 +245,22 @@ bool tn_manifest_open_part(const char *folder, const char *weights, const json_t
 
 static bool is_part(const char *name)
 {
-    return !strncmp(name, part_prefix, strlen(part_prefix)) && tn_paths_has_suffix(name, ".json");
+    return tenon_name_matches(TN_MANIFEST_PART_NAME("*"), name);
+}
+
+/* What a part says of its run, list by list. */
+static bool take_last_run(tn_manifest *manifest, const json_t *part)
+{
+    json_t *own = json_object_get(manifest->root, "last_run");
+    const char *name;
+    json_t *list;
+    bool good = true;
+    json_object_foreach(json_object_get(part, "last_run"), name, list)
+    {
+        json_t *to = json_object_get(own, name);
+        good = good && (!to || json_object_update(to, list) == 0);
+    }
+    return good;
 }
 
 /* A part of a run with the same weights and options adds its shards; any other is of a folder that --force began anew.
@@ -285,7 +273,8 @@ static bool take_part(tn_manifest *manifest, const char *path, tenon_error *erro
     for (size_t i = 0; i < sizeof same / sizeof *same; i++)
         fits = fits && json_equal(json_object_get(part, same[i]), json_object_get(manifest->root, same[i]));
     bool good =
-        !fits || json_object_update(json_object_get(manifest->root, "shards"), json_object_get(part, "shards")) == 0;
+        !fits || (json_object_update(json_object_get(manifest->root, "shards"), json_object_get(part, "shards")) == 0 &&
+                  take_last_run(manifest, part));
     json_decref(part);
     manifest->is_behind = manifest->is_behind || fits;
     return good || tn_error(error, "%s: out of memory", path);
@@ -329,6 +318,5 @@ void tn_manifest_free(tn_manifest *manifest)
     json_decref(manifest->others);
     free(manifest->folder);
     free(manifest->path);
-    free(manifest->beside);
     free(manifest);
 }

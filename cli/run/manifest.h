@@ -2,7 +2,9 @@
 /* manifest.json of an output folder: what made it, and which shards are finished.
  *
  *     {"format": 1, "tenon": "0.1.0", "weights": HASH, "options": {...}, "options_hash": HASH,
- *      "shards": {"a.npy": {"images": 4, "tokens": 324, "features": {"hash": HASH, "stamp": S}, "tokens_file": ...}}}
+ *      "shards": {"a.npy": {"images": 4, "tokens": 324, "nonfinite": {}, "features": {"hash": HASH, "stamp": S},
+ *                           "tokens_file": ...}},
+ *      "last_run": {"bad": {"b.npy": REASON}, "changed": {"a.npy": true}}}
  *
  * The file is replaced whole, so a reader sees the old one or the new one.
  *
@@ -14,6 +16,9 @@
 
 #include "json.h"
 #include "tenon/tenon.h"
+
+#define TN_MANIFEST_NAME "manifest.json"
+#define TN_MANIFEST_PART_NAME(rank) ".manifest.rank-" rank ".json"
 
 typedef struct tn_manifest tn_manifest;
 
@@ -34,6 +39,11 @@ bool tn_manifest_open_part(const char *folder, const char *weights, const json_t
 /* Takes the parts that all ranks have saved into the manifest of rank 0 and removes them. */
 bool tn_manifest_take_parts(tn_manifest *manifest, tenon_error *error);
 void tn_manifest_free(tn_manifest *manifest);
+
+/* Lists of the shards that the present run met, by name: objects of objects, which the parts of other ranks add to.
+ * `last_run` is borrowed. */
+bool tn_manifest_set_last_run(tn_manifest *manifest, json_t *last_run, tenon_error *error);
+const json_t *tn_manifest_last_run(const tn_manifest *manifest);
 
 const char *tn_manifest_path(const tn_manifest *manifest);
 

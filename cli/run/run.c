@@ -225,6 +225,7 @@ static bool prepare(tenon_adapter *adapter, const settings *given, const char *f
     setup->out_dim = tenon_adapter_out_dim(adapter);
     setup->prefix_tokens = tn_config_int(tenon_adapter_config(adapter), "prefix_tokens");
     setup->check_finite = given->check_finite;
+    setup->notes = !given->json;
     fill_call(given, pool, &setup->call);
     setup->drop_window = find_drop_window(adapter, given->window);
     if (!setup->dtype && first_dtype(adapter, &setup->dtype, error) != TENON_OK) return false;

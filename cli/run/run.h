@@ -72,6 +72,7 @@ struct tn_run_setup {
     int64_t out_dim;
     int64_t prefix_tokens;
     int64_t drop_window; /* patches beyond whole windows of this side are left out; 0: none are */
+    bool notes;          /* say on standard error what is not an error */
     bool check_finite;   /* a value that is not finite is an error */
     int64_t heads;       /* of the attention weights, and the patches of a window */
     int64_t window_area;
@@ -177,7 +178,9 @@ typedef struct tn_folder_result {
     tn_run_totals totals;
     size_t done;
     size_t skipped;
+    size_t num_shards;
     char *files[TN_FINDINGS]; /* the file of totals.found[finding], where there is one */
+    json_t *lists;            /* of names: bad_shards {name: reason}, changed_shards, skipped_files, ...; of rank 0 */
 } tn_folder_result;
 
 void tn_folder_result_free(tn_folder_result *result);
@@ -191,7 +194,7 @@ bool tn_run_folder_names(tn_names *names, const char *features, const char *toke
                          tenon_error *error);
 
 /* Runs every shard of the folders in `folders` (by role; features and tokens at least) that the manifest does not list
- * as finished. */
+ * as finished. A shard that cannot be done is said at once, listed in result->lists, and does not stop the others. */
 bool tn_run_folder(tn_run_setup *setup, char *const folders[TN_ROLES], bool force, tn_folder_result *result,
                    tenon_error *error);
 
@@ -204,6 +207,9 @@ typedef struct tn_run_outcome {
     double load_seconds;
     double total_seconds;
 } tn_run_outcome;
+
+/* How many names there are in one of the lists of a result, and which: "a, b and 3 more". */
+size_t tn_run_list_text(const json_t *lists, const char *list, char *text, size_t size);
 
 /* Says what was done; an exit code. */
 int tn_run_report(const tn_run_setup *setup, const tn_run_outcome *out, bool json);

@@ -7,6 +7,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 /* The file in which the first value of a finding is. */
 static const char *file_of(const tn_run_outcome *out, int finding)
@@ -35,11 +36,30 @@ static int report_json(const tn_run_setup *setup, const tn_run_outcome *out)
                   "dtype", tenon_dtype_name(setup->dtype), "weights", setup->weights, "nonfinite",
                   findings_to_json(out), "seconds", "load", out->load_seconds, "read", totals->read_seconds, "compute",
                   totals->compute_seconds, "write", totals->write_seconds, "total", out->total_seconds);
-    if (object && out->is_folder)
+    if (object && out->is_folder) {
         json_object_set_new(
             object, "shards",
             json_pack("{s:I, s:I}", "done", (json_int_t)out->result.done, "skipped", (json_int_t)out->result.skipped));
+        json_object_update(object, out->result.lists);
+    }
     return tn_print_json(object);
+}
+
+/* ---- text ---- */
+
+/* The names are the keys of an object, or the members of an array. */
+size_t tn_run_list_text(const json_t *lists, const char *list, char *text, size_t size)
+{
+    json_t *of = json_object_get(lists, list), *value;
+    const size_t count = json_object_size(of) + json_array_size(of);
+    char **names = calloc(count + 1, sizeof *names);
+    const char *key;
+    size_t i, used = 0;
+    json_object_foreach(of, key, value) if (names) names[used++] = (char *)(uintptr_t)key;
+    json_array_foreach(of, i, value) if (names) names[used++] = (char *)(uintptr_t)json_string_value(value);
+    tn_list_text(text, size, names, used);
+    free(names);
+    return count;
 }
 
 static void print_findings(const tn_run_setup *setup, const tn_run_outcome *out)
@@ -59,7 +79,11 @@ static void report_text(const tn_run_setup *setup, const tn_run_outcome *out)
 {
     const tn_run_totals *totals = &out->result.totals;
     fprintf(stderr, "%s -> %s: ", tn_name_text(out->features), tn_name_text(out->output));
-    if (out->is_folder) fprintf(stderr, "%zu shards done, %zu skipped, ", out->result.done, out->result.skipped);
+    if (out->is_folder) {
+        const size_t bad = json_object_size(json_object_get(out->result.lists, "bad_shards"));
+        fprintf(stderr, "%zu shards done, %zu skipped, ", out->result.done, out->result.skipped);
+        if (bad) fprintf(stderr, "%zu not done, ", bad);
+    }
     fprintf(stderr, "%s image%s, %s tokens of width %" PRId64 " in %s on cpu (%s)", tn_count_text(totals->images),
             totals->images == 1 ? "" : "s", tn_count_text(totals->tokens), setup->out_dim,
             tenon_dtype_name(setup->dtype), tenon_adapter_cpu(setup->adapter));
@@ -72,8 +96,21 @@ static void report_text(const tn_run_setup *setup, const tn_run_outcome *out)
 
 int tn_run_report(const tn_run_setup *setup, const tn_run_outcome *out, bool json)
 {
+    char names[512];
+    int code = TN_EXIT_OK;
     if (tn_ranks_index() > 0) return TN_EXIT_OK;
-    if (json) return report_json(setup, out);
-    report_text(setup, out);
-    return TN_EXIT_OK;
+    const size_t changed = tn_run_list_text(out->result.lists, "changed_shards", names, sizeof names);
+    if (json) {
+        code = report_json(setup, out);
+    } else {
+        if (changed)
+            tn_note("%s: %zu shard%s had changed and %s done again: %s", out->features, changed,
+                    changed == 1 ? "" : "s", changed == 1 ? "was" : "were", names);
+        report_text(setup, out);
+    }
+    const size_t bad = tn_run_list_text(out->result.lists, "bad_shards", names, sizeof names);
+    if (!bad) return code;
+    return tn_failed("%s: %zu of %zu shards could not be done: %s; correct or remove them, and the same command does "
+                     "the rest",
+                     out->features, bad, out->result.num_shards, names);
 }

@@ -41,14 +41,15 @@ def run(*words, env=None, **options):
 
 @pytest.fixture
 def tenon(tmp_path, monkeypatch):
-    """Runs the command and expects an exit code, 0 unless told, any where it is None: tenon("tokens", ..., code=2)."""
+    """Runs the command and expects an exit code, 0 unless told, any where it is None: tenon("tokens", ..., code=2). What
+    fails says so in one line, or in `lines` of them."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*words, code=0, **options):
+    def call(*words, code=0, lines=1, **options):
         result = run(*words, **options)
         assert code is None or result.code == code, result
         if code and result.err:
-            assert result.err.startswith("tenon: ") and result.err.count("\n") == 1, result
+            assert result.err.startswith("tenon: ") and result.err.count("\n") == lines, result
         return result
 
     return call

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """tenon run on a folder of shards: the manifest, resuming, what stops it; and being killed."""
+import errno
 import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 
@@ -12,7 +14,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import reference
-from conftest import BINARY, load_tokens, worst_relative
+from conftest import BINARY, load_tokens, run, worst_relative
+from faults import failing
+from test_fit import FIT, data  # noqa: F401 (data is a fixture)
 from test_run import CLEAN
 
 RUN = ["run", "adapter.safetensors", "in", "-o", "out"]
@@ -126,11 +130,11 @@ def test_other_options_stop_it(tenon, shards, words, name):
 
 
 def test_prefix_tokens_are_an_option_of_the_folder(tenon, shards):
-    result = tenon(*RUN, "--prefix-tokens", "1", code=1)  # 15 patches are no square
-    assert "in/0.npy" in result.err and not os.path.exists("out")
+    result = tenon(*RUN, "--prefix-tokens", "1", code=1, lines=4)  # 15 patches are no square
+    assert "in/2.safetensors" in result.err and not os.path.exists("out")
     tenon(*RUN, "--prefix-tokens", "0")
     assert tenon(*RUN, "--json").json["shards"]["skipped"] == 3  # the config's, as it is
-    result = tenon(*RUN, "--prefix-tokens", "7", code=1)
+    result = tenon(*RUN, "--prefix-tokens", "7", code=1)  # 9 are
     assert "config was" in result.err and "prefix_tokens" in result.err and "--force" in result.err
 
 
@@ -146,21 +150,36 @@ def test_threads_do_not_count_as_other_options(tenon, shards):
     assert tenon(*RUN, "--threads", "1", "--json").json["shards"]["skipped"] == 3
 
 
-def test_a_changed_shard_stops_it(tenon, shards):
+def test_a_changed_shard_is_done_again_alone(tenon, shards):
     tenon(*RUN)
+    before = stamps()
     info = os.stat("in/1.npy")
     numpy.save("in/1.npy", shards[1]["1.npy"] + 1)
     os.utime("in/1.npy", ns=(info.st_atime_ns, info.st_mtime_ns))
-    result = tenon(*RUN, code=1)
-    assert "in/1.npy" in result.err and "--force" in result.err
-    tenon(*RUN, "--force")
-    check(shards[0], {"1.npy": shards[1]["1.npy"] + 1})
+    result = tenon(*RUN, "--json")
+    assert result.json["shards"] == {"done": 1, "skipped": 2} and result.json["changed_shards"] == ["1.npy"]
+    assert {name for name, stamp in stamps().items() if stamp != before[name]} == {"1.npy"}
+    check(shards[0], {**shards[1], "1.npy": shards[1]["1.npy"] + 1})
+    numpy.save("in/1.npy", shards[1]["1.npy"])
+    numpy.save("in/0.npy", shards[1]["0.npy"] + 1)
+    said = tenon(*RUN).err
+    assert "tenon: note: in: 2 shards had changed and were done again: 0.npy, 1.npy\n" in said
+    assert tenon(*RUN, "--json").json["changed_shards"] == []
 
 
-def test_changed_tokens_stop_it(tenon, shards):
+def test_changed_tokens_are_not_written_over(tenon, shards):
     tenon(*RUN)
-    numpy.save("out/1.npy", numpy.load("out/1.npy") + 1)
-    assert "out/1.npy" in tenon(*RUN, code=1).err
+    mine = numpy.load("out/1.npy") + 1
+    numpy.save("out/1.npy", mine)
+    os.remove("out/0.npy")
+    for _ in range(2):  # whether their features have changed as well or not
+        said = tenon(*RUN, code=1, lines=4).err
+        assert "tenon: out/1.npy: is not the file that out/manifest.json records; remove it to have" in said
+        assert "1 not done" in said and numpy.array_equal(numpy.load("out/1.npy"), mine) and os.path.exists("out/0.npy")
+        numpy.save("in/1.npy", shards[1]["1.npy"] + 1)
+    os.remove("out/1.npy")
+    tenon(*RUN)
+    check(shards[0], {**shards[1], "1.npy": shards[1]["1.npy"] + 1})
 
 
 def test_a_broken_manifest_stops_it(tenon, shards):
@@ -179,10 +198,93 @@ def test_foreign_files_are_not_overwritten(tenon, shards):
     assert "out/1.npy" in result.err and open("out/1.npy").read() == "mine" and os.listdir("out") == ["1.npy"]
 
 
-def test_a_bad_shard_is_found_before_anything_is_written(tenon, shards):
-    numpy.save("in/zz.npy", numpy.zeros((1, 16, 9), numpy.float32))
-    result = tenon(*RUN, code=1)
-    assert "in/zz.npy" in result.err and not os.path.exists("out")
+def test_all_bad_shards_are_named_and_the_others_done(tenon, shards):
+    os.remove("in/README.txt")
+    numpy.save("in/a.npy", numpy.zeros((1, 16, 9), numpy.float32))
+    open("in/b.npy", "wb").write(open("in/1.npy", "rb").read()[:-8])
+    numpy.save("in/c.npy", numpy.zeros((1, 16, 8), numpy.int32))
+    save_file({"x": numpy.zeros((1, 7, 8), numpy.float32)}, "in/d.safetensors")
+    open("in/e.safetensors", "w").close()
+    said = tenon(*RUN, code=1, lines=7).err
+    for number, words in enumerate(["in/a.npy: features (1, 16, 9) have width 9", "in/b.npy: ", "in/c.npy: features are i32",
+                                    "in/d.safetensors: ", "in/e.safetensors: "]):
+        assert said.splitlines()[number].startswith(f"tenon: {words}")
+    assert "in -> out: 3 shards done, 0 skipped, 5 not done, 7 images" in said.splitlines()[5]
+    assert said.splitlines()[6].startswith(
+        "tenon: in: 5 of 8 shards could not be done: a.npy, b.npy, c.npy, d.safetensors and 1 more; correct")
+    check(*shards)
+    result = tenon(*RUN, "--json", code=1, lines=6)
+    assert result.json["shards"] == {"done": 0, "skipped": 3}
+    assert sorted(result.json["bad_shards"]) == ["a.npy", "b.npy", "c.npy", "d.safetensors", "e.safetensors"]
+    assert result.json["bad_shards"]["c.npy"].startswith("in/c.npy: features are i32")
+    assert json.load(open("out/manifest.json"))["last_run"]["bad"] == result.json["bad_shards"]
+    for name in result.json["bad_shards"]:
+        os.remove(f"in/{name}")
+    assert tenon(*RUN, "--json").json["bad_shards"] == {}
+    assert json.load(open("out/manifest.json"))["last_run"] == {"bad": {}, "changed": {}}
+
+
+def test_where_no_shard_can_be_done_nothing_is_written(tenon, make):
+    make("avgpool", 8, 6)
+    os.mkdir("in")
+    for name in ("a", "b"):
+        numpy.save(f"in/{name}.npy", numpy.zeros((1, 16, 9), numpy.float32))
+    said = tenon(*RUN, code=1, lines=3).err
+    assert "in/a.npy" in said and "in/b.npy" in said and "tenon: in: none of its 2 shards can be done" in said
+    assert not os.path.exists("out")
+
+
+def test_a_shard_that_fails_while_it_is_read_does_not_stop_the_others(tenon, make, rng):
+    adapter = make("linear", 64, 8)
+    os.mkdir("in")
+    x = {f"{name}.npy": rng.normal(size=(3, 4, 64)).astype(numpy.float32) for name in "acd"}
+    for name, array in x.items():
+        numpy.save(f"in/{name}", array)
+    big = rng.normal(size=(900, 256, 64)).astype(numpy.float32)  # 59 MB: two chunks, the value in the second
+    big[899, 255, 63] = numpy.nan
+    numpy.save("in/b.npy", big)
+    said = tenon(*RUN, "--check-finite", code=1, lines=3).err
+    assert "tenon: in/b.npy: in the features, image 899, token 255, column 63 is nan" in said
+    assert "3 shards done, 0 skipped, 1 not done, 9 images" in said
+    assert sorted(os.listdir("out")) == ["a.npy", "c.npy", "d.npy", "manifest.json"]
+    check(adapter, x)
+    assert tenon(*RUN, "--json").json["shards"] == {"done": 1, "skipped": 3}
+
+
+def test_skipped_files_are_counted_and_named(tenon, shards):
+    os.mkdir("in/more")
+    for name in ("c.pt", "d.NPY", "e.npz"):
+        open(f"in/{name}", "w").close()
+    said = tenon(*RUN).err
+    assert said.startswith("tenon: note: in: 5 entries skipped, which are no .npy or .safetensors files: "
+                           "README.txt, c.pt, d.NPY, e.npz and 1 more\n")
+    got = tenon(*RUN, "--json")
+    assert got.err == "" and got.json["skipped_files"] == ["README.txt", "c.pt", "d.NPY", "e.npz", "more/"]
+    os.makedirs("other/sub")
+    open("other/a.pt", "w").close()
+    said = tenon("run", "adapter.safetensors", "other", "-o", "out2", code=1).err
+    assert "other: no .npy or .safetensors file in it, but a.pt, sub/; give the folder" in said
+
+
+def test_tokens_without_features_are_mentioned(tenon, make, rng):
+    make("attentional_pool", 8, 6, heads=2)
+    os.mkdir("in")
+    for name in ("a.npy", "b.npy", "c.npy"):
+        numpy.save(f"in/{name}", rng.normal(size=(2, 16, 8)).astype(numpy.float32))
+    save_file({"x": numpy.zeros((2, 16, 8), numpy.float32)}, "in/d.safetensors")
+    os.mkdir("att")
+    numpy.save("att/mine.npy", numpy.ones(3))  # before any run: not for this command to talk about
+    words = [*RUN, "--attention", "att"]
+    assert tenon(*words, "--json").json["tokens_without_features"] == []
+    os.remove("in/b.npy")
+    os.remove("in/d.safetensors")
+    said = tenon(*words).err
+    assert "tenon: note: out: 2 files of tokens without features in in: b.npy, d.safetensors\n" in said
+    assert "tenon: note: att: 3 files of attention without features in in: b.npy, d.npy, mine.npy\n" in said
+    got = tenon(*words, "--json").json
+    assert got["tokens_without_features"] == ["b.npy", "d.safetensors"]
+    assert got["attention_without_features"] == ["b.npy", "d.npy", "mine.npy"]
+    assert os.path.exists("out/b.npy") and os.path.exists("att/d.npy")
 
 
 def test_folders_that_will_not_do(tenon, shards):
@@ -227,9 +329,14 @@ def test_masks_and_attention_are_folders_too(tenon, make, rng):
     os.remove("att/a.npy")
     assert tenon(*words, "--json").json["shards"] == {"done": 1, "skipped": 1}
     numpy.save("p/a.npy", ~masks["a.npy"])
-    assert "p/a.npy" in tenon(*words, code=1).err
+    assert tenon(*words, "--json").json["changed_shards"] == ["a.npy"]
+    assert worst_relative(load_tokens("out/a.npy"), adapter(arrays["a.npy"], patch_mask=~masks["a.npy"],
+                                                            frame_mask=frames["a.npy"])[0]) <= 3e-6
     save_file({"x": arrays["a.npy"]}, "in/a.safetensors")
-    assert "rename" in tenon(*words, code=1).err
+    said = tenon(*words, code=1, lines=3).err
+    assert "in/a.safetensors: its attention weights" in said and "rename" in said and "1 of 3 shards" in said
+    numpy.save("p/b.npy", masks["b.safetensors"][:, :9])
+    assert "tenon: p/b.npy: the patch mask has shape" in tenon(*words, code=1, lines=4).err
 
 
 def test_nonfinite_values_of_a_folder(tenon, make, rng):
@@ -249,7 +356,7 @@ def test_nonfinite_values_of_a_folder(tenon, make, rng):
     said = tenon(*RUN).err
     assert "1 shards done, 2 skipped" in said and "2 values of the features not finite (first: in/b.npy, image 2" in said
     before = stamps()
-    said = tenon(*RUN, "--check-finite", code=1).err
+    said = tenon(*RUN, "--check-finite", code=1, lines=4).err
     assert "in/b.npy: in the features, image 2, token 5, column 1 is nan" in said and stamps() == before
     numpy.save("in/b.npy", x["a.npy"])
     numpy.save("in/c.npy", x["a.npy"])
@@ -299,6 +406,7 @@ def test_killed_in_the_middle(tenon, make, rng, kill):
         assert f"interrupted; {done} of {len(arrays)} shards are finished, and the same command goes on" in error
     result = tenon(*RUN, "--json").json["shards"]
     assert result["done"] + result["skipped"] == len(arrays) and result["skipped"] >= 1 and result["done"] >= 1
+    assert sorted(os.listdir("out")) == sorted([*arrays, "manifest.json"])  # no temporary file is left
     for name in arrays:
         assert open(f"out/{name}", "rb").read() == open(f"whole/{name}", "rb").read()
 
@@ -338,6 +446,74 @@ def test_a_lock_file_without_a_lock_stops_nobody(tenon, shards):
     tenon(*RUN)
     os.symlink("/nowhere", "out/.tenon.lock")
     assert "out/.tenon.lock" in tenon(*RUN, code=1).err
+
+
+def run_with(fault):
+    """A folder's run, or None where the kernel does not let a test make its calls fail."""
+    try:
+        return run(*RUN, preexec_fn=fault)
+    except subprocess.SubprocessError:
+        pytest.skip("system calls cannot be made to fail here")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL])
+@pytest.mark.parametrize("call", ["flock", "fsync"])
+def test_C5_file_systems_that_cannot_lock_or_sync(tenon, shards, call, number):
+    if (call, number) in (("fsync", errno.ENOLCK), ("flock", errno.EINVAL)):
+        return
+    for done in (3, 0):
+        result = run_with(failing(call, number))
+        assert result.code == 0 and f"{done} shards done, {3 - done} skipped" in result.err, result
+    check(*shards)
+    assert sorted(os.listdir("out")) == ["0.npy", "1.npy", "2.safetensors", "manifest.json"]
+    if call == "flock":  # without locks nobody knows who else is there
+        open("out/.1.npy.99999999-0.tmp", "w").close()
+        assert run_with(failing(call, number)).code == 0 and os.path.exists("out/.1.npy.99999999-0.tmp")
+
+
+@pytest.mark.parametrize("call", ["flock", "fsync"])
+def test_C5_checkpoints_on_file_systems_that_cannot_lock_or_sync(tenon, data, call):
+    words = [*FIT, "--steps", 4, "--every", 2, "--checkpoint", "ck", "--log", "log", "-o", f"{call}.safetensors"]
+    try:
+        result = run(*words, preexec_fn=failing(call, errno.ENOSYS))
+    except subprocess.SubprocessError:
+        pytest.skip("system calls cannot be made to fail here")
+    assert result.code == 0 and os.path.exists("ck/checkpoint.safetensors"), result
+
+
+def dead_process():
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_temporary_files_of_killed_runs_are_removed(tenon, shards, rng):
+    tenon(*RUN)
+    dead, live = dead_process(), os.getpid()
+    long = "x" * 120 + ".npy"
+    numpy.save(f"in/{long}", rng.normal(size=(1, 16, 8)).astype(numpy.float32))
+    gone = [f".1.npy.{dead}-0.tmp", f".2.safetensors.{dead}-12.tmp", f".manifest.json.{dead}-0.tmp",
+            f"..manifest.rank-3.json.{dead}-0.tmp", f".{long[:100]}.{dead}-0.tmp"]
+    stay = [f".1.npy.{live}-0.tmp", f".other.npy.{dead}-0.tmp", f".1.npy.{dead}.tmp", f".1.npy.{dead}-0.tmp.bak",
+            f"1.npy.{dead}-0.tmp", f".1.npy.-{dead}-0.tmp", f".1.npy.{dead}--1.tmp", f".1.npy.99999999999999999999-0.tmp",
+            f".1.npy.{dead}-0.tmpx", ".tmp", ".-.tmp", f".{dead}-0.tmp", "..tmp"]
+    for name in gone + stay:
+        open(f"out/{name}", "w").write("half a file")
+    tenon(*RUN)
+    assert {name for name in os.listdir("out") if "tmp" in name} == set(stay)
+
+
+def test_temporary_files_of_another_machine_stay(tenon, shards):
+    tenon(*RUN)
+    name = f"out/.1.npy.{dead_process()}-0.tmp"
+    open(name, "w").close()
+    open("out/.tenon.lock", "w").write("12 another-machine\n")
+    said = tenon(*RUN).err
+    assert "tenon: note: out: 1 temporary file (.NAME.PID-N.tmp) of a run that was killed on another-machine" in said
+    assert os.path.exists(name)
+    open("out/.tenon.lock", "w").write(f"12 {socket.gethostname()}\n")
+    tenon(*RUN)
+    assert not os.path.exists(name)
 
 
 @pytest.mark.parametrize("text", ["", "-5 host", "12", "\x1b[2J", "9" * 200])
