@@ -4,7 +4,6 @@
 #include "report.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -144,10 +143,15 @@ json_t *tn_json_config(const tenon_config *config)
 
 int tn_print_json(json_t *object)
 {
+    return tn_print_json_to(stdout, object);
+}
+
+int tn_print_json_to(FILE *stream, json_t *object)
+{
     char *text = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
     json_decref(object);
     if (!text) return tn_failed("out of memory while writing the JSON result");
-    puts(text);
+    fprintf(stream, "%s\n", text);
     free(text);
     return TN_EXIT_OK;
 }

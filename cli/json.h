@@ -11,6 +11,7 @@
 #include "tenon/tenon.h"
 
 #include <jansson.h>
+#include <stdio.h>
 
 /* A number. */
 json_t *tn_json_real(double value);
@@ -42,7 +43,10 @@ bool tn_json_same(const json_t *then, const json_t *now, tn_json_words words, ch
 /* The config as a JSON object, or NULL. */
 json_t *tn_json_config(const tenon_config *config);
 
-/* Prints the object and frees it. Returns an exit code: NULL, which is a lack of memory, fails. */
+/* Prints the object to standard output and frees it. Returns an exit code: NULL, which is a lack of memory, fails. */
 int tn_print_json(json_t *object);
+
+/* The same to another stream. */
+int tn_print_json_to(FILE *stream, json_t *object);
 
 #endif

@@ -149,11 +149,14 @@ static bool add(tn_names *names, const char *option, const char *given, char *pa
     return good;
 }
 
-/* "-" is a stream, and has no name. */
+/* "-" is a stream; where the shell took it from a file, that file counts. */
 static bool add_given(tn_names *names, const char *option, const char *path, const char *values)
 {
-    for (size_t i = 0; path && values && strcmp(path, "-") != 0 && i < sizeof uses / sizeof *uses; i++)
-        if (!strcmp(values, uses[i].values)) return add(names, option, path, strdup(path), uses[i].what);
+    for (size_t i = 0; path && values && i < sizeof uses / sizeof *uses; i++) {
+        if (strcmp(values, uses[i].values) != 0) continue;
+        const char *stream = uses[i].what >= WRITE ? "/dev/stdout" : "/dev/stdin";
+        return add(names, option, path, strdup(strcmp(path, "-") ? path : stream), uses[i].what);
+    }
     return true;
 }
 

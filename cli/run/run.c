@@ -11,10 +11,13 @@
 #include "ranks_same.h"
 #include "report.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct settings {
     tn_model_settings model;
@@ -40,12 +43,14 @@ static const tn_argument arguments[] = {
     {"MODEL", false, "@model", "a connector's safetensors file, an index of shards or the folder of a checkpoint"},
     {"FEATURES", false, "@file",
      "features (images, tokens, width), or (tokens, width) for one image, in f32, bf16 or f16: an .npy file, a "
-     ".safetensors file, or a folder of them"},
+     ".safetensors file, a folder of them, or - for standard input"},
     {.name = NULL}};
 
 static const tn_option options[] = {
     {"output", 'o', TN_STRING, "TOKENS", "@output", 0, offsetof(settings, output),
-     "the .npy or .safetensors file to write, or a folder when FEATURES is a folder", "-o tokens.npy"},
+     "the .npy or .safetensors file to write; a folder when FEATURES is a folder; - for standard output, in the format "
+     "of FEATURES",
+     "-o tokens.npy"},
     {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "pooling window, instead of the config's",
      "--window 3: video frames, with weights trained at 2"},
     {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
@@ -92,6 +97,7 @@ static const tn_option options[] = {
 static const tn_example examples[] = {
     {"tenon run adapter.safetensors features.npy -o tokens.npy", "one file"},
     {"tenon run pool.safetensors clip.npy -o clip.safetensors --window 3 --dtype bf16", "frames of a video"},
+    {"tenon run pool.safetensors - -o -", "in a pipe: < features.npy > tokens.npy"},
     {"tenon run pool.safetensors features/ -o tokens/",
      "a folder of shards; the same command continues after an interruption"},
     {.line = NULL}};
@@ -112,35 +118,24 @@ static char *config_with_prefix_tokens(const tenon_adapter *adapter, int64_t pre
     return text;
 }
 
-/* Opens the connector that `described` is, with these prefix tokens. `load` says how it was found. */
-static bool open_with_prefix_tokens(const char *model, const tenon_adapter *described, tenon_load_options *load,
-                                    int64_t prefix_tokens, tenon_adapter **adapter, tenon_error *error)
-{
-    char *config = config_with_prefix_tokens(described, prefix_tokens);
-    char *prefix = strdup(load->used_prefix);
-    load->config_json = config;
-    load->prefix = prefix;
-    load->describe_only = false;
-    bool good = (config && prefix) || tn_error(error, "out of memory");
-    good = good && tenon_adapter_open(model, load, adapter, error) == TENON_OK;
-    free(config);
-    free(prefix);
-    return good;
-}
-
+/* The connector, with --prefix-tokens in place of its config's: as a config of the command line. */
 static bool open_model(const settings *given, const char *model, tenon_adapter **adapter, tenon_error *error)
 {
-    tenon_adapter *described;
-    tenon_load_options load;
+    tn_model_settings how = given->model;
+    char *config = NULL;
+    bool good = true;
     if (given->prefix_tokens != TENON_UNSET) {
-        if (tn_model_open(model, &given->model, true, &described, &load, error) != TENON_OK) return false;
-        const bool differs = tn_config_int(tenon_adapter_config(described), "prefix_tokens") != given->prefix_tokens;
-        const bool good =
-            !differs || open_with_prefix_tokens(model, described, &load, given->prefix_tokens, adapter, error);
+        tenon_adapter *described;
+        if (tn_model_open(model, &how, true, &described, NULL, error) != TENON_OK) return false;
+        if (tn_config_int(tenon_adapter_config(described), "prefix_tokens") != given->prefix_tokens) {
+            how.config = config = config_with_prefix_tokens(described, given->prefix_tokens);
+            good = config || tn_error(error, "out of memory");
+        }
         tenon_adapter_free(described);
-        if (differs) return good;
     }
-    return tn_model_open(model, &given->model, false, adapter, NULL, error) == TENON_OK;
+    good = good && tn_model_open(model, &how, false, adapter, NULL, error) == TENON_OK;
+    free(config);
+    return good;
 }
 
 /* The attention weights' shape, from the layer that makes them. */
@@ -162,6 +157,11 @@ static bool find_attention(tn_run_setup *setup, tenon_error *error)
                     setup->model, tenon_config_type(config));
 }
 
+static bool is_features_folder(const char *features)
+{
+    return !tn_is_stream(features) && tn_paths_is_folder(features);
+}
+
 /* An option that this connector or this input has no use for was meant for another; it is not passed over. */
 static bool check_options_apply(const settings *given, const tn_run_setup *setup, const char *features,
                                 tenon_error *error)
@@ -170,7 +170,7 @@ static bool check_options_apply(const settings *given, const tn_run_setup *setup
     const struct {
         const char *option, *path;
     } masks[] = {{"--frame-mask", given->frame_mask}, {"--patch-mask", given->patch_mask}};
-    const bool is_folder = tn_paths_is_folder(features);
+    const bool is_folder = is_features_folder(features);
     if (given->window != TENON_UNSET && !tenon_type_pools(type))
         return tn_error(error, "--window %" PRId64 ": %s is a %s connector, which has no pooling window; omit it",
                         given->window, setup->model, type);
@@ -237,12 +237,17 @@ static bool prepare(tenon_adapter *adapter, const settings *given, const char *f
 
 /* ---- one file, or a folder ---- */
 
-static bool copy_paths(char *paths[TN_ROLES], const settings *given, const char *features, tenon_error *error)
+static bool copy_paths(tn_run_job *job, const settings *given, const char *features, tenon_error *error)
 {
     const char *const sources[TN_ROLES] = {features, given->frame_mask, given->patch_mask, given->output,
                                            given->attention};
-    for (int role = 0; role < TN_ROLES; role++)
-        if (sources[role] && !(paths[role] = strdup(sources[role]))) return tn_error(error, "out of memory");
+    for (int role = 0; role < TN_ROLES; role++) {
+        if (!sources[role]) continue;
+        job->is_stream[role] = tn_is_stream(sources[role]);
+        const char *stream = role == TN_FEATURES ? "standard input" : "standard output";
+        job->paths[role] = strdup(job->is_stream[role] ? stream : sources[role]);
+        if (!job->paths[role]) return tn_error(error, "out of memory");
+    }
     return true;
 }
 
@@ -250,7 +255,6 @@ static bool run_file(const tn_run_setup *setup, tn_run_job *job, tn_folder_resul
 {
     double kinds[TN_KINDS] = {0};
     if (!tn_job_open(job, setup, error)) return false;
-    tn_job_close(job);
     kinds[job->kind]++;
     if (!tn_check_kinds(setup, job->paths[TN_FEATURES], kinds, error)) return false;
     tn_progress_start(setup->progress, "images", 0, job->images);
@@ -265,9 +269,11 @@ static bool run_any(tn_run_setup *setup, const settings *given, const char *feat
 {
     tn_run_job job;
     memset(&job, 0, sizeof job);
-    bool good = copy_paths(job.paths, given, features, error);
-    out->is_folder = tn_paths_is_folder(features);
-    if (good && !out->is_folder && tn_paths_is_folder(given->output))
+    bool good = copy_paths(&job, given, features, error);
+    out->is_folder = is_features_folder(features);
+    if (good && out->is_folder && out->is_output_stream)
+        good = tn_error(error, "-o -: %s is a folder, whose tokens need a folder too", features);
+    else if (good && !out->is_folder && !out->is_output_stream && tn_paths_is_folder(given->output))
         good = tn_error(error, "%s: is a folder, but %s is one file; name the file to write", given->output, features);
     setup->hashes = setup->direct = out->is_folder;
     if (!tn_ranks_agree(good))
@@ -276,13 +282,36 @@ static bool run_any(tn_run_setup *setup, const settings *given, const char *feat
         good = tn_run_folder(setup, job.paths, given->force, &out->result, error);
     else /* there is nothing to share */
         good = tn_ranks_agree(tn_ranks_index() > 0 || run_file(setup, &job, &out->result, error));
+    tn_job_close(&job);
     tn_job_free(&job);
     return good;
 }
 
 /* ---- the command ---- */
 
-static int check_settings(const tn_command *command, const settings *given, tenon_dtype *dtype)
+/* "-" is for one stream in and one out. */
+static int check_streams(const tn_command *command, const settings *given, const char *model, const char *features)
+{
+    const struct {
+        const char *name, *word;
+    } files[] = {{"MODEL", model},
+                 {"--frame-mask", given->frame_mask},
+                 {"--patch-mask", given->patch_mask},
+                 {"--attention", given->attention}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if (files[i].word && tn_is_stream(files[i].word))
+            return tn_usage(command, "%s takes a file; only FEATURES and -o can be '-'", files[i].name);
+    /* The next file to be opened would take the number of one that is closed. */
+    if (tn_is_stream(features) && fcntl(STDIN_FILENO, F_GETFD) < 0) return tn_failed("standard input is closed");
+    if (tn_is_stream(given->output) && fcntl(STDOUT_FILENO, F_GETFD) < 0)
+        return tn_failed("-o -: standard output is closed");
+    if (tn_is_stream(given->output) && isatty(STDOUT_FILENO))
+        return tn_failed("-o -: standard output is a terminal; redirect it to a file or a pipe");
+    return -1;
+}
+
+static int check_settings(const tn_command *command, const settings *given, const char *const words[TN_MAX_ARGUMENTS],
+                          tenon_dtype *dtype)
 {
     tenon_error error;
     if (!given->output) return tn_usage(command, "run needs -o TOKENS, where to write");
@@ -290,7 +319,7 @@ static int check_settings(const tn_command *command, const settings *given, teno
     if (code >= 0) return code;
     if (given->dtype && tenon_dtype_from_name(given->dtype, dtype, &error) != TENON_OK)
         return tn_usage(command, "%s", error.message);
-    return -1;
+    return check_streams(command, given, words[0], words[1]);
 }
 
 static bool check_names(const tn_command *command, const settings *given, const char *const words[TN_MAX_ARGUMENTS],
@@ -299,7 +328,7 @@ static bool check_names(const tn_command *command, const settings *given, const 
     tn_names *names;
     if (!tn_names_new(command, given, words, &names, error)) return false;
     bool good =
-        !tn_paths_is_folder(words[1]) || tn_run_folder_names(names, words[1], given->output, given->attention, error);
+        !is_features_folder(words[1]) || tn_run_folder_names(names, words[1], given->output, given->attention, error);
     good = good && tn_names_check(names, error);
     tn_names_free(names);
     return good;
@@ -309,7 +338,7 @@ static bool check_ranks(const tn_run_setup *setup, const char *features, tenon_e
 {
     return tn_ranks_same(json_pack("{s:s, s:s, s:s, s:b}", "the subcommand", "run", "tenon", tenon_version(),
                                    "the hash of MODEL", setup->weights, "that FEATURES is a folder",
-                                   tn_paths_is_folder(features)),
+                                   is_features_folder(features)),
                          TN_RANKS_ADVICE, error);
 }
 
@@ -319,7 +348,8 @@ static int run_model(const tn_command *command, const settings *given, const cha
     const char *model = words[0], *features = words[1];
     tenon_error error;
     tn_progress progress = {.kind = TN_PROGRESS_NONE};
-    tn_run_outcome out = {.features = features, .output = given->output};
+    tn_run_outcome out = {
+        .features = features, .output = given->output, .is_output_stream = tn_is_stream(given->output)};
     double started = tn_seconds();
     tenon_adapter *adapter = NULL;
     tn_pool *pool = NULL;
@@ -346,10 +376,12 @@ static int run(const tn_command *command, int argc, char **argv)
     tn_run_setup setup;
     memset(&setup, 0, sizeof setup);
     int code = tn_options_parse(command, argc, argv, &given, words);
-    if (code < 0) code = check_settings(command, &given, &setup.dtype);
+    if (code < 0) code = check_settings(command, &given, words, &setup.dtype);
     if (code >= 0) return code;
     tn_ranks_start();
     tn_interrupt_install();
+    /* A reader that goes away is a failed write with a sentence. */
+    if (tn_is_stream(given.output)) signal(SIGPIPE, SIG_IGN);
     code = run_model(command, &given, words, &setup);
     tn_ranks_end();
     if (code != TN_EXIT_OK) tn_interrupt_end(); /* nothing half-made is left */
@@ -368,5 +400,6 @@ const tn_command tn_command_run = {
     arguments,
     options,
     examples,
-    "0: done. 1: invalid data or a failure; the outputs are unchanged. 2: invalid command line.",
+    "0: done. 1: invalid data or a failure; every output is complete or unchanged, and finished shards are kept. 2: "
+    "invalid command line.",
     run};

@@ -32,6 +32,12 @@ typedef enum tn_finding { TN_FEATURES_NOT_FINITE, TN_TOKENS_NOT_FINITE, TN_TOKEN
 /* "features", "tokens", "overflow" */
 const char *tn_finding_name(tn_finding finding);
 
+/* "-" is standard input or output. */
+static inline bool tn_is_stream(const char *word)
+{
+    return word[0] == '-' && !word[1];
+}
+
 /* ---- run_job.c ---- */
 
 typedef struct tn_run_setup tn_run_setup;
@@ -39,7 +45,8 @@ typedef struct tn_run_setup tn_run_setup;
 /* One features file on its way to one tokens file. */
 typedef struct tn_run_job {
     char *paths[TN_ROLES];
-    size_t number; /* of the features file among those of the run */
+    bool is_stream[TN_ROLES]; /* standard input, standard output: the path is what sentences call it */
+    size_t number;            /* of the features file among those of the run */
     /* filled by tn_job_open */
     tenon_file *inputs[TN_INPUT_ROLES];
     int64_t tensors[TN_INPUT_ROLES]; /* index in the file */
@@ -83,7 +90,8 @@ struct tn_run_setup {
     void *context;
 };
 
-/* Opens the inputs of job->paths and checks everything that headers can tell. On failure nothing stays open. */
+/* Opens the inputs of job->paths, where they are not open, and checks everything that headers can tell. On failure
+ * nothing stays open. */
 bool tn_job_open(tn_run_job *job, const tn_run_setup *setup, tenon_error *error);
 void tn_job_close(tn_run_job *job);
 
@@ -202,6 +210,7 @@ bool tn_run_folder(tn_run_setup *setup, char *const folders[TN_ROLES], bool forc
 
 typedef struct tn_run_outcome {
     const char *features, *output; /* as the command line has them */
+    bool is_output_stream;         /* results go to standard error */
     bool is_folder;
     tn_folder_result result;
     double load_seconds;

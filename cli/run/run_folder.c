@@ -282,19 +282,24 @@ static bool join_manifests(tn_run_plan *p, bool good, tenon_error *error)
     return false;
 }
 
-/* Of rank 0, whose manifest has by now the lists of all. */
+/* The lists of all ranks, which rank 0's manifest has by now, in the order of the shards. */
 static bool take_lists(const tn_run_plan *p, tn_folder_result *result, tenon_error *error)
 {
     const json_t *last_run = tn_manifest_last_run(p->manifest);
-    json_t *bad = json_object_get(last_run, "bad"), *changed = json_array();
-    const char *name;
-    json_t *unused;
+    const json_t *all_bad = json_object_get(last_run, "bad"), *all_changed = json_object_get(last_run, "changed");
+    json_t *bad = json_object(), *changed = json_array();
+    bool good = bad && changed;
+    for (size_t i = 0; good && i < p->num_shards; i++) {
+        char *key = tn_json_key(p->shards[i]);
+        json_t *reason = key ? json_object_get(all_bad, key) : NULL;
+        good = key && (!reason || json_object_set(bad, key, reason) == 0);
+        if (good && json_object_get(all_changed, key)) good = json_array_append_new(changed, json_string(key)) == 0;
+        free(key);
+    }
     result->num_shards = p->num_shards;
-    json_object_foreach(json_object_get(last_run, "changed"), name, unused)
-        json_array_append_new(changed, json_string(name));
-    json_object_set(result->lists, "bad_shards", bad);
-    json_object_set_new(result->lists, "changed_shards", changed);
-    return json_object_size(result->lists) >= 2 || tn_error(error, "out of memory");
+    good = json_object_set_new(result->lists, "bad_shards", bad) == 0 && good;
+    good = json_object_set_new(result->lists, "changed_shards", changed) == 0 && good;
+    return good || tn_error(error, "out of memory");
 }
 
 /* The file of the first value of each finding. */

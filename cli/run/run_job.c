@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 const char *tn_role_name(tn_role role)
 {
@@ -31,12 +32,24 @@ bool tn_check_kinds(const tn_run_setup *setup, const char *features, const doubl
     return true;
 }
 
-bool tn_job_open_file(const tn_run_setup *setup, tn_role role, const char *path, tenon_file **file, tenon_error *error)
+static tenon_file_options file_options(const tn_run_setup *setup, tn_role role)
 {
     tenon_file_options options;
     tenon_file_options_init(&options);
     options.npy_bfloat16 = role == TN_FEATURES && setup->npy_bfloat16;
+    return options;
+}
+
+bool tn_job_open_file(const tn_run_setup *setup, tn_role role, const char *path, tenon_file **file, tenon_error *error)
+{
+    const tenon_file_options options = file_options(setup, role);
     return tenon_file_open(path, &options, file, error) == TENON_OK;
+}
+
+static bool open_stream(const tn_run_setup *setup, const char *name, tenon_file **file, tenon_error *error)
+{
+    const tenon_file_options options = file_options(setup, TN_FEATURES);
+    return tenon_file_open_stream(STDIN_FILENO, name, &options, file, error) == TENON_OK;
 }
 
 static bool is_float(DLDataType dtype)
@@ -185,7 +198,7 @@ static bool check_outputs(const tn_run_job *job, tenon_error *error)
 {
     for (int output = TN_TOKENS; output < TN_ROLES; output++) {
         const char *path = job->paths[output];
-        if (!path) continue;
+        if (!path || job->is_stream[output]) continue;
         tenon_writer *writer;
         if (tenon_writer_new(path, &writer, error) != TENON_OK) return false;
         tenon_writer_free(writer);
@@ -219,7 +232,9 @@ static bool open_inputs(tn_run_job *job, const tn_run_setup *setup, tenon_error 
         const char *path = job->paths[role];
         if (!path) continue;
         tn_paths_stamp(path, job->stamps[role]);
-        if (!tn_job_open_file(setup, (tn_role)role, path, &job->inputs[role], error)) return false;
+        if (!(job->is_stream[role] ? open_stream(setup, path, &job->inputs[role], error)
+                                   : tn_job_open_file(setup, (tn_role)role, path, &job->inputs[role], error)))
+            return false;
         if (!tn_job_find_tensor(setup, (tn_role)role, path, job->inputs[role], &job->tensors[role], error))
             return false;
     }
@@ -228,6 +243,7 @@ static bool open_inputs(tn_run_job *job, const tn_run_setup *setup, tenon_error 
 
 bool tn_job_open(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
 {
+    if (job->inputs[TN_FEATURES]) return true;
     if (open_inputs(job, setup, error) && take_features(job, setup, error) &&
         take_mask(job, setup, TN_FRAME_MASK, error) && take_mask(job, setup, TN_PATCH_MASK, error) &&
         count_bytes(job, setup, error) && check_outputs(job, error))

@@ -5,6 +5,8 @@
 #include "report.h"
 
 #include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 /* What made the tokens, beside them in the file: a reader can tell tokens of other weights. */
 static bool add_metadata(const tn_run_setup *setup, tenon_writer *writer, tenon_error *error)
@@ -34,10 +36,16 @@ static bool begin_output(const tn_run_setup *setup, const tn_run_job *job, tn_ro
     const int64_t *shape = is_tokens ? tokens_shape + skip : attention_shape;
     DLDataType dtype = tenon_dtype_to_dlpack(is_tokens ? setup->dtype : TENON_F32);
     const char *path = job->paths[role];
-    if (tenon_writer_new(path, &output->writer, error) != TENON_OK ||
+    /* What comes through a pipe goes on in the same format. */
+    const char *format = job->kind == TN_KIND_SAFETENSORS ? "safetensors" : "npy";
+    const tenon_status opened = job->is_stream[role]
+                                    ? tenon_writer_new_stream(STDOUT_FILENO, path, format, &output->writer, error)
+                                    : tenon_writer_new(path, &output->writer, error);
+    const bool is_npy = job->is_stream[role] ? !strcmp(format, "npy") : !tn_paths_has_suffix(path, ".safetensors");
+    if (opened != TENON_OK ||
         tenon_writer_add(output->writer, tn_role_name(role), dtype, ndim, shape, NULL, error) != TENON_OK)
         return false;
-    if (tn_paths_has_suffix(path, ".safetensors") && !add_metadata(setup, output->writer, error)) return false;
+    if (!is_npy && !add_metadata(setup, output->writer, error)) return false;
     if (setup->direct && tenon_writer_set_direct(output->writer, error) != TENON_OK) return false;
     if (setup->hashes && !(output->hasher = tn_hasher_new(ndim, shape)))
         return tn_error(error, "out of memory while hashing %s", path);

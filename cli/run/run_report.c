@@ -9,6 +9,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* A file of the command line as sentences call it. */
+static const char *shown(const char *word, bool is_output)
+{
+    if (!tn_is_stream(word)) return tn_name_text(word);
+    return is_output ? "standard output" : "standard input";
+}
+
 /* The file in which the first value of a finding is. */
 static const char *file_of(const tn_run_outcome *out, int finding)
 {
@@ -42,7 +49,7 @@ static int report_json(const tn_run_setup *setup, const tn_run_outcome *out)
             json_pack("{s:I, s:I}", "done", (json_int_t)out->result.done, "skipped", (json_int_t)out->result.skipped));
         json_object_update(object, out->result.lists);
     }
-    return tn_print_json(object);
+    return tn_print_json_to(out->is_output_stream ? stderr : stdout, object);
 }
 
 /* ---- text ---- */
@@ -71,14 +78,14 @@ static void print_findings(const tn_run_setup *setup, const tn_run_outcome *out)
         if (found->count == 0) continue;
         fprintf(stderr, "; %s value%s %s%s (first: %s, %s)", tn_count_text(found->count), found->count == 1 ? "" : "s",
                 says[finding], finding == TN_TOKENS_OVERFLOW ? tenon_dtype_name(setup->dtype) : "",
-                file_of(out, finding), tn_nonfinite_text(found));
+                shown(file_of(out, finding), finding != TN_FEATURES_NOT_FINITE), tn_nonfinite_text(found));
     }
 }
 
 static void report_text(const tn_run_setup *setup, const tn_run_outcome *out)
 {
     const tn_run_totals *totals = &out->result.totals;
-    fprintf(stderr, "%s -> %s: ", tn_name_text(out->features), tn_name_text(out->output));
+    fprintf(stderr, "%s -> %s: ", shown(out->features, false), shown(out->output, true));
     if (out->is_folder) {
         const size_t bad = json_object_size(json_object_get(out->result.lists, "bad_shards"));
         fprintf(stderr, "%zu shards done, %zu skipped, ", out->result.done, out->result.skipped);

@@ -295,3 +295,25 @@ def test_a_failure_names_shard_and_rank(tenon, folder, rng):
     numpy.save("in/2.npy", numpy.zeros((2, 16, 8), numpy.float32))
     said = mpirun(2, *RUN, code=1).stderr
     assert "tenon: rank 1: in/2.npy: features (2, 16, 8)" in said
+
+
+def test_bad_shards_and_values_of_all_ranks(tenon, folder):
+    for name in ("1", "3"):  # of rank 1 and of rank 0: 0 1 10 2 3 ... are dealt out in turn
+        numpy.save(f"in/{name}.npy", numpy.zeros((2, 16, 8), numpy.float32))
+    for name, column in (("4", 3), ("10", 5)):
+        x = numpy.load(f"in/{name}.npy")
+        x[0, 2, column] = numpy.nan
+        numpy.save(f"in/{name}.npy", x)
+    done = mpirun(2, *RUN, "--json", code=1)
+    assert "tenon: rank 1: in/1.npy: features (2, 16, 8)" in done.stderr
+    assert "rank 0: in/3.npy: features (2, 16, 8)" in done.stderr
+    assert "2 of 11 shards could not be done: 1.npy, 3.npy" in done.stderr
+    result = json.loads(done.stdout)
+    assert result["shards"] == {"done": 9, "skipped": 0} and list(result["bad_shards"]) == ["1.npy", "3.npy"]
+    first = {"file": "in/10.npy", "image": 0, "token": 2, "column": 5, "value": "nan"}
+    assert result["nonfinite"]["features"] == {"count": 2, "first": first}
+    for name in ("1", "2", "3"):
+        numpy.save(f"in/{name}.npy", numpy.ones((2, 16, 16), numpy.float32))
+    result = json.loads(mpirun(2, *RUN, "--json").stdout)
+    assert result["shards"] == {"done": 3, "skipped": 8} and result["changed_shards"] == ["2.npy"]
+    assert result["bad_shards"] == {} and result["nonfinite"]["features"] == {"count": 2, "first": first}

@@ -192,6 +192,20 @@ def test_safetensors_features(tenon, make, rng):
     assert not os.path.exists("q.npy")
 
 
+def test_C36_every_frame_of_a_clip_is_pooled(tenon, make, rng):
+    adapter = make("avgpool", 8, 6, window=3)
+    x = features(rng, 16, 729, 8)
+    numpy.save("x.npy", x)
+    assert tenon("run", "adapter.safetensors", "x.npy", "-o", "y.npy", "--json").json["tokens"] == 1296
+    assert tenon("tokens", "--type", "avgpool", "--window", 3, 729, "--frames", 16, "--json").json["visual"] == 1296
+    got = load_tokens("y.npy")
+    assert got.shape == (16, 81, 6) and worst_relative(got, adapter(x)[0]) <= 3e-6
+    numpy.save("f.npy", numpy.arange(16).reshape(2, 8) % 3 > 0)  # two clips
+    tenon("run", "adapter.safetensors", "x.npy", "-o", "z.npy", "--frame-mask", "f.npy")
+    masked = load_tokens("z.npy")
+    assert (masked[::3] == 0).all() and numpy.array_equal(masked[1::3], got[1::3]) and numpy.array_equal(masked[2::3], got[2::3])
+
+
 def test_B133_one_image_without_a_batch_axis(tenon, make, rng):
     adapter = make("avgpool", 24, 10, window=3)
     x = features(rng, 81, 24)
