@@ -115,7 +115,7 @@ static tenon_status find_sides(tn_expected *expected, const tenon_config *config
         TN_TRY(build(config, widths, &other, error));
         widths[w] = trial;
         const bool found = find_slopes(expected, other, w, trial);
-        free(other);
+        tn_graph_free(other);
         if (!found) {
             return tn_fail(error, TENON_UNSUPPORTED, "the names or shapes of its parameters do not follow the widths");
         }
