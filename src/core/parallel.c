@@ -27,7 +27,6 @@ static bool is_valid(const char *value)
 {
     int64_t number = 0;
     value += strspn(value, " \t");
-    value += *value == '+';
     for (; *value >= '0' && *value <= '9' && number <= max_workers; value++)
         number = 10 * number + (*value - '0');
     value += strspn(value, " \t");
@@ -73,7 +72,8 @@ static tenon_status openmp_threads(int *threads, tenon_error *error)
         return tn_fail(error, TENON_INVALID, "the environment variable %s is '%s'; expected a number from 1 to %d",
                        variable, tn_quote(value != NULL ? value : "").text, max_workers);
     }
-    *threads = (int)tn_min_i64(tn_min_i64(omp_get_max_threads(), most), max_workers);
+    const int64_t found = tn_min_i64(tn_min_i64(omp_get_max_threads(), most), max_workers);
+    *threads = found >= 1 ? (int)found : 1;
     return TENON_OK;
 }
 #else

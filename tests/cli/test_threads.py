@@ -33,14 +33,14 @@ def threads_of_bench(model, *words, **options):
 
 
 @needs_openmp
-@pytest.mark.parametrize("value, threads", [("3", 3), (" 2 ", 2), ("4,2", 4), ("+1", 1)])
+@pytest.mark.parametrize("value, threads", [("3", 3), (" 2 ", 2), ("4,2", 4)])
 def test_C27_omp_num_threads_says_how_many(model, value, threads):
     assert threads_of_bench(model, env={"OMP_NUM_THREADS": value}) == threads
     assert threads_of_bench(model, "--threads", 5, env={"OMP_NUM_THREADS": value}) == 5
 
 
 @needs_openmp
-@pytest.mark.parametrize("value", ["5000", "99999999999", "4294967297", "0", "-1", "2x", "many"])
+@pytest.mark.parametrize("value", ["5000", "99999999999", "4294967297", "0", "-1", "+1", "2x", "many"])
 def test_C27_omp_num_threads_out_of_range_is_named(model, data, value):
     for words in (
         ["bench", model, "--tokens", 4],
@@ -55,9 +55,10 @@ def test_C27_omp_num_threads_out_of_range_is_named(model, data, value):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
-def test_C27_affinity_is_followed(model):
+def test_C27_affinity_is_followed(model, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     core = min(os.sched_getaffinity(0))
-    assert threads_of_bench(model, env={"OMP_NUM_THREADS": ""}, preexec_fn=lambda: os.sched_setaffinity(0, {core})) == 1
+    assert threads_of_bench(model, preexec_fn=lambda: os.sched_setaffinity(0, {core})) == 1
 
 
 @contextlib.contextmanager
@@ -87,16 +88,17 @@ def control_group(quota, period):
 
 @needs_openmp
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
-def test_C27_the_quota_of_a_control_group_is_followed(model):
+def test_C27_the_quota_of_a_control_group_is_followed(model, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for quota, threads in ((100_000, 1), (10_000, 1), (110_000, 2)):
         with control_group(quota, 100_000) as processes:
 
             def enter(processes=processes):
                 processes.write_text(str(os.getpid()))
 
-            assert threads_of_bench(model, env={"OMP_NUM_THREADS": ""}, preexec_fn=enter) == threads
+            assert threads_of_bench(model, preexec_fn=enter) == threads
             assert threads_of_bench(model, env={"OMP_NUM_THREADS": "2"}, preexec_fn=enter) == 2
-            assert threads_of_bench(model, "--threads", 2, env={"OMP_NUM_THREADS": ""}, preexec_fn=enter) == 2
+            assert threads_of_bench(model, "--threads", 2, preexec_fn=enter) == 2
 
 
 def seconds_of_cpu(*words):
