@@ -1,29 +1,31 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Builds tenon and turns a photograph into tokens of a language model, twice: see README.md.
+# Builds tenon and turns a photograph into tokens of a language model, twice: see README.md. Tests name a built command in
+# TENON_BIN and the folder to write in as TENON_DEMO.
 set -eu
 cd "$(dirname "$0")/.."
-sh scripts/install_deps.sh build
-[ -x build/release/bin/tenon ] || echo "building tenon (a minute) ..."
-sh scripts/build.sh release -DTENON_TESTS=OFF
-
-tenon=build/release/bin/tenon
+tenon=${TENON_BIN:-build/release/bin/tenon}
+folder=${TENON_DEMO:-build/demo}
+if [ -z "${TENON_BIN:-}" ]; then
+    sh scripts/install_deps.sh build
+    [ -x "$tenon" ] || echo "building tenon (a minute) ..."
+    sh scripts/build.sh release -DTENON_TESTS=OFF
+fi
 photo=examples/data/coffee.npy
-mkdir -p build/demo
+mkdir -p "$folder"
 
-run() { # TYPE WINDOW WHAT IT DOES, OPTIONS OF init...
+run() { # TYPE, WHAT IT DOES, OPTIONS OF init...
     type=$1
-    window=$2
-    what=$3
-    shift 3
-    "$tenon" init --type "$type" --in-dim 588 --out-dim 4096 --window "$window" "$@" -o "build/demo/$type.safetensors" >build/demo/log
+    what=$2
+    shift 2
+    "$tenon" init --type "$type" --in-dim 588 --out-dim 4096 "$@" -o "$folder/$type.safetensors" >"$folder/log"
     begin=$(date +%s%N)
-    "$tenon" run "build/demo/$type.safetensors" $photo -o "build/demo/$type.npy" >build/demo/log 2>&1 ||
-        { cat build/demo/log >&2; exit 1; }
+    "$tenon" run "$folder/$type.safetensors" $photo -o "$folder/$type.npy" >"$folder/log" 2>&1 ||
+        { cat "$folder/log" >&2; exit 1; }
     end=$(date +%s%N)
-    "$tenon" tokens --type "$type" --window "$window" 729 >build/demo/log
+    tokens=$(sed -n 's/.* \([0-9]*\) tokens of width .*/\1/p' "$folder/log")
     printf '  %-18s 729 patches of 588 numbers -> %3d tokens of 4096, %d ms (reading and writing included)\n' \
-        "$type" "$(awk 'END { print $NF }' build/demo/log)" $(((end - begin) / 1000000))
+        "$type" "$tokens" $(((end - begin) / 1000000))
     printf '  %-18s %s\n' "" "$what"
 }
 
@@ -34,14 +36,14 @@ features of patches go in, tokens as wide as the language model's come out. Here
 729 patches (27 x 27) of a photograph of a cup of coffee:
 
 END
-run mlp_2layer 1 "two layers for each patch alone: as many tokens as patches"
-run attentional_pool 3 "each 3 x 3 window of patches becomes one token: a ninth of the tokens" --heads 12
+run mlp_2layer "two layers for each patch alone: as many tokens as patches"
+run attentional_pool "each 3 x 3 window of patches becomes one token: a ninth of the tokens" --window 3 --heads 12
 cat <<END
 
-Weights are in build/demo/*.safetensors, tokens in build/demo/*.npy (numpy.load reads them). What next:
+Weights are in $folder/*.safetensors, tokens in $folder/*.npy (numpy.load reads them). What next:
 
   what is in a connector, and what it costs:
-      $tenon inspect build/demo/attentional_pool.safetensors
+      $tenon inspect $folder/attentional_pool.safetensors
   count tokens before building anything:
       $tenon tokens --type avgpool --window 3 729
   everything else:

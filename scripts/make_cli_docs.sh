@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Writes docs/tenon.1 and cli/completion/tenon.bash from the option tables of a built command:
-#     scripts/make_cli_docs.sh build/bin/tenon [FOLDER]
+#     scripts/make_cli_docs.sh build/release/bin/tenon [FOLDER]
 # FOLDER is the repository by default; tests/cli writes elsewhere and compares.
 set -eu
 tenon=$1

@@ -2,7 +2,7 @@
 """Runs the console blocks of a page: lines "$ command", each followed by what it prints (stdout and stderr).
 
 As a program it writes the page anew with the present output:
-    TENON_BIN=build/bin/tenon python3 tests/cli/console.py docs/cli.md
+    TENON_BIN=build/release/bin/tenon python3 tests/cli/console.py docs/cli.md
 """
 import os
 import re

@@ -33,6 +33,15 @@ def test_the_page_shows_what_the_command_prints(tmp_path):
     assert console.settle(new) == console.settle(page), "docs/cli.md: run tests/cli/console.py"
 
 
+def test_the_demo_runs(tmp_path):
+    environment = os.environ | {"TENON_BIN": BINARY, "TENON_DEMO": str(tmp_path)}
+    done = subprocess.run(["sh", os.path.join(ROOT, "scripts", "demo.sh")], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "mlp_2layer         729 patches of 588 numbers -> 729 tokens" in done.stdout
+    assert "attentional_pool   729 patches of 588 numbers ->  81 tokens" in done.stdout
+    assert {"mlp_2layer.npy", "attentional_pool.npy"} <= set(os.listdir(tmp_path))
+
+
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_B139_every_option_is_explained_with_an_example(tenon, name):
     text = tenon(name, "--help").out
