@@ -3,7 +3,6 @@
  * and describes connectors; see inspect.h for files that describe none. */
 #include "inspect.h"
 
-#include "absent.h"
 #include "commands.h"
 #include "json.h"
 #include "model.h"
@@ -157,8 +156,8 @@ static void print_grids(const grid_row *rows, size_t count)
     }
 }
 
-static void print_text(const char *path, const tenon_adapter *adapter, const tenon_load_options *found,
-                       const grid_row *rows, size_t count)
+static void print_text(const char *path, const tenon_file *file, const tenon_adapter *adapter,
+                       const tenon_load_options *found, const grid_row *rows, size_t count)
 {
     const tenon_config *config = tenon_adapter_config(adapter);
     totals sum = sum_parameters(adapter);
@@ -172,7 +171,7 @@ static void print_text(const char *path, const tenon_adapter *adapter, const ten
     if (found->used_prefix[0]) printf("prefix      %s\n", tn_name_text(found->used_prefix));
     if (found->num_unused)
         printf("tensors     %" PRId64 " used, %" PRId64 " others in the file\n", found->num_used, found->num_unused);
-    tn_print_absent_shards(path);
+    tn_print_absent_shards(file);
     print_layers(adapter);
     print_grids(rows, count);
     free(text);
@@ -219,8 +218,8 @@ static json_t *grid_as_json(const grid_row *row)
     return object;
 }
 
-static int print_as_json(const char *path, const tenon_adapter *adapter, const tenon_load_options *found,
-                         const grid_row *rows, size_t count)
+static int print_as_json(const char *path, const tenon_file *file, const tenon_adapter *adapter,
+                         const tenon_load_options *found, const grid_row *rows, size_t count)
 {
     totals sum = sum_parameters(adapter);
     json_t *grids = json_array();
@@ -232,7 +231,7 @@ static int print_as_json(const char *path, const tenon_adapter *adapter, const t
         "out_dim", (json_int_t)tenon_adapter_out_dim(adapter), "config", tn_json_config(tenon_adapter_config(adapter)),
         "parameters", (json_int_t)sum.elements, "bytes", (json_int_t)sum.bytes, "prefix",
         tn_json_text(found->used_prefix), "tensors_used", (json_int_t)found->num_used, "tensors_unused",
-        (json_int_t)found->num_unused, "absent_shards", tn_absent_shards(path), "layers", layers_as_json(adapter),
+        (json_int_t)found->num_unused, "absent_shards", tn_absent_shards(file), "layers", layers_as_json(adapter),
         "tensors", parameters_as_json(adapter), "grids", grids));
 }
 
@@ -252,15 +251,6 @@ static int check_widths(const char *path, const tenon_adapter *adapter, const se
     return TN_EXIT_OK;
 }
 
-/* --all: also the tensors that are not the connector's. */
-static void list_file(const char *path)
-{
-    tenon_file *file;
-    if (tenon_file_open(path, NULL, &file, NULL) != TENON_OK) return;
-    tn_list_tensors(file);
-    tenon_file_close(file);
-}
-
 static int describe(const char *path, const tenon_adapter *adapter, const settings *given,
                     const tenon_load_options *found)
 {
@@ -270,12 +260,16 @@ static int describe(const char *path, const tenon_adapter *adapter, const settin
         rows[i] = (grid_row){.grid = given->grid.height ? given->grid : common_grids[i]};
         describe_grid(adapter, given, &rows[i]);
     }
+    tenon_file *file;
+    tenon_error error;
+    if (tenon_file_open(path, NULL, &file, &error) != TENON_OK) return tn_failed_error(&error);
     int code = TN_EXIT_OK;
     if (given->json)
-        code = print_as_json(path, adapter, found, rows, count);
+        code = print_as_json(path, file, adapter, found, rows, count);
     else
-        print_text(path, adapter, found, rows, count);
-    if (given->all && !given->json) list_file(path);
+        print_text(path, file, adapter, found, rows, count);
+    if (given->all && !given->json) tn_list_tensors(file);
+    tenon_file_close(file);
     fflush(stdout);
     return code == TN_EXIT_OK ? check_widths(path, adapter, given) : code;
 }

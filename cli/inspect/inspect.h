@@ -58,4 +58,11 @@ void tn_list_tensors(const tenon_file *file);
 void tn_survey_text(const tn_command *command, const char *path, const tenon_file *file, bool all);
 json_t *tn_survey_json(const tn_command *command, const char *path, const tenon_file *file);
 
+/* {"model-00002-of-00003.safetensors": 97, ...}: the shards that an index names and that are not there -> their
+ * tensors; empty where all are there. */
+json_t *tn_absent_shards(const tenon_file *file);
+
+/* A line for each of them. */
+void tn_print_absent_shards(const tenon_file *file);
+
 #endif

@@ -299,3 +299,30 @@ json_t *tn_survey_json(const tn_command *command, const char *path, const tenon_
     free(tensors);
     return object;
 }
+
+/* ---- shards that are not there ---- */
+
+json_t *tn_absent_shards(const tenon_file *file)
+{
+    json_t *shards = json_object();
+    for (int64_t i = 0; i < tenon_file_num_tensors(file); i++) {
+        tenon_file_tensor tensor;
+        tenon_file_tensor_init(&tensor);
+        if (tenon_file_get_tensor(file, i, &tensor, NULL) != TENON_OK || !tensor.absent_shard) continue;
+        json_int_t count = json_integer_value(json_object_get(shards, tensor.absent_shard));
+        json_object_set_new(shards, tensor.absent_shard, json_integer(count + 1));
+    }
+    return shards;
+}
+
+void tn_print_absent_shards(const tenon_file *file)
+{
+    json_t *shards = tn_absent_shards(file), *count;
+    const char *name;
+    json_object_foreach(shards, name, count)
+    {
+        printf("absent      shard %s, of %" JSON_INTEGER_FORMAT " tensor%s\n", tn_name_text(name),
+               json_integer_value(count), json_integer_value(count) == 1 ? "" : "s");
+    }
+    json_decref(shards);
+}

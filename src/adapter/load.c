@@ -37,7 +37,7 @@ static void report(tenon_load_options *options, const tn_match *match, int64_t u
 
 typedef struct checkpoint {
     tn_quoted source;
-    const tenon_file *file; /* NULL: tensors from elsewhere */
+    tenon_file *file; /* NULL: tensors from elsewhere */
     tenon_file_tensor *tensors;
     tn_names names;
 } checkpoint;
@@ -46,6 +46,7 @@ static void close_checkpoint(checkpoint *c)
 {
     tn_names_free(&c->names);
     free(c->tensors);
+    tenon_file_close(c->file);
 }
 
 static tenon_status name_tensors(checkpoint *c, int64_t count, const tenon_load_options *settings, tenon_error *error)
@@ -55,20 +56,27 @@ static tenon_status name_tensors(checkpoint *c, int64_t count, const tenon_load_
     return TENON_OK;
 }
 
-/* The tensors of an open file. The checkpoint is not to be moved. */
-static tenon_status open_checkpoint(checkpoint *c, const tenon_file *file, const char *path,
-                                    const tenon_load_options *settings, tenon_error *error)
+static tenon_status list_tensors(checkpoint *c, const tenon_load_options *settings, tenon_error *error)
 {
-    const int64_t count = tenon_file_num_tensors(file);
-    *c = (checkpoint){.source = tn_quote(path), .file = file};
+    const int64_t count = tenon_file_num_tensors(c->file);
     c->tensors = calloc((size_t)count + 1, sizeof *c->tensors); /* never of size 0 */
     if (c->tensors == NULL) return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", c->source.text);
-    tenon_status status = TENON_OK;
-    for (int64_t t = 0; t < count && status == TENON_OK; t++) {
+    for (int64_t t = 0; t < count; t++) {
         tenon_file_tensor_init(&c->tensors[t]);
-        status = tenon_file_get_tensor(file, t, &c->tensors[t], error);
+        TN_TRY(tenon_file_get_tensor(c->file, t, &c->tensors[t], error));
     }
-    if (status == TENON_OK) status = name_tensors(c, count, settings, error);
+    return name_tensors(c, count, settings, error);
+}
+
+/* A file's tensors, named as the options say. The checkpoint is not to be moved. */
+static tenon_status open_checkpoint(checkpoint *c, tenon_load_options *settings, const char *path,
+                                    const tenon_load_options *options, tenon_error *error)
+{
+    *c = (checkpoint){.file = NULL};
+    TN_TRY(read_options(settings, options, error));
+    TN_TRY(tenon_file_open(path, NULL, &c->file, error));
+    c->source = tn_quote(path);
+    const tenon_status status = list_tensors(c, settings, error);
     if (status != TENON_OK) close_checkpoint(c);
     return status;
 }
@@ -120,16 +128,10 @@ tenon_status tenon_adapter_load(tenon_adapter *adapter, const char *path, tenon_
                                 tenon_error *error)
 {
     tenon_load_options settings;
-    tenon_file *file;
     checkpoint c;
-    TN_TRY(read_options(&settings, options, error));
-    TN_TRY(tenon_file_open(path, NULL, &file, error));
-    tenon_status status = open_checkpoint(&c, file, path, &settings, error);
-    if (status == TENON_OK) {
-        status = load_checkpoint(adapter, &c, &settings, options, error);
-        close_checkpoint(&c);
-    }
-    tenon_file_close(file);
+    TN_TRY(open_checkpoint(&c, &settings, path, options, error));
+    const tenon_status status = load_checkpoint(adapter, &c, &settings, options, error);
+    close_checkpoint(&c);
     return status;
 }
 
@@ -291,16 +293,10 @@ tenon_status tenon_adapter_open(const char *path, tenon_load_options *options, t
                                 tenon_error *error)
 {
     tenon_load_options settings;
-    tenon_file *file;
     checkpoint c;
-    TN_TRY(read_options(&settings, options, error));
-    TN_TRY(tenon_file_open(path, NULL, &file, error));
-    tenon_status status = open_checkpoint(&c, file, path, &settings, error);
-    if (status == TENON_OK) {
-        status = open_adapter(adapter, &c, &settings, options, error);
-        close_checkpoint(&c);
-    }
-    tenon_file_close(file);
+    TN_TRY(open_checkpoint(&c, &settings, path, options, error));
+    const tenon_status status = open_adapter(adapter, &c, &settings, options, error);
+    close_checkpoint(&c);
     return status;
 }
 

@@ -462,8 +462,9 @@ static void find_attention(tn_plan *plan)
     }
 }
 
-static tenon_status make_plan(tn_plan *plan, bool train, tenon_error *error)
+tenon_status tn_plan_make(tn_plan *plan, const tn_graph *graph, bool train, tenon_error *error)
 {
+    *plan = (tn_plan){.graph = graph};
     TN_TRY(allocate(plan, error));
     TN_TRY(make_steps(plan, train, error));
     cut_arrays(plan);
@@ -475,12 +476,6 @@ static tenon_status make_plan(tn_plan *plan, bool train, tenon_error *error)
     TN_TRY(finish(plan, error));
     find_attention(plan);
     return TENON_OK;
-}
-
-tenon_status tn_plan_make(tn_plan *plan, const tn_graph *graph, bool train, tenon_error *error)
-{
-    *plan = (tn_plan){.graph = graph};
-    return make_plan(plan, train, error);
 }
 
 void tn_plan_free(tn_plan *plan)
