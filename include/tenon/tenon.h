@@ -293,8 +293,8 @@ TENON_API int tenon_tap(tenon_builder *builder, const char *name, int64_t width)
  * one; -1 after an error. */
 TENON_API int tenon_integers(tenon_builder *builder, const char *name, int64_t columns);
 
-/* Names a value as an output. Without any, the value made last is the output "tokens"; further ones come beside it, or
- * one of them is called "tokens". */
+/* Names a value as an output. The output "tokens" is the value of that name, or else the value made last; all others
+ * are further outputs of a call. */
 TENON_API int tenon_output(tenon_builder *builder, const char *name, int value);
 
 /* The next layer reads this value instead of the one before it. */
@@ -336,8 +336,8 @@ TENON_API int tenon_layer_norm(tenon_builder *builder, const char *name, double 
  * TENON_PLUS_ONE for (1 + weight) as Gemma has it. */
 TENON_API int tenon_rms_norm(tenon_builder *builder, const char *name, double eps, unsigned flags);
 
-/* Which index of a merged row goes slowest: the patch and then the channel, or the channel and then the patch, as
- * torch.nn.functional.unfold does. */
+/* The order of a merged row, slowest index first: row and column in the window, then channel; or channel, then row and
+ * column, as torch.nn.functional.unfold has it. */
 typedef enum tenon_merge_order { TENON_MERGE_DY_DX_C = 0, TENON_MERGE_C_DY_DX = 1 } tenon_merge_order;
 
 /* The patches of each side x side window of the grid side by side in one row of side^2 times the width. `ragged`:
@@ -829,8 +829,8 @@ typedef struct tenon_trainer_options {
     int64_t steps;             /* 0: constant rate; else the step at which the cosine decay from lr to min_lr ends */
     double beta1, beta2;       /* 0.9, 0.999 */
     double eps;                /* 1e-8; above 0, also in f32 */
-    double weight_decay;       /* 0.01, not applied to biases */
-    bool decay_biases;         /* false: true applies weight decay to biases too */
+    double weight_decay;       /* 0.01, not applied to biases and to the weights of norms */
+    bool decay_biases;         /* false: true applies weight decay to these too */
     double clip;               /* 1: clip the global gradient norm; 0 disables */
     bool no_master;            /* false: bf16 and f16 parameters have f32 master copies that accumulate the updates */
     bool save_activations;     /* false: backward recomputes the activations; true: forward saves them for backward */
