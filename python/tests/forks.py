@@ -72,8 +72,13 @@ class Scene:
     def check_training(self):
         assert self.train() == self.gradients
 
-    def work(self):
+    def beside(self):
+        """What threads do while the process forks."""
         return [self.run, self.reset, self.prepare, self.load, self.build, self.check_training]
+
+    def work(self):
+        """What a child does."""
+        return self.beside()
 
 
 class TorchScene(Scene):
@@ -112,8 +117,13 @@ class TorchScene(Scene):
         y = self.module(x)
         self.torch.autograd.grad(y.sum(), (x, *self.module.parameters()))
 
+    def beside(self):
+        # PyTorch's autograd engine locks its list of observers without the GIL; a fork at that moment leaves the lock
+        # taken in the child, whoever wrote the module. Children train, threads beside a fork do not.
+        return [*super().beside(), self.run_module, self.change_module]
+
     def work(self):
-        return [*super().work(), self.run_module, self.change_module, self.train_module]
+        return [*self.beside(), self.train_module]
 
 
 def child(scene):
@@ -142,7 +152,7 @@ def main(count, scene):
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=repeat, args=(work,)) for work in scene.work()]
+    threads = [threading.Thread(target=repeat, args=(work,)) for work in scene.beside()]
     for thread in threads:
         thread.start()
     try:
