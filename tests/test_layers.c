@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static tenon_error error;
 
@@ -171,12 +172,70 @@ static void merges_have_their_order(void **state)
     }
 }
 
+/* The JSON of a graph holds these pieces. */
+static void expect_graph(const char *json, int64_t in_dim, int64_t out_dim, const char *const *pieces)
+{
+    static char text[16384];
+    size_t length;
+    tenon_config *config;
+    tenon_adapter *adapter;
+    assert_int_equal(tenon_config_from_json(json, strlen(json), &config, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_new(config, in_dim, out_dim, NULL, &adapter, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_graph_json(adapter, NULL, 0, &length, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_graph_json(adapter, text, length, NULL, &error), TENON_INVALID);
+    assert_non_null(strstr(error.message, "bytes; the buffer has"));
+    assert_int_equal(tenon_adapter_graph_json(adapter, text, sizeof text, &length, &error), TENON_OK);
+    assert_int_equal(strlen(text), length);
+    for (; *pieces != NULL; pieces++) {
+        if (strstr(text, *pieces) == NULL) fail_msg("%s is not in %s", *pieces, text);
+    }
+    tenon_adapter_free(adapter);
+    tenon_config_free(config);
+}
+
+static void graphs_are_described(void **state)
+{
+    (void)state;
+    expect_graph(
+        "{\"type\": \"merger\", \"prefix_tokens\": 1}", 5, 7,
+        (const char *const[]){
+            "{\"type\": \"merger\", \"in_dim\": 5, \"out_dim\": 7, \"prefix_tokens\": 1, ",
+            "\"inputs\": [{\"name\": \"features\", \"value\": 0}], \"integers\": [], ",
+            "\"outputs\": [{\"name\": \"tokens\", \"value\": 5}], ",
+            "\"spaces\": [{\"kind\": \"input\", \"order\": \"blocks\"}, {\"kind\": \"windows\", \"parent\": 0, "
+            "\"side\": 2, \"ragged\": \"reject\", \"is_pool\": false}], ",
+            "\"values\": [{\"space\": 0, \"width\": 5, \"input\": \"features\"}, {\"space\": 0, \"width\": 5, "
+            "\"layer\": 0}, {\"space\": 1, \"width\": 20, \"layer\": 1}, ",
+            "{\"type\": \"norm\", \"name\": \"ln_q\", \"reach\": \"row\", \"inputs\": [0], \"output\": 1, "
+            "\"settings\": {\"center\": true, \"eps\": ",
+            ", \"weight\": true, \"plus_one\": false, \"bias\": true}, \"parameters\": [\"ln_q.weight\", "
+            "\"ln_q.bias\"]}",
+            "\"settings\": {\"order\": \"dy_dx_c\"}",
+            "{\"type\": \"activation\", \"name\": \"gelu\", \"reach\": \"row\", \"inputs\": [3], \"output\": 4, "
+            "\"settings\": {\"activation\": \"gelu\"}, \"parameters\": []}",
+            "{\"name\": \"ln_q.weight\", \"shape\": [5], \"initial\": {\"rule\": \"constant\", \"value\": 1.0}, "
+            "\"decays\": false}",
+            "{\"name\": \"mlp.0.weight\", \"shape\": [20, 20], \"initial\": {\"rule\": \"kaiming_uniform\", "
+            "\"fan_in\": 20}, \"decays\": true}",
+            "{\"name\": \"mlp.2.bias\", \"shape\": [7], \"initial\": {\"rule\": \"uniform\", \"fan_in\": 20}, "
+            "\"decays\": false}",
+            NULL});
+    expect_graph(
+        "{\"type\": \"gated\"}", 6, 5,
+        (const char *const[]){"{\"type\": \"gate\", \"name\": \"silu\", \"reach\": \"row\", \"inputs\": [1, 2]",
+                              "\"settings\": {\"activation\": \"silu\"}",
+                              "\"settings\": {\"bias\": true, \"transposed\": true}", NULL});
+    expect_graph("{\"type\": \"attentional_pool\", \"pool_heads\": 2}", 6, 5,
+                 (const char *const[]){"\"settings\": {\"heads\": 2, \"bias\": true}", "\"reach\": \"window\"",
+                                       "\"is_pool\": true", NULL});
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_normalised),     cmocka_unit_test(patches_are_merged),
         cmocka_unit_test(values_gate_each_other),  cmocka_unit_test(weights_may_be_stored_transposed),
-        cmocka_unit_test(merges_have_their_order),
+        cmocka_unit_test(merges_have_their_order), cmocka_unit_test(graphs_are_described),
     };
     return cmocka_run_group_tests(tests, register_all, NULL);
 }

@@ -55,7 +55,7 @@ _tenon_inspect() {
         --out-dim) ;;
         --prefix) ;;
         --rename) ;;
-        *) _tenon_options "--window --grid --in-dim --out-dim --prefix --rename --config --all --json --help" ;;
+        *) _tenon_options "--window --grid --in-dim --out-dim --prefix --rename --config --all --dot --json --help" ;;
     esac
 }
 

@@ -21,6 +21,7 @@ typedef struct settings {
     int64_t in_dim;
     int64_t out_dim;
     bool all;
+    bool dot;
     bool json;
 } settings;
 
@@ -41,12 +42,14 @@ static const tn_option options[] = {
     TN_MODEL_OPTION_RENAME(settings),
     TN_MODEL_OPTION_CONFIG(settings),
     {"all", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, all), "list every tensor of the file", "--all"},
+    {"dot", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, dot), "write the graph alone, for Graphviz", "--dot"},
     TN_OPTION_JSON(settings),
     {.name = NULL}};
 
 static const tn_example examples[] = {
     {"tenon inspect adapter.safetensors", "type, widths, layers, parameters, cost and tokens"},
     {"tenon inspect adapter.safetensors --in-dim 1152 --out-dim 4096", "check that it fits between two models"},
+    {"tenon inspect adapter.safetensors --dot", "its graph, of which Graphviz makes a picture: dot -Tsvg"},
     {"tenon inspect llava/", "what looks like a connector in a checkpoint, and how to open it"},
     {"tenon inspect llava/ --config adapter.json", "the connector inside a sharded checkpoint"},
     {.line = NULL}};
@@ -68,7 +71,8 @@ typedef struct grid_row {
 static int explain_failure(const tn_command *command, const char *path, const settings *given, const tenon_error *error)
 {
     tenon_file *file;
-    if (given->model.config || tenon_file_open(path, NULL, &file, NULL) != TENON_OK) return tn_failed_error(error);
+    if (given->model.config || given->dot || tenon_file_open(path, NULL, &file, NULL) != TENON_OK)
+        return tn_failed_error(error);
     if (given->json)
         tn_print_json(tn_survey_json(command, path, file));
     else
@@ -121,26 +125,6 @@ static const char *dtype_name(tenon_dtype dtype)
     return name ? name : "-";
 }
 
-static void print_layers(const tenon_adapter *adapter)
-{
-    printf("\nlayer             name       width          reads   parameters\n");
-    for (int64_t i = 0; i < tenon_adapter_num_layers(adapter); i++) {
-        tenon_layer_info layer;
-        char width[48];
-        tenon_layer_info_init(&layer);
-        if (tenon_adapter_layer(adapter, i, &layer, NULL) != TENON_OK) continue;
-        snprintf(width, sizeof width, "%" PRId64 " -> %" PRId64, layer.in_dim, layer.out_dim);
-        printf("%-17s %-10s %-14s %s\n", layer.type, layer.name, width, layer.reach);
-        for (int64_t p = layer.first_parameter; p < layer.first_parameter + layer.num_parameters; p++) {
-            tenon_parameter parameter;
-            tenon_parameter_init(&parameter);
-            if (tenon_adapter_parameter(adapter, p, &parameter, NULL) == TENON_OK)
-                printf("%51s %-16s %-4s %s\n", "", parameter.name, dtype_name(parameter.dtype),
-                       tn_shape_text(parameter.ndim, parameter.shape));
-        }
-    }
-}
-
 static void print_grids(const grid_row *rows, size_t count)
 {
     printf("\ngrid      tokens in   tokens out   MFLOP an image   workspace\n");
@@ -160,6 +144,7 @@ static void print_text(const char *path, const tenon_file *file, const tenon_ada
                        const tenon_load_options *found, const grid_row *rows, size_t count)
 {
     const tenon_config *config = tenon_adapter_config(adapter);
+    json_t *graph = tn_graph_json(adapter);
     totals sum = sum_parameters(adapter);
     json_t *object = tn_json_config(config);
     char *text = object ? json_dumps(object, 0) : NULL;
@@ -172,9 +157,10 @@ static void print_text(const char *path, const tenon_file *file, const tenon_ada
     if (found->num_unused)
         printf("tensors     %" PRId64 " used, %" PRId64 " others in the file\n", found->num_used, found->num_unused);
     tn_print_absent_shards(file);
-    print_layers(adapter);
+    tn_graph_text(graph, adapter);
     print_grids(rows, count);
     free(text);
+    json_decref(graph);
     json_decref(object);
 }
 
@@ -226,13 +212,13 @@ static int print_as_json(const char *path, const tenon_file *file, const tenon_a
     for (size_t i = 0; i < count; i++)
         json_array_append_new(grids, grid_as_json(&rows[i]));
     return tn_print_json(json_pack(
-        "{s:o, s:s, s:I, s:I, s:o, s:I, s:I, s:o, s:I, s:I, s:o, s:o, s:o, s:o}", "file", tn_json_text(path), "type",
-        tenon_config_type(tenon_adapter_config(adapter)), "in_dim", (json_int_t)tenon_adapter_in_dim(adapter),
+        "{s:o, s:s, s:I, s:I, s:o, s:I, s:I, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "file", tn_json_text(path),
+        "type", tenon_config_type(tenon_adapter_config(adapter)), "in_dim", (json_int_t)tenon_adapter_in_dim(adapter),
         "out_dim", (json_int_t)tenon_adapter_out_dim(adapter), "config", tn_json_config(tenon_adapter_config(adapter)),
         "parameters", (json_int_t)sum.elements, "bytes", (json_int_t)sum.bytes, "prefix",
         tn_json_text(found->used_prefix), "tensors_used", (json_int_t)found->num_used, "tensors_unused",
         (json_int_t)found->num_unused, "absent_shards", tn_absent_shards(file), "layers", layers_as_json(adapter),
-        "tensors", parameters_as_json(adapter), "grids", grids));
+        "tensors", parameters_as_json(adapter), "graph", tn_graph_json(adapter), "grids", grids));
 }
 
 /* --in-dim and --out-dim: does it fit between two models? */
@@ -251,6 +237,15 @@ static int check_widths(const char *path, const tenon_adapter *adapter, const se
     return TN_EXIT_OK;
 }
 
+static int print_dot(const tenon_adapter *adapter)
+{
+    json_t *graph = tn_graph_json(adapter);
+    if (graph == NULL) return tn_failed("out of memory: the graph cannot be described");
+    tn_graph_dot(graph, adapter);
+    json_decref(graph);
+    return TN_EXIT_OK;
+}
+
 static int describe(const char *path, const tenon_adapter *adapter, const settings *given,
                     const tenon_load_options *found)
 {
@@ -264,11 +259,13 @@ static int describe(const char *path, const tenon_adapter *adapter, const settin
     tenon_error error;
     if (tenon_file_open(path, NULL, &file, &error) != TENON_OK) return tn_failed_error(&error);
     int code = TN_EXIT_OK;
-    if (given->json)
+    if (given->dot)
+        code = print_dot(adapter);
+    else if (given->json)
         code = print_as_json(path, file, adapter, found, rows, count);
     else
         print_text(path, file, adapter, found, rows, count);
-    if (given->all && !given->json) tn_list_tensors(file);
+    if (given->all && !given->json && !given->dot) tn_list_tensors(file);
     tenon_file_close(file);
     fflush(stdout);
     return code == TN_EXIT_OK ? check_widths(path, adapter, given) : code;
@@ -284,6 +281,7 @@ static int run(const tn_command *command, int argc, char **argv)
     int code = tn_options_parse(command, argc, argv, &given, words);
     if (code < 0) code = tn_names_check_command(command, &given, words);
     if (code >= 0) return code;
+    if (given.dot && given.json) return tn_usage(command, "--dot and --json exclude each other");
     tenon_status status = tn_model_open(words[0], &given.model, true, &adapter, &found, &error);
     if (status != TENON_OK) return explain_failure(command, words[0], &given, &error);
     const char *type = tenon_config_type(tenon_adapter_config(adapter));
@@ -299,7 +297,8 @@ static int run(const tn_command *command, int argc, char **argv)
 const tn_command tn_command_inspect = {
     "inspect",
     "say what a connector file holds and costs",
-    "Prints the connector in a file: type, widths, config, layers with their parameters, bytes, and for the grids of "
+    "Prints the connector in a file: type, widths, config, bytes, its graph (the spaces that rows live in, the values, "
+    "and the layers that make them, with their parameters), and for the grids of "
     "common encoders the tokens, the floating-point operations per image and the workspace ('-' where the grid is "
     "refused). Of any other checkpoint it shows what looks like a connector, with the command that opens it, and the "
     "tensors by prefix; the exit code is then 1.",

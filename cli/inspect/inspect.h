@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The parts of `tenon inspect`: inspect.c describes the connector of a file; for files that describe none,
- * inspect_guess.c finds what looks like one, and inspect_survey.c says what else is there. */
+/* The parts of `tenon inspect`: inspect.c describes the connector of a file, inspect_graph.c draws its graph; for files
+ * that describe none, inspect_guess.c finds what looks like one, and inspect_survey.c says what else is there. */
 #ifndef TN_CLI_INSPECT_H
 #define TN_CLI_INSPECT_H
 
@@ -8,6 +8,17 @@
 #include "tenon/tenon.h"
 
 #include <jansson.h>
+
+/* ---- inspect_graph.c ---- */
+
+/* The graph as tenon_adapter_graph_json tells it; NULL: out of memory. */
+json_t *tn_graph_json(const tenon_adapter *adapter);
+
+/* Prints the spaces and the values, with the layers that make them and their parameters. */
+void tn_graph_text(const json_t *graph, const tenon_adapter *adapter);
+
+/* Prints a graph for the program `dot`: a frame for each space, in it its values. */
+void tn_graph_dot(const json_t *graph, const tenon_adapter *adapter);
 
 /* ---- inspect_guess.c ---- */
 

@@ -580,6 +580,30 @@ TENON_API int64_t tenon_adapter_num_layers(const tenon_adapter *adapter);
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_layer(const tenon_adapter *adapter, int64_t index,
                                                             tenon_layer_info *info, tenon_error *error);
 
+/* Writes the whole graph as one line of JSON into `json` (capacity bytes, NUL included) and its length into *length;
+ * json may be NULL to ask for the length. TENON_INVALID: capacity too small.
+ *
+ *     {"type": "avgpool", "in_dim": 1152, "out_dim": 4096, "prefix_tokens": 0,
+ *      "inputs": [{"name": "features", "value": 0}],                   the features first, then further ones
+ *      "integers": [{"name": "map", "columns": 0}],                    integer tensors that a call brings; 0: any
+ *      "outputs": [{"name": "tokens", "value": 2}],                    the tokens first
+ *      "spaces": [{"kind": "input", "order": "raster"},                or "blocks"
+ *                 {"kind": "windows", "parent": 0, "side": 2, "ragged": "partial", "is_pool": true}],
+ *      "values": [{"space": 0, "width": 1152, "input": "features"}, {"space": 1, "width": 1152, "layer": 0}, ...],
+ *      "layers": [{"type": "window_mean", "name": "", "reach": "window", "inputs": [0], "output": 1, "settings": {},
+ *                  "parameters": []}, ...],
+ *      "parameters": [{"name": "proj.weight", "shape": [4096, 1152],
+ *                      "initial": {"rule": "kaiming_uniform", "fan_in": 1152}, "decays": true}, ...]}
+ *
+ * Values, layers and spaces are numbered from 0 and refer to each other by number; what is read was made before. A
+ * space is what the rows of a value are. Other kinds: "shared" ("rows" of a parameter), "map" ("parent", "integers": a
+ * row for each row of this tensor), "layer" ("parent", "layer": the rows that this layer makes). `is_pool`: a call's
+ * pool_window replaces the side. A value is an input, a parameter or the result of a layer. Initial rules:
+ * "kaiming_uniform" (a = sqrt(5)) and "uniform" (within 1 / sqrt(fan_in)) as torch.nn.Linear draws weight and bias,
+ * "constant" ("value") and "normal" ("std"). "decays": weight decay applies by default. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_graph_json(const tenon_adapter *adapter, char *json,
+                                                                 size_t capacity, size_t *length, tenon_error *error);
+
 /* Floating-point operations that an image of num_input_tokens tokens costs (a multiply-add is two), after folding. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_flops(const tenon_adapter *adapter, int64_t num_input_tokens,
                                                             const tenon_call *call, double *flops, tenon_error *error);

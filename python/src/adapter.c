@@ -173,6 +173,22 @@ static PyObject *get_layers(PyObject *object, void *unused)
     return list;
 }
 
+static PyObject *get_graph(PyObject *object, void *unused)
+{
+    (void)unused;
+    const tenon_adapter *handle = ((tnpy_adapter *)object)->handle;
+    size_t length = 0;
+    tenon_error error;
+    tenon_status status = tenon_adapter_graph_json(handle, NULL, 0, &length, &error);
+    char *text = status == TENON_OK ? malloc(length + 1) : NULL;
+    if (status == TENON_OK && text == NULL) return PyErr_NoMemory();
+    if (text != NULL) status = tenon_adapter_graph_json(handle, text, length + 1, &length, &error);
+    PyObject *json =
+        status == TENON_OK ? PyUnicode_FromStringAndSize(text, (Py_ssize_t)length) : tnpy_raise(status, &error);
+    free(text);
+    return json;
+}
+
 /* Reads (num_input_tokens, pool_window, grid). */
 static bool read_geometry(PyObject *const *args, Py_ssize_t nargs, int64_t *tokens, tenon_call *call)
 {
@@ -252,6 +268,7 @@ bool tnpy_adapter_setup(PyObject *module)
         {"cpu", get_cpu, NULL, "The CPU level it is prepared for; None when it is not prepared.", NULL},
         {"dtype", get_dtype, NULL, "The parameters' dtype, f32 where they differ; None before they have one.", NULL},
         {"layers", get_layers, NULL, "(type, name, reach, in_dim, out_dim) of each layer.", NULL},
+        {"graph_json", get_graph, NULL, "Inputs, outputs, spaces, values, layers and parameters as JSON.", NULL},
         {NULL, NULL, NULL, NULL, NULL},
     };
     PyType_Slot slots[] = {

@@ -68,6 +68,14 @@ class Adapter(_C.Adapter):
         """The config, with all options of the type and their values."""
         return Config.from_json(self.config_json)
 
+    @property
+    def graph(self) -> dict[str, Any]:
+        """What the connector computes: its inputs, outputs, spaces, values, layers and parameters.
+
+        ``tenon_adapter_graph_json`` in ``tenon.h`` describes the fields. ``tenon inspect`` draws the graph of a file.
+        """
+        return json.loads(self.graph_json)
+
     def output_num_tokens(
         self, num_input_tokens: int, pool_window: int | None = None, grid: tuple[int, int] | None = None
     ) -> int:

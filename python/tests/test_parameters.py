@@ -192,3 +192,20 @@ def test_the_cpu_level(x):
     assert adapter.flops(16) == 2 * 16 * 8 * 6
     assert adapter.workspace_size(16) > 0
     assert [layer[:2] for layer in adapter.layers] == [("linear", "proj")]
+
+
+def test_the_graph():
+    graph = tenon.Adapter({"type": "avgpool", "pool_window": 3, "prefix_tokens": 1}, 8, 6).graph
+    assert (graph["type"], graph["in_dim"], graph["out_dim"], graph["prefix_tokens"]) == ("avgpool", 8, 6, 1)
+    assert graph["inputs"] == [{"name": "features", "value": 0}] and graph["integers"] == []
+    assert graph["spaces"][1] == {"kind": "windows", "parent": 0, "side": 3, "ragged": "partial", "is_pool": True}
+    assert [layer["type"] for layer in graph["layers"]] == ["window_mean", "linear"]
+    assert graph["layers"][1] == {
+        "type": "linear", "name": "proj", "reach": "row", "inputs": [1], "output": 2,
+        "settings": {"bias": True, "transposed": False}, "parameters": ["proj.weight", "proj.bias"],
+    }  # fmt: skip
+    assert graph["values"][2] == {"space": 1, "width": 6, "layer": 1}
+    assert graph["outputs"] == [{"name": "tokens", "value": 2}]
+    assert graph["parameters"][0] == {
+        "name": "proj.weight", "shape": [6, 8], "initial": {"rule": "kaiming_uniform", "fan_in": 8}, "decays": True,
+    }  # fmt: skip

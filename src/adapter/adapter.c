@@ -104,8 +104,6 @@ int64_t tenon_adapter_num_layers(const tenon_adapter *adapter)
 tenon_status tenon_adapter_layer(const tenon_adapter *adapter, int64_t index, tenon_layer_info *info,
                                  tenon_error *error)
 {
-    static const char *const reaches[] = {
-        [TN_REACH_ROW] = "row", [TN_REACH_WINDOW] = "window", [TN_REACH_IMAGE] = "image"};
     if (index < 0 || index >= adapter->graph->num_layers) {
         return tn_fail(error, TENON_NOT_FOUND, "there is no layer %lld; the adapter has %d", (long long)index,
                        adapter->graph->num_layers);
@@ -114,7 +112,7 @@ tenon_status tenon_adapter_layer(const tenon_adapter *adapter, int64_t index, te
     const tenon_layer_info found = {.size = sizeof found,
                                     .type = layer->type->name,
                                     .name = layer->name,
-                                    .reach = reaches[layer->type->reach],
+                                    .reach = tn_reach_name(layer->type->reach),
                                     .in_dim = layer->in_dim,
                                     .out_dim = layer->out_dim,
                                     .first_parameter = layer->first_parameter,

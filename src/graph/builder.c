@@ -356,19 +356,6 @@ void tn_builder_flags(tenon_builder *builder, unsigned flags, unsigned known)
 
 /* ---- spaces of layers ---- */
 
-tenon_status tn_ragged_from_name(const char *name, tn_ragged *ragged, tenon_error *error)
-{
-    static const char *const names[] = {
-        [TN_RAGGED_REJECT] = "reject", [TN_RAGGED_PARTIAL] = "partial", [TN_RAGGED_DROP] = "drop"};
-    for (int i = 0; i < 3; i++) {
-        if (strcmp(names[i], name) == 0) {
-            *ragged = (tn_ragged)i;
-            return TENON_OK;
-        }
-    }
-    return tn_fail(error, TENON_INVALID, "unknown `ragged` '%s'; options: reject, partial, drop", tn_quote(name).text);
-}
-
 static bool same_windows(const tn_space *a, const tn_space *b)
 {
     return a->kind == b->kind && a->parent == b->parent && a->windows.side == b->windows.side &&

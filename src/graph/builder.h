@@ -49,7 +49,4 @@ void tn_builder_flags(tenon_builder *builder, unsigned flags, unsigned known);
 /* True once the builder has failed. */
 bool tn_builder_failed(const tenon_builder *builder);
 
-/* "reject", "partial", "drop"; TENON_INVALID lists them. */
-tenon_status tn_ragged_from_name(const char *name, tn_ragged *ragged, tenon_error *error);
-
 #endif

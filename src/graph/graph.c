@@ -2,6 +2,7 @@
 #include "graph/graph.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 void tn_graph_free(tn_graph *graph)
 {
@@ -28,6 +29,32 @@ void tn_graph_free(tn_graph *graph)
     free(graph->integers);
     free(graph->parameters);
     free(graph);
+}
+
+const char *tn_reach_name(tn_reach reach)
+{
+    static const char *const names[] = {
+        [TN_REACH_ROW] = "row", [TN_REACH_WINDOW] = "window", [TN_REACH_IMAGE] = "image"};
+    return names[reach];
+}
+
+static const char *const ragged_names[] = {
+    [TN_RAGGED_REJECT] = "reject", [TN_RAGGED_PARTIAL] = "partial", [TN_RAGGED_DROP] = "drop"};
+
+const char *tn_ragged_name(tn_ragged ragged)
+{
+    return ragged_names[ragged];
+}
+
+tenon_status tn_ragged_from_name(const char *name, tn_ragged *ragged, tenon_error *error)
+{
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(ragged_names[i], name) == 0) {
+            *ragged = (tn_ragged)i;
+            return TENON_OK;
+        }
+    }
+    return tn_fail(error, TENON_INVALID, "unknown `ragged` '%s'; options: reject, partial, drop", tn_quote(name).text);
 }
 
 int64_t tn_parameter_elements(const tn_parameter_spec *spec)

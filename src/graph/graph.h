@@ -34,6 +34,13 @@ typedef enum tn_reach {
 /* What a window does where the grid ends inside it. */
 typedef enum tn_ragged { TN_RAGGED_REJECT, TN_RAGGED_PARTIAL, TN_RAGGED_DROP } tn_ragged;
 
+/* "row", "window", "image". */
+const char *tn_reach_name(tn_reach reach);
+
+/* "reject", "partial", "drop"; TENON_INVALID lists them. */
+const char *tn_ragged_name(tn_ragged ragged);
+tenon_status tn_ragged_from_name(const char *name, tn_ragged *ragged, tenon_error *error);
+
 /* How windows tile a grid: side x side patches each, from the top left. */
 typedef struct tn_window_rule {
     int64_t side;

@@ -79,6 +79,45 @@ typedef struct tn_layer_call {
     bool overwrite;         /* backward: the parameters' gradients are overwritten, not added to */
 } tn_layer_call;
 
+/* A setting of a layer, with which and its inputs and parameters its output can be computed again. */
+typedef enum tn_setting_kind { TN_SETTING_INT, TN_SETTING_REAL, TN_SETTING_BOOL, TN_SETTING_STRING } tn_setting_kind;
+
+typedef struct tn_setting {
+    tn_setting_kind kind;
+    union {
+        int64_t integer;
+        double real;
+        bool boolean;
+        const char *string;
+    };
+} tn_setting;
+
+/* Takes the settings of a layer, one after another. */
+typedef struct tn_settings {
+    void *context;
+    void (*add)(void *context, const char *name, const tn_setting *value);
+} tn_settings;
+
+static inline void tn_settings_int(const tn_settings *settings, const char *name, int64_t value)
+{
+    settings->add(settings->context, name, &(tn_setting){.kind = TN_SETTING_INT, .integer = value});
+}
+
+static inline void tn_settings_real(const tn_settings *settings, const char *name, double value)
+{
+    settings->add(settings->context, name, &(tn_setting){.kind = TN_SETTING_REAL, .real = value});
+}
+
+static inline void tn_settings_bool(const tn_settings *settings, const char *name, bool value)
+{
+    settings->add(settings->context, name, &(tn_setting){.kind = TN_SETTING_BOOL, .boolean = value});
+}
+
+static inline void tn_settings_string(const tn_settings *settings, const char *name, const char *value)
+{
+    settings->add(settings->context, name, &(tn_setting){.kind = TN_SETTING_STRING, .string = value});
+}
+
 /* Numbers among a layer's own parameters. */
 typedef struct tn_affine {
     int weight, bias; /* bias -1: none */
@@ -88,6 +127,10 @@ struct tn_layer_type {
     const char *name;
     tn_reach reach;
     bool fuses_activation; /* applies an activation that follows at no cost */
+
+    /* Says the settings of a layer, all that decides its output besides inputs, parameters and the windows of its
+     * space: tenon inspect shows them, and Python computes with them. NULL: it has none. */
+    void (*describe)(const tn_settings *settings, const tn_layer *layer);
 
     /* Sizes of a layer; false when one does not fit. NULL: it needs nothing. */
     bool (*sizes)(tn_layer_sizes *sizes, const tn_layer_query *query);

@@ -32,6 +32,14 @@ tenon_status tn_act_from_name(const char *name, tn_act *act, tenon_error *error)
                    options);
 }
 
+const char *tn_act_name(tn_act act)
+{
+    for (int i = 0; i < num_activations; i++) {
+        if (activations[i].act == act) return activations[i].name;
+    }
+    return "";
+}
+
 typedef struct activation {
     tn_act act;
 } activation;
@@ -53,6 +61,11 @@ int tenon_activation(tenon_builder *builder, const char *name)
 static tn_act act_of(const tn_layer *layer)
 {
     return ((const activation *)layer->own)->act;
+}
+
+static void describe(const tn_settings *settings, const tn_layer *layer)
+{
+    tn_settings_string(settings, "activation", tn_act_name(act_of(layer)));
 }
 
 static void forward(const tn_layer_call *call)
@@ -78,6 +91,7 @@ static void backward(const tn_layer_call *call)
 const tn_layer_type tn_activation_type = {
     .name = "activation",
     .reach = TN_REACH_ROW,
+    .describe = describe,
     .forward = forward,
     .backward = backward,
     .reads_input = reads_input,

@@ -27,6 +27,11 @@ int tenon_gate(tenon_builder *builder, const char *activation, int gate_value, i
     return tn_builder_finish(builder, layer);
 }
 
+static void describe(const tn_settings *settings, const tn_layer *layer)
+{
+    tn_settings_string(settings, "activation", tn_act_name(((const gate *)layer->own)->act));
+}
+
 static bool sizes(tn_layer_sizes *bytes, const tn_layer_query *q)
 {
     *bytes = (tn_layer_sizes){.packed = 0};
@@ -68,6 +73,7 @@ static void backward(const tn_layer_call *call)
 const tn_layer_type tn_gate_type = {
     .name = "gate",
     .reach = TN_REACH_ROW,
+    .describe = describe,
     .sizes = sizes,
     .forward = forward,
     .backward = backward,

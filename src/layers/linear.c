@@ -48,6 +48,13 @@ int tenon_linear(tenon_builder *builder, const char *name, int64_t out_dim, unsi
     return tn_builder_finish(builder, layer);
 }
 
+static void describe(const tn_settings *settings, const tn_layer *layer)
+{
+    const linear *own = layer->own;
+    tn_settings_bool(settings, "bias", own->has_bias);
+    tn_settings_bool(settings, "transposed", own->transposed);
+}
+
 size_t tn_linear_own_size(void)
 {
     return sizeof(linear);
@@ -162,6 +169,7 @@ const tn_layer_type tn_linear_type = {
     .name = "linear",
     .reach = TN_REACH_ROW,
     .fuses_activation = true,
+    .describe = describe,
     .sizes = sizes,
     .pack = pack,
     .forward = forward,

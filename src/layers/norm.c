@@ -40,6 +40,16 @@ int tenon_rms_norm(tenon_builder *builder, const char *name, double eps, unsigne
                        &(norm){.has_weight = !plain, .plus_one = !plain && (flags & TENON_PLUS_ONE) != 0, .eps = eps});
 }
 
+static void describe(const tn_settings *settings, const tn_layer *layer)
+{
+    const norm *own = layer->own;
+    tn_settings_bool(settings, "center", own->center);
+    tn_settings_real(settings, "eps", own->eps);
+    tn_settings_bool(settings, "weight", own->has_weight);
+    tn_settings_bool(settings, "plus_one", own->plus_one);
+    tn_settings_bool(settings, "bias", own->has_bias);
+}
+
 /* The packed weight, then the bias, in the compute dtype. */
 static size_t part_size(const tn_layer *layer, const tn_ops *ops)
 {
@@ -105,6 +115,7 @@ static void backward(const tn_layer_call *call)
 const tn_layer_type tn_norm_type = {
     .name = "norm",
     .reach = TN_REACH_ROW,
+    .describe = describe,
     .sizes = sizes,
     .pack = pack,
     .forward = forward,

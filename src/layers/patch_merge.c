@@ -24,6 +24,12 @@ int tenon_patch_merge(tenon_builder *builder, int64_t side, tenon_merge_order or
     return tn_builder_finish_in(builder, layer, tn_builder_windows(builder, space, side, ragged, false));
 }
 
+static void describe(const tn_settings *settings, const tn_layer *layer)
+{
+    const patch_merge *own = layer->own;
+    tn_settings_string(settings, "order", own->channel_first ? "c_dy_dx" : "dy_dx_c");
+}
+
 /* The windows of a merge are no pool's, so that they have all side^2 slots on any grid. */
 static void forward(const tn_layer_call *call)
 {
@@ -42,6 +48,7 @@ static void backward(const tn_layer_call *call)
 const tn_layer_type tn_patch_merge_type = {
     .name = "patch_merge",
     .reach = TN_REACH_WINDOW,
+    .describe = describe,
     .forward = forward,
     .backward = backward,
 };

@@ -10,5 +10,6 @@ extern const tn_layer_type tn_activation_type, tn_copy_type, tn_sum_type, tn_con
 
 /* The activation of a name; TENON_INVALID lists them. */
 tenon_status tn_act_from_name(const char *name, tn_act *act, tenon_error *error);
+const char *tn_act_name(tn_act act);
 
 #endif

@@ -50,6 +50,13 @@ int tenon_window_attention(tenon_builder *builder, const char *name, int64_t hea
     return tn_builder_finish_in(builder, layer, windows);
 }
 
+static void describe(const tn_settings *settings, const tn_layer *layer)
+{
+    const window_attention *own = layer->own;
+    tn_settings_int(settings, "heads", own->heads);
+    tn_settings_bool(settings, "bias", own->has_bias);
+}
+
 static tn_window_pool pool_of(const tn_layer *layer, const tn_weight *weights)
 {
     const window_attention *own = layer->own;
@@ -147,6 +154,7 @@ const tn_layer_type tn_window_attention_type = {
     .name = "window_attention",
     .reach = TN_REACH_WINDOW,
     .fuses_activation = true,
+    .describe = describe,
     .sizes = sizes,
     .pack = pack,
     .forward = forward,

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """tenon init and tenon inspect, and what they refuse."""
 import os
+import shutil
+import subprocess
 
 import numpy
 import pytest
@@ -78,6 +80,40 @@ def test_inspect_text(make, tenon):
     rows = {line.split()[0]: line.split() for line in out.splitlines() if "x" in line.split(" ")[0] and line[0].isdigit()}
     assert rows["27x27"][1:3] == ["729", "81"]
     assert rows["37x37"][2] == "-"
+
+
+def test_inspect_draws_the_graph(make, tenon):
+    make("attentional_pool", 48, 32, window=3, heads=12)
+    lines = [line.split() for line in tenon("inspect", "adapter.safetensors").out.splitlines()]
+    assert ["0", "features,", "row", "by", "row"] in lines
+    assert ["1", *"windows of 3x3 over space 0, ragged reject, the pooling window".split()] in lines
+    assert ["0", "0", "48", "input", "features"] in lines
+    assert ["1", "1", "48", *"window of 0 window_attention, heads 12, bias".split()] in lines
+    assert ["3", "1", "32", *"row of 2 linear out_proj, bias -> tokens".split()] in lines
+    assert ["out_proj.weight", "f32", "(32,", "48)"] in lines
+
+
+def test_inspect_writes_the_graph_as_json(make, tenon):
+    make("mlp_2layer", 8, 6)
+    graph = tenon("inspect", "adapter.safetensors", "--json").json["graph"]
+    assert [layer["type"] for layer in graph["layers"]] == ["linear", "activation", "linear"]
+    assert graph["values"][graph["outputs"][0]["value"]]["width"] == 6
+    assert [p["name"] for p in graph["parameters"]] == ["proj1.weight", "proj1.bias", "proj2.weight", "proj2.bias"]
+
+
+def test_inspect_writes_graphviz(make, tenon):
+    make("avgpool", 8, 6, window=2)
+    out = tenon("inspect", "adapter.safetensors", "--dot").out
+    assert out.startswith('digraph "avgpool" {') and out.endswith("}\n") and out.count("{") == out.count("}") == 3
+    assert 'label="space 1: windows of 2x2 over space 0, ragged partial, the pooling window"' in out
+    assert 'v2 [shape=box, label="linear proj, bias\\nwidth 6\\nproj.weight (6, 8)\\nproj.bias (6)"];' in out
+    assert "v0 -> v1;" in out and "v1 -> v2;" in out and "v2 -> output_0;" in out
+    if shutil.which("dot"):
+        subprocess.run(["dot", "-Tsvg"], input=out, text=True, check=True, capture_output=True)
+    result = tenon("inspect", "adapter.safetensors", "--dot", "--json", code=2)
+    assert "--dot and --json exclude each other" in result.err
+    open("x.npy", "wb").write(b"no array")
+    assert tenon("inspect", "x.npy", "--dot", code=1).out == ""
 
 
 def test_B140_parameters_and_bytes_before_loading(tenon):
