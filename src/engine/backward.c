@@ -30,6 +30,7 @@ static int64_t plan_segment(tn_backward *p, const tn_segment *segment, bool back
                             .back = p->back,
                             .through = p->through,
                             .parts = p->parts,
+                            .kept = p->run.saved != NULL,
                             .keep = p->run.saved == NULL && tn_back_makes(segment, p->made)};
     if (segment->is_image) return tn_image_plan(&p->images, &p->run, &p->store, segment, back, arena) ? 1 : -1;
     return tn_area_plan(&p->area, &p->run, segment, even ? segment_rows(p, segment) : -1, back ? &both : &forward,

@@ -8,6 +8,7 @@
 #ifndef TN_ENGINE_CALL_H
 #define TN_ENGINE_CALL_H
 
+#include "core/size.h"
 #include "engine/blocks.h"
 #include "engine/forward.h"
 
@@ -40,10 +41,26 @@ typedef struct tn_arena {
 } tn_arena;
 
 /* `bytes` bytes aligned to TN_ALIGN; NULL without a base. */
-void *tn_arena_take(tn_arena *arena, size_t bytes);
+static inline void *tn_arena_take(tn_arena *arena, size_t bytes)
+{
+    const size_t at = arena->used;
+    if (bytes > SIZE_MAX - TN_ALIGN || !tn_add_size(at, tn_align_up(bytes, TN_ALIGN), &arena->used)) {
+        arena->overflow = true;
+        arena->used = at;
+    }
+    return arena->base != NULL ? arena->base + at : NULL;
+}
 
 /* count entries of `size` bytes each. */
-void *tn_arena_array(tn_arena *arena, int64_t count, size_t size);
+static inline void *tn_arena_array(tn_arena *arena, int64_t count, size_t size)
+{
+    int64_t bytes = 0;
+    if (count < 0 || !tn_mul_i64(count, (int64_t)size, &bytes)) {
+        arena->overflow = true;
+        bytes = 0;
+    }
+    return tn_arena_take(arena, (size_t)bytes);
+}
 
 /* rows x width elements of `element` bytes each. */
 void *tn_arena_rows(tn_arena *arena, int64_t rows, int64_t width, size_t element);

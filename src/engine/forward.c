@@ -21,8 +21,6 @@ typedef struct pass {
     tn_arena saved;        /* the caller's memory for backward; base NULL: none */
 } pass;
 
-static const tn_wanted everything = {.forward = true};
-
 /* Rows of a segment's last level that belong to the group. */
 static int64_t segment_rows(const pass *p, const tn_segment *segment)
 {
@@ -34,8 +32,9 @@ static int64_t segment_rows(const pass *p, const tn_segment *segment)
 static int64_t plan_segment(pass *p, const tn_segment *segment, bool even, tn_arena *arena)
 {
     if (segment->is_image) return tn_image_plan(&p->images, &p->run, &p->store, segment, false, arena) ? 1 : -1;
+    const tn_wanted wanted = {.forward = true, .kept = p->saved.base != NULL};
     const int64_t rows = even ? segment_rows(p, segment) : -1;
-    const int64_t blocks = tn_area_plan(&p->area, &p->run, segment, rows, &everything, arena);
+    const int64_t blocks = tn_area_plan(&p->area, &p->run, segment, rows, &wanted, arena);
     p->rows_offsets = tn_arena_array(arena, p->area.blocks.block_rows, sizeof(int64_t));
     return arena->overflow ? -1 : blocks;
 }

@@ -3,26 +3,6 @@
 
 #include "core/size.h"
 
-void *tn_arena_take(tn_arena *arena, size_t bytes)
-{
-    const size_t at = arena->used;
-    if (bytes > SIZE_MAX - TN_ALIGN || !tn_add_size(at, tn_align_up(bytes, TN_ALIGN), &arena->used)) {
-        arena->overflow = true;
-        arena->used = at;
-    }
-    return arena->base != NULL ? arena->base + at : NULL;
-}
-
-void *tn_arena_array(tn_arena *arena, int64_t count, size_t size)
-{
-    size_t bytes;
-    if (!tn_shape_bytes(1, &count, size, &bytes)) {
-        arena->overflow = true;
-        bytes = 0;
-    }
-    return tn_arena_take(arena, bytes);
-}
-
 void *tn_arena_rows(tn_arena *arena, int64_t rows, int64_t width, size_t element)
 {
     size_t bytes;

@@ -7,7 +7,7 @@
 static bool segment_bytes(const tn_run *run, tn_area *area, tn_image_area *images, const tn_group *store,
                           const tn_segment *segment, size_t *bytes)
 {
-    const tn_wanted nothing = {.forward = false};
+    const tn_wanted kept = {.kept = true};
     tn_arena arena = {.base = NULL};
     if (segment->is_image) {
         if (!tn_image_plan(images, run, store, segment, true, &arena)) return false;
@@ -15,7 +15,7 @@ static bool segment_bytes(const tn_run *run, tn_area *area, tn_image_area *image
         return true;
     }
     const int space = run->graph->values[run->plan->steps[segment->end - 1].value].space;
-    const int64_t blocks = tn_area_plan(area, run, segment, tn_group_rows(run, store, space), &nothing, &arena);
+    const int64_t blocks = tn_area_plan(area, run, segment, tn_group_rows(run, store, space), &kept, &arena);
     return blocks >= 0 && tn_mul_size((size_t)blocks, tn_align_up(area->kept.size, TN_ALIGN), bytes);
 }
 

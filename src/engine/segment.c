@@ -294,10 +294,10 @@ static void take_buffers(tn_area *area, const tn_run *run, const tn_wanted *want
     arena->used = tn_max_size(arena->used, values);
 }
 
-/* The memory of the layers: as large as the largest of them needs it. */
-static void take_layers(tn_area *area, const tn_run *run, const tn_wanted *wanted, tn_arena *arena)
+/* Bytes that the layers need: the largest of them. */
+static void size_layers(tn_area *area, const tn_run *run, const tn_wanted *wanted, tn_arena *arena)
 {
-    size_t buffer = 0, scratch = 0;
+    area->buffer_size = area->scratch_size = 0;
     for (int i = area->segment->first; i < area->segment->end; i++) {
         const tn_step *step = &run->plan->steps[i];
         const int64_t rows = area->blocks.levels[step->level].capacity, slots = step_slots(area, step);
@@ -307,12 +307,21 @@ static void take_layers(tn_area *area, const tn_run *run, const tn_wanted *wante
             if (!(back ? wanted->backward && wanted->back[i] : is_made(wanted, i))) continue;
             if (step->layer->type->sizes == NULL) continue;
             if (!step->layer->type->sizes(&sizes, &query)) arena->overflow = true;
-            buffer = tn_max_size(buffer, sizes.buffer);
-            scratch = tn_max_size(scratch, sizes.scratch);
+            area->buffer_size = tn_max_size(area->buffer_size, sizes.buffer);
+            area->scratch_size = tn_max_size(area->scratch_size, sizes.scratch);
         }
     }
-    area->buffer = tn_arena_take(arena, buffer);
-    area->scratch = tn_arena_take(arena, scratch);
+}
+
+/* The memory of the layers. Blocks of equal size need no more than the largest, so that a call on few rows does not ask
+ * the layers twice. */
+static void take_layers(tn_area *area, const tn_run *run, const tn_wanted *wanted, bool even, tn_arena *arena)
+{
+    const bool is_forward = wanted->forward && wanted->made == NULL && !wanted->backward;
+    if (!even || !is_forward || area->measured != area->segment) size_layers(area, run, wanted, arena);
+    area->measured = is_forward && (!even || area->measured == area->segment) ? area->segment : NULL;
+    area->buffer = tn_arena_take(arena, area->buffer_size);
+    area->scratch = tn_arena_take(arena, area->scratch_size);
 }
 
 static void take_offsets(tn_area *area, tn_arena *arena)
@@ -337,8 +346,9 @@ int64_t tn_area_plan(tn_area *area, const tn_run *run, const tn_segment *segment
     if (arena->base != NULL) tn_blocks_place(&area->blocks, numbers);
     take_offsets(area, arena);
     take_buffers(area, run, wanted, arena);
-    take_layers(area, run, wanted, arena);
-    plan_kept(area, run, arena);
+    take_layers(area, run, wanted, rows >= 0, arena);
+    area->kept.size = 0;
+    if (wanted->kept || wanted->keep) plan_kept(area, run, arena);
     if (wanted->keep) area->keep = tn_arena_take(arena, area->kept.size);
     return arena->overflow ? -1 : blocks;
 }

@@ -27,6 +27,8 @@ typedef struct tn_area {
     char **part;   /* [most_inputs] in a backward: gradients that are added to others */
     char *buffer;  /* of the layers */
     char *scratch; /* of the ops */
+    const tn_segment *measured; /* whose layers have been asked what a forward of any number of rows needs; NULL: none */
+    size_t buffer_size, scratch_size; /* what they said */
 } tn_area;
 
 /* Stored values: of a group of images, and of the call where they are shared. */
@@ -74,6 +76,7 @@ typedef struct tn_wanted {
     const bool *back;          /* [num_steps] the steps that backward visits */
     const bool *through;       /* [num_step_inputs] the input is made once more, through its activation */
     const bool *parts;         /* [num_step_inputs] the gradient of the input is added to another */
+    bool kept;                 /* where a block's kept values lie, in the caller's memory */
     bool keep;                 /* kept values, in the area itself */
 } tn_wanted;
 

@@ -50,7 +50,7 @@ typedef struct tn_layer_query {
 
 /* Bytes; zero where a layer needs none. */
 typedef struct tn_layer_sizes {
-    size_t packed, packed_backward;
+    size_t packed, packed_backward; /* where no rows are asked for */
     size_t buffer;  /* of a call, beyond its rows */
     size_t scratch; /* of the ops that it calls */
     size_t state;   /* what forward leaves for backward besides the rows it reads */

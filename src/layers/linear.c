@@ -76,35 +76,45 @@ static bool affine(tn_affine *which, const tn_layer *layer)
     return !own->transposed;
 }
 
-static bool plan(tn_dense *dense, const tn_layer *layer, const tn_ops *ops, const tn_weight *weights)
+static tn_map map_of(const tn_layer *layer, const tn_weight *weights)
 {
-    const linear *own = layer->own;
-    const tn_map map = {1, layer->out_dim, layer->in_dim, weights[WEIGHT].dtype};
-    return tn_dense_plan(dense, ops, map, own->has_bias);
+    return (tn_map){1, layer->out_dim, layer->in_dim, weights[WEIGHT].dtype};
 }
 
 /* dx = dy W as a linear map of its own. */
+static tn_map backward_map_of(const tn_layer *layer, const tn_weight *weights)
+{
+    return (tn_map){1, layer->in_dim, layer->out_dim, weights[WEIGHT].dtype};
+}
+
+static bool plan(tn_dense *dense, const tn_layer *layer, const tn_ops *ops, const tn_weight *weights)
+{
+    return tn_dense_plan(dense, ops, map_of(layer, weights), ((const linear *)layer->own)->has_bias);
+}
+
 static bool plan_backward(tn_dense *dense, const tn_layer *layer, const tn_ops *ops, const tn_weight *weights)
 {
-    const tn_map map = {1, layer->in_dim, layer->out_dim, weights[WEIGHT].dtype};
-    return tn_dense_plan(dense, ops, map, false);
+    return tn_dense_plan(dense, ops, backward_map_of(layer, weights), false);
 }
 
 static bool sizes(tn_layer_sizes *bytes, const tn_layer_query *q)
 {
+    const linear *own = q->layer->own;
+    const tn_map map = map_of(q->layer, q->weights), back = backward_map_of(q->layer, q->weights);
     tn_dense forward, backward;
-    if (!plan(&forward, q->layer, q->ops, q->weights) || !plan_backward(&backward, q->layer, q->ops, q->weights)) {
-        return false;
+    *bytes = (tn_layer_sizes){.packed = 0};
+    if (q->rows == 0) {
+        if (!plan(&forward, q->layer, q->ops, q->weights)) return false;
+        if (!plan_backward(&backward, q->layer, q->ops, q->weights)) return false;
+        bytes->packed = forward.size;
+        bytes->packed_backward = backward.size;
+    } else if (!q->backward) {
+        bytes->scratch = q->ops->linear_scratch(&map, q->rows, q->workers);
+    } else {
+        const tn_map *dw = own->transposed ? &back : &map;
+        bytes->scratch = tn_max_size(q->ops->weight_gradient_scratch(dw, q->rows, q->workers),
+                                     q->ops->linear_scratch(&back, q->rows, q->workers));
     }
-    *bytes = (tn_layer_sizes){.packed = forward.size, .packed_backward = backward.size};
-    if (q->rows == 0) return true;
-    if (!q->backward) {
-        bytes->scratch = q->ops->linear_scratch(&forward.map, q->rows, q->workers);
-        return true;
-    }
-    const tn_map *dw = ((const linear *)q->layer->own)->transposed ? &backward.map : &forward.map;
-    bytes->scratch = tn_max_size(q->ops->weight_gradient_scratch(dw, q->rows, q->workers),
-                                 q->ops->linear_scratch(&backward.map, q->rows, q->workers));
     return true;
 }
 

@@ -115,8 +115,7 @@ static size_t scratch_size(const tn_window_pool *pool, const tn_ops *ops, int64_
     maps m;
     cut c;
     size_t pieces;
-    if (!plan(&m, pool, ops)) return 0;
-    if (!plan_cut(&c, pool, ops, &m, slots, workers)) return SIZE_MAX;
+    if (!plan(&m, pool, ops) || !plan_cut(&c, pool, ops, &m, slots, workers)) return SIZE_MAX;
     if (!tn_mul_size(c.size, c.shared ? 1 : (size_t)workers, &pieces)) return SIZE_MAX;
     const size_t mean = ops->window_mean_scratch(slots, pool->width, workers);
     return tn_max_size(pieces, tn_max_size(mean, ops->linear_scratch(&m.query.map, rows, workers)));
@@ -309,7 +308,7 @@ static size_t scratch_backward_size(const tn_window_pool *pool, const tn_ops *op
                                     int workers)
 {
     maps f, b;
-    if (!plan(&f, pool, ops) || !plan_backward(&b, pool, ops)) return 0;
+    if (!plan(&f, pool, ops) || !plan_backward(&b, pool, ops)) return SIZE_MAX;
     const int64_t piece = most_piece_rows(pool, ops, rows);
     const size_t sizes[] = {
         ops->linear_scratch(&f.key.map, piece, workers),
@@ -426,10 +425,12 @@ bool tn_window_pool_sizes_of(tn_window_pool_sizes *sizes, const tn_ops *ops, con
                              int64_t slots, int workers, bool backward)
 {
     maps f, b;
-    if (!plan(&f, pool, ops) || !plan_backward(&b, pool, ops)) return false;
-    *sizes = (tn_window_pool_sizes){.packed = f.size, .packed_backward = b.size, .state = state_size(pool, ops, rows)};
-    if (rows == 0) return true;
-    if (backward) {
+    *sizes = (tn_window_pool_sizes){.state = state_size(pool, ops, rows)};
+    if (rows == 0) {
+        if (!plan(&f, pool, ops) || !plan_backward(&b, pool, ops)) return false;
+        sizes->packed = f.size;
+        sizes->packed_backward = b.size;
+    } else if (backward) {
         sizes->buffer = buffer_backward_size(pool, ops, rows, slots);
         sizes->scratch = scratch_backward_size(pool, ops, rows, slots, workers);
     } else {
