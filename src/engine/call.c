@@ -54,8 +54,10 @@ tenon_status tn_check_overlap_run(const tn_run *run, bool written, const tn_touc
                                                : "dy")
                                   : (index > 0 ? graph->inputs[index].name : "x");
         const tn_touched own = {name, t, tn_dtype_size(t->dtype), output && written};
-        for (size_t k = 0; k < count; k++)
+        for (size_t k = 0; k < count; k++) {
+            if (others[k].tensor->data == NULL) continue;
             TN_TRY(tn_check_overlap((const tn_touched[]){own, others[k]}, 2, error));
+        }
         for (int j = 0; j < graph->num_inputs && output; j++) {
             const tn_tensor *x = &run->inputs[j];
             const tn_touched read = {j > 0 ? graph->inputs[j].name : "x", x, tn_dtype_size(x->dtype), false};

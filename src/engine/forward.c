@@ -207,24 +207,33 @@ static tenon_status check_overlap(const tn_run *run, const tenon_workspace *work
 /* ---- the call ---- */
 
 /* The arrays whose lengths are the plan's, and what tn_run_open reads. */
-static tenon_status open_pass(pass *p, const tn_request *request, tn_arena *arena, tenon_error *error)
+static void take_arrays(pass *p, tn_arena *arena)
 {
     tn_area_open(&p->area, &p->run, arena);
     tn_image_open(&p->images, &p->run, arena);
     tn_group_open(&p->store, &p->run, arena);
+}
+
+static tenon_status open_pass(pass *p, const tn_request *request, tn_arena *arena, tenon_error *error)
+{
+    take_arrays(p, arena);
     return tn_run_open(&p->run, request, arena, error);
 }
 
-static tenon_status open_size(const pass *given, const tn_request *request, size_t *bytes, tenon_error *error)
+size_t tn_forward_arrays(const tn_pack *pack)
 {
-    pass p = *given;
+    pass p = {.run = {.pack = pack, .plan = pack->plan, .graph = pack->plan->graph}};
     tn_arena arena = {.base = NULL};
+    take_arrays(&p, &arena);
+    return arena.used;
+}
+
+static tenon_status open_size(const pass *p, const tn_request *request, size_t *bytes, tenon_error *error)
+{
     size_t opened;
-    tn_area_open(&p.area, &p.run, &arena);
-    tn_image_open(&p.images, &p.run, &arena);
-    tn_group_open(&p.store, &p.run, &arena);
-    TN_TRY(tn_run_open_size(&p.run, request, &opened, error));
-    return tn_add_size(arena.used, opened, bytes) && tn_add_size(*bytes, TN_ALIGN, bytes) ? TENON_OK : too_large(error);
+    TN_TRY(tn_run_open_size(&p->run, request, &opened, error));
+    return tn_add_size(p->run.pack->arrays, opened, bytes) && tn_add_size(*bytes, TN_ALIGN, bytes) ? TENON_OK
+                                                                                                   : too_large(error);
 }
 
 static pass start(const tn_engine *engine)

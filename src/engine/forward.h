@@ -12,6 +12,9 @@ typedef struct tn_engine {
     const tenon_allocator *allocator;
 } tn_engine;
 
+/* Bytes of a forward's arrays whose lengths are the plan's: the same for every call. */
+size_t tn_forward_arrays(const tn_pack *pack);
+
 tenon_status tn_engine_forward(const tn_engine *engine, const DLTensor *x, DLTensor *y, const tenon_call *call,
                                const tenon_workspace *workspace, tenon_error *error);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "engine/pack.h"
+#include "engine/forward.h"
 
 #include "core/size.h"
 #include <stdlib.h>
@@ -66,6 +66,7 @@ tenon_status tn_pack_plan(tn_pack *pack, const tn_plan *plan, const tn_ops *ops,
         return tn_fail(error, TENON_INVALID, "layer '%s' is too large to pack",
                        tn_quote(plan->steps[i].layer->name).text);
     }
+    pack->arrays = tn_forward_arrays(pack);
     return TENON_OK;
 }
 

@@ -20,6 +20,7 @@ typedef struct tn_pack {
     size_t *offset, *offset_backward; /* [num_steps] into data */
     void *data;
     size_t size;
+    size_t arrays; /* bytes of a forward's arrays whose lengths are the plan's */
 } tn_pack;
 
 /* Sizes and offsets of a pack; its data is not touched. `parameters` are those of the graph; without a dtype they count

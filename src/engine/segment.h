@@ -27,7 +27,8 @@ typedef struct tn_area {
     char **part;   /* [most_inputs] in a backward: gradients that are added to others */
     char *buffer;  /* of the layers */
     char *scratch; /* of the ops */
-    const tn_segment *measured; /* whose layers have been asked what a forward of any number of rows needs; NULL: none */
+    const tn_segment
+        *measured; /* whose layers have been asked what a forward of any number of rows needs; NULL: none */
     size_t buffer_size, scratch_size; /* what they said */
 } tn_area;
 

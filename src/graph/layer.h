@@ -51,9 +51,9 @@ typedef struct tn_layer_query {
 /* Bytes; zero where a layer needs none. */
 typedef struct tn_layer_sizes {
     size_t packed, packed_backward; /* where no rows are asked for */
-    size_t buffer;  /* of a call, beyond its rows */
-    size_t scratch; /* of the ops that it calls */
-    size_t state;   /* what forward leaves for backward besides the rows it reads */
+    size_t buffer;                  /* of a call, beyond its rows */
+    size_t scratch;                 /* of the ops that it calls */
+    size_t state;                   /* what forward leaves for backward besides the rows it reads */
 } tn_layer_sizes;
 
 /* Rows through a layer, forward or backward. Row reach: x[i] is [rows, width of input i]. Window reach: x[0] is
