@@ -477,7 +477,14 @@ static void adapters_are_checked_when_made(void **state)
                 "no option 'windw' (did you mean 'pool_window'?); its options are pool_window, ragged, prefix_tokens");
     assert_says(build("{\"type\": \"linear\"}", INT64_C(1) << 40, INT64_C(1) << 40, &adapter), TENON_INVALID,
                 "64 bits");
+    assert_says(build("{\"hiden_dim\": null}", 4, 4, &adapter), TENON_INVALID,
+                "no option 'hiden_dim' (did you mean 'hidden_dim'?)");
     assert_null(adapter);
+    /* Known names without a value are not set. */
+    assert_int_equal(
+        build("{\"type\": \"linear\", \"ragged\": null, \"pool_heads\": null, \"in_dim\": null}", 4, 4, &adapter),
+        TENON_OK);
+    tenon_adapter_free(adapter);
     /* Fields that a type does not use are carried. */
     assert_int_equal(build("{\"type\": \"linear\", \"pool_heads\": 5, \"activation\": \"silu\"}", 4, 4, &adapter),
                      TENON_OK);

@@ -37,6 +37,7 @@ def test_defaults_and_fields():
         ({"type": "pixelshuffle"}, KeyError, "registered types: attentional_pool, avgpool, linear, mlp_2layer"),
         ({"hidden_dim": -1}, ValueError, "hidden_dim"),
         ({"activation": "tanh"}, ValueError, "gelu"),
+        ({"hiden_dim": None}, ValueError, r"no option 'hiden_dim' \(did you mean 'hidden_dim'\?\)"),
         ({"pool_window": 0}, ValueError, r"pool_window must be positive \(got 0\)"),
         ({"pool_heads": 0}, ValueError, "pool_heads"),
         ({"pool_window": "3"}, ValueError, "pool_window"),

@@ -82,6 +82,7 @@ void tenon_config_free(tenon_config *config)
 {
     if (config == NULL) return;
     tn_options_free(&config->options);
+    tn_options_free(&config->unset);
     free(config->type);
     free(config);
 }
@@ -90,7 +91,8 @@ tenon_status tn_config_copy(tenon_config **copy, const tenon_config *config, ten
 {
     tenon_config *made;
     TN_TRY(tenon_config_new(config->type, &made, error));
-    const tenon_status status = tn_options_copy(&made->options, &config->options, error);
+    tenon_status status = tn_options_copy(&made->options, &config->options, error);
+    if (status == TENON_OK) status = tn_options_copy(&made->unset, &config->unset, error);
     if (status != TENON_OK) {
         tenon_config_free(made);
         return status;
@@ -114,6 +116,12 @@ static tenon_status set_option(tenon_config *config, const char *name, const tn_
     const struct field *field = find_field(name);
     if (field != NULL) TN_TRY(check_field(field, value, error));
     return tn_options_set(&config->options, name, value, error);
+}
+
+tenon_status tn_config_set_nothing(tenon_config *config, const char *name, tenon_error *error)
+{
+    if (strcmp(name, "in_dim") == 0 || strcmp(name, "out_dim") == 0) return TENON_OK; /* widths that are not known */
+    return tn_options_set(&config->unset, name, &(tn_option){.kind = TN_OPTION_INT}, error);
 }
 
 tenon_status tenon_config_set_int(tenon_config *config, const char *name, int64_t value, tenon_error *error)
@@ -206,7 +214,8 @@ static tenon_status fail_unknown(const tenon_config *config, const char *name, c
                    config->type, tn_quote(name).text, hint, list);
 }
 
-/* An option that the builder did not read is a mistake, except for the fields that every config carries. */
+/* An option that the builder did not read is a mistake, except for the fields that every config carries. A name without
+ * a value only has to be one. */
 static tenon_status check_all_read(const tenon_config *config, const tn_options *read, tenon_error *error)
 {
     for (size_t i = 0; i < config->options.count; i++) {
@@ -214,6 +223,12 @@ static tenon_status check_all_read(const tenon_config *config, const tn_options 
         const struct field *field = find_field(name);
         if (tn_options_find(read, name) != NULL || (field != NULL && field->carried)) continue;
         return fail_unknown(config, name, read, error);
+    }
+    for (size_t i = 0; i < config->unset.count; i++) {
+        const char *name = config->unset.items[i].name;
+        if (tn_options_find(read, name) == NULL && find_field(name) == NULL) {
+            return fail_unknown(config, name, read, error);
+        }
     }
     return TENON_OK;
 }

@@ -11,7 +11,11 @@ struct tenon_config {
     char *type;
     tn_recipe recipe;
     tn_options options; /* what was set; never contains "type" */
+    tn_options unset;   /* names that were given with no value, as null in JSON; their values mean nothing */
 };
+
+/* Notes a name that is given without a value; a name that is no option of the type is refused like one with a value. */
+tenon_status tn_config_set_nothing(tenon_config *config, const char *name, tenon_error *error);
 
 tenon_status tn_config_copy(tenon_config **copy, const tenon_config *config, tenon_error *error);
 

@@ -17,7 +17,7 @@ static tenon_status set_member(tenon_config *config, const char *name, const jso
     case JSON_STRING:
         return tenon_config_set_string(config, name, json_string_value(value), error);
     case JSON_NULL:
-        return TENON_OK; /* Python's None: not set */
+        return tn_config_set_nothing(config, name, error); /* Python's None: not set */
     default:
         return tn_fail(error, TENON_BAD_FILE, "config field '%s' is neither a number nor a string",
                        tn_quote(name).text);

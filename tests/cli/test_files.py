@@ -190,6 +190,8 @@ def test_a_config_on_the_command_line(tenon):
         assert "not valid JSON at line 1, column" in tenon(*words, "--config", '{"type": ', code=1).err
         said = tenon(*words, "--config", LINEAR.replace("}", ', "prefix_tokns": 1}'), code=1).err
         assert "no option 'prefix_tokns' (did you mean 'prefix_tokens'?); its options are prefix_tokens" in said
+        said = tenon(*words, "--config", LINEAR.replace("}", ', "prefix_tokns": null}'), code=1).err
+        assert "no option 'prefix_tokns' (did you mean 'prefix_tokens'?)" in said
         # Keys of the JSON are what the user wrote: no option stands for them.
         said = tenon(*words, "--config", LINEAR.replace("linear", "avgpool").replace("}", ', "pool_window": 0}'), code=1).err
         assert "'pool_window' must be positive (got 0)" in said
