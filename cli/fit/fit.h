@@ -64,6 +64,9 @@ int64_t tn_fit_data_validation(const tn_fit_data *data); /* images kept back */
 int64_t tn_fit_data_next(const tn_fit_data *data, int64_t place);
 int64_t tn_fit_data_kept(const tn_fit_data *data, int64_t index);
 
+/* The names in the folder of features that are no shards; NULL: the features are one file. */
+const json_t *tn_fit_data_skipped(const tn_fit_data *data);
+
 /* A hash of the shards' names, shapes, dtypes and sizes, and of samples of their bytes. */
 bool tn_fit_data_hash(const tn_fit_data *data, char hash[TN_HASH_SIZE], tenon_error *error);
 

@@ -6,7 +6,9 @@
  * the epoch. One permutation says which images are kept back for validation, one each epoch says in which order the
  * others come: no memory, however many images, and the place in the stream is one number in a checkpoint. */
 #include "fit.h"
+#include "ranks.h"
 #include "report.h"
+#include "shards.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -42,6 +44,7 @@ struct tn_fit_data {
     shard *shards;
     size_t num_shards;
     int64_t images, kept;
+    json_t *skipped;      /* names in the folder of features that are no shards; NULL: it is no folder */
     pthread_mutex_t lock; /* of the open files */
     int64_t clock;        /* of `used` */
     size_t num_open;
@@ -169,19 +172,25 @@ static bool check_pair(const tn_fit_data *data, const shard *s, int64_t targets,
                     t->path, t->rows, data->given->start, tokens, x->rows, x->path);
 }
 
-static bool add_shard(tn_fit_data *data, char *features, char *targets, tenon_error *error)
+/* The headers of both files of a shard, and whether they fit each other; fills the shard. */
+static bool check_shard(const tn_fit_data *data, shard *s, tenon_error *error)
 {
-    shard *s = &data->shards[data->num_shards++];
+    const char *features = s->sides[X].path, *targets = s->sides[TARGET].path;
     int64_t count;
-    s->sides[X].path = features;
-    s->sides[TARGET].path = targets;
-    s->first = data->images;
     if (!features || !targets) return tn_error(error, "out of memory");
     if (!tn_paths_exists(targets))
         return tn_error(error, "%s: there is no such file of targets for the features %s", targets, features);
-    if (!check_side(data, X, &s->sides[X], &s->images, error) ||
-        !check_side(data, TARGET, &s->sides[TARGET], &count, error) || !check_pair(data, s, count, error))
-        return false;
+    return check_side(data, X, &s->sides[X], &s->images, error) &&
+           check_side(data, TARGET, &s->sides[TARGET], &count, error) && check_pair(data, s, count, error);
+}
+
+static bool add_shard(tn_fit_data *data, char *features, char *targets, tenon_error *error)
+{
+    shard *s = &data->shards[data->num_shards++];
+    s->sides[X].path = features;
+    s->sides[TARGET].path = targets;
+    s->first = data->images;
+    if (!check_shard(data, s, error)) return false;
     if (__builtin_add_overflow(data->images, s->images, &data->images) || data->images > INT64_C(1) << 60)
         return tn_error(error, "%s: more images than this program can count", features);
     return true;
@@ -201,6 +210,27 @@ static char *targets_of(const char *folder, const char *shard_name)
     return found ? second : path;
 }
 
+/* The first rank looks at every shard and names each bad one; the others have the same data. */
+static bool add_shards(tn_fit_data *data, char *const *names, size_t count, tenon_error *error)
+{
+    const tn_fit_settings *given = data->given;
+    json_t *bad = json_object();
+    bool good = bad || tn_error(error, "out of memory");
+    for (size_t i = 0; good && i < count; i++) {
+        char *features = tn_paths_join(given->features, names[i]), *targets = targets_of(given->targets, names[i]);
+        tenon_error reason;
+        if (add_shard(data, features, targets, &reason)) continue;
+        if (tn_ranks_index() == 0)
+            good = tn_shards_set_bad(bad, names[i], reason.message, error);
+        else
+            good = tn_error(error, "%s", reason.message);
+    }
+    if (good && json_object_size(bad) > 0)
+        good = tn_shards_fail(bad, given->features, count, "cannot be used", "", error);
+    json_decref(bad);
+    return good;
+}
+
 static bool add_folder(tn_fit_data *data, tenon_error *error)
 {
     const tn_fit_settings *given = data->given;
@@ -210,12 +240,18 @@ static bool add_folder(tn_fit_data *data, tenon_error *error)
         return tn_error(error, "%s: is no folder; features in a folder take a folder of targets with the same names",
                         given->targets);
     if (!tn_paths_list_shards(given->features, &names, &count, error)) return false;
-    data->shards = calloc(count, sizeof *data->shards);
-    bool good = data->shards || tn_error(error, "out of memory");
-    for (size_t i = 0; good && i < count; i++)
-        good = add_shard(data, tn_paths_join(given->features, names[i]), targets_of(given->targets, names[i]), error);
+    data->skipped = tn_shards_skipped(given->features, error);
+    data->shards = data->skipped ? calloc(count, sizeof *data->shards) : NULL;
+    bool good = data->skipped && (data->shards || tn_error(error, "out of memory"));
+    if (good && !given->json && tn_ranks_index() == 0) tn_shards_note_skipped(given->features, data->skipped);
+    good = good && add_shards(data, names, count, error);
     tn_paths_free_list(names, count);
     return good;
+}
+
+const json_t *tn_fit_data_skipped(const tn_fit_data *data)
+{
+    return data->skipped;
 }
 
 static bool add_all(tn_fit_data *data, tenon_error *error)
@@ -281,6 +317,7 @@ void tn_fit_data_close(tn_fit_data *data)
         free(data->shards[i].sides[TARGET].path);
     }
     pthread_mutex_destroy(&data->lock);
+    json_decref(data->skipped);
     free(data->shards);
     free(data);
 }

@@ -141,7 +141,7 @@ static int end_as_json(const tn_fit *fit)
 {
     const tn_fit_state *s = &fit->state;
     const bool stepped = !isnan(s->first_loss), validated = s->validations > 0;
-    return tn_print_json(json_pack(
+    json_t *object = json_pack(
         "{s:o, s:o, s:s, s:I, s:I, s:I, s:b, s:I, s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "model",
         tn_json_text(fit->given->start), "output", tn_json_text(fit->given->output), "loss", fit->given->loss, "steps",
         (json_int_t)s->done, "images_a_step", (json_int_t)fit->images_a_step, "skipped", (json_int_t)s->skipped,
@@ -149,7 +149,10 @@ static int end_as_json(const tn_fit *fit)
         tenon_adapter_cpu(fit->adapter), "seconds", tn_json_real(seconds_so_far(fit)), "before",
         real_or_null(stepped, s->first_loss), "after", real_or_null(stepped, s->last_loss), "validation_before",
         real_or_null(validated, s->first_val), "validation_after", real_or_null(validated, s->last_val),
-        "validation_best", real_or_null(isfinite(s->best_val), s->best_val)));
+        "validation_best", real_or_null(isfinite(s->best_val), s->best_val));
+    const json_t *skipped = tn_fit_data_skipped(fit->data);
+    if (object && skipped) json_object_set_new(object, "skipped_files", json_deep_copy(skipped));
+    return tn_print_json(object);
 }
 
 int tn_fit_report_end(const tn_fit *fit)

@@ -23,7 +23,6 @@ typedef struct tn_run_plan {
     size_t num_done; /* of the jobs */
     int64_t images;  /* of the jobs */
     double kinds[TN_KINDS];
-    size_t num_bad;
     json_t *bad;     /* {shard: why it could not be done}; of this rank */
     json_t *changed; /* {shard: true}, whose files are others than those of its tokens; of this rank */
 } tn_run_plan;

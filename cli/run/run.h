@@ -217,9 +217,6 @@ typedef struct tn_run_outcome {
     double total_seconds;
 } tn_run_outcome;
 
-/* How many names there are in one of the lists of a result, and which: "a, b and 3 more". */
-size_t tn_run_list_text(const json_t *lists, const char *list, char *text, size_t size);
-
 /* Says what was done; an exit code. */
 int tn_run_report(const tn_run_setup *setup, const tn_run_outcome *out, bool json);
 

@@ -7,6 +7,7 @@
 #include "ranks.h"
 #include "ranks_same.h"
 #include "report.h"
+#include "shards.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -19,17 +20,7 @@
 /* Says what is wrong with a shard and goes on without it: the others can be done. */
 static bool set_aside(tn_run_plan *p, tn_run_job *job, const char *reason, tenon_error *error)
 {
-    enum { MOST_SAID = 100 };
-    char *key = tn_json_key(p->shards[job->number]);
-    const bool good = key && json_object_set_new(p->bad, key, tn_json_text(reason)) == 0;
-    free(key);
-    if (!good) return tn_error(error, "out of memory");
-    if (p->num_bad++ < MOST_SAID) {
-        if (tn_ranks_count() > 1)
-            tn_failed("rank %d: %s", tn_ranks_index(), reason);
-        else
-            tn_failed("%s", reason);
-    }
+    if (!tn_shards_set_bad(p->bad, p->shards[job->number], reason, error)) return false;
     tn_job_free(job);
     memset(job, 0, sizeof *job);
     return true;

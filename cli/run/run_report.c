@@ -4,6 +4,7 @@
 #include "ranks.h"
 #include "report.h"
 #include "run.h"
+#include "shards.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -54,21 +55,6 @@ static int report_json(const tn_run_setup *setup, const tn_run_outcome *out)
 
 /* ---- text ---- */
 
-/* The names are the keys of an object, or the members of an array. */
-size_t tn_run_list_text(const json_t *lists, const char *list, char *text, size_t size)
-{
-    json_t *of = json_object_get(lists, list), *value;
-    const size_t count = json_object_size(of) + json_array_size(of);
-    char **names = calloc(count + 1, sizeof *names);
-    const char *key;
-    size_t i, used = 0;
-    json_object_foreach(of, key, value) if (names) names[used++] = (char *)(uintptr_t)key;
-    json_array_foreach(of, i, value) if (names) names[used++] = (char *)(uintptr_t)json_string_value(value);
-    tn_list_text(text, size, names, used);
-    free(names);
-    return count;
-}
-
 static void print_findings(const tn_run_setup *setup, const tn_run_outcome *out)
 {
     static const char *const says[TN_FINDINGS] = {"of the features not finite", "of the tokens not finite",
@@ -106,7 +92,7 @@ int tn_run_report(const tn_run_setup *setup, const tn_run_outcome *out, bool jso
     char names[512];
     int code = TN_EXIT_OK;
     if (tn_ranks_index() > 0) return TN_EXIT_OK;
-    const size_t changed = tn_run_list_text(out->result.lists, "changed_shards", names, sizeof names);
+    const size_t changed = tn_shards_text(json_object_get(out->result.lists, "changed_shards"), names, sizeof names);
     if (json) {
         code = report_json(setup, out);
     } else {
@@ -115,9 +101,10 @@ int tn_run_report(const tn_run_setup *setup, const tn_run_outcome *out, bool jso
                     changed == 1 ? "" : "s", changed == 1 ? "was" : "were", names);
         report_text(setup, out);
     }
-    const size_t bad = tn_run_list_text(out->result.lists, "bad_shards", names, sizeof names);
-    if (!bad) return code;
-    return tn_failed("%s: %zu of %zu shards could not be done: %s; correct or remove them, and the same command does "
-                     "the rest",
-                     out->features, bad, out->result.num_shards, names);
+    const json_t *bad = json_object_get(out->result.lists, "bad_shards");
+    if (json_object_size(bad) == 0) return code;
+    tenon_error error;
+    (void)tn_shards_fail(bad, out->features, out->result.num_shards, "could not be done",
+                         ", and the same command does the rest", &error);
+    return tn_failed("%s", error.message);
 }

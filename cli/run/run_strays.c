@@ -2,6 +2,7 @@
 #include "json.h"
 #include "plan.h"
 #include "report.h"
+#include "shards.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -36,22 +37,11 @@ static void sweep(const tn_run_plan *p, int role, char **names)
     if (role == TN_TOKENS) tn_lock_sweep(p->lock, p->folders[role], own, 2);
 }
 
-static json_t *names_to_json(char *const *names, size_t count)
-{
-    json_t *array = json_array();
-    for (size_t i = 0; i < count; i++)
-        json_array_append_new(array, tn_json_text(names[i]));
-    return array;
-}
-
 static bool list_skipped(const tn_run_plan *p, json_t *lists, tenon_error *error)
 {
-    char **names;
-    size_t count;
-    if (!tn_paths_list(p->folders[TN_FEATURES], true, &names, &count, error)) return false;
-    json_object_set_new(lists, "skipped_files", names_to_json(names, count));
-    tn_paths_free_list(names, count);
-    return true;
+    json_t *skipped = tn_shards_skipped(p->folders[TN_FEATURES], error);
+    if (!skipped) return false;
+    return json_object_set_new(lists, "skipped_files", skipped) == 0 || tn_error(error, "out of memory");
 }
 
 /* Keeps, of the sorted `names` in an output's folder, those that are no `expected` [num_shards]. */
@@ -75,7 +65,7 @@ static bool list_orphans(const tn_run_plan *p, int role, char **expected, json_t
     if (p->had_manifest && !tn_paths_list(p->folders[role], false, &names, &count, error)) return false;
     count = keep_unexpected(p, names, count, expected);
     json_object_set_new(lists, role == TN_TOKENS ? "tokens_without_features" : "attention_without_features",
-                        names_to_json(names, count));
+                        tn_shards_names(names, count));
     tn_paths_free_list(names, count);
     return true;
 }
@@ -98,15 +88,12 @@ bool tn_plan_look_around(const tn_run_plan *p, json_t *lists, tenon_error *error
 void tn_plan_print_notes(const tn_run_plan *p, const json_t *lists)
 {
     char names[512];
-    size_t count = tn_run_list_text(lists, "skipped_files", names, sizeof names);
-    if (count > 0)
-        tn_note("%s: %zu entr%s skipped, which %s no .npy or .safetensors file%s: %s", p->folders[TN_FEATURES], count,
-                count == 1 ? "y" : "ies", count == 1 ? "is" : "are", count == 1 ? "" : "s", names);
-    count = tn_run_list_text(lists, "tokens_without_features", names, sizeof names);
+    tn_shards_note_skipped(p->folders[TN_FEATURES], json_object_get(lists, "skipped_files"));
+    size_t count = tn_shards_text(json_object_get(lists, "tokens_without_features"), names, sizeof names);
     if (count > 0)
         tn_note("%s: %zu file%s of tokens without features in %s: %s", p->folders[TN_TOKENS], count,
                 count == 1 ? "" : "s", p->folders[TN_FEATURES], names);
-    count = tn_run_list_text(lists, "attention_without_features", names, sizeof names);
+    count = tn_shards_text(json_object_get(lists, "attention_without_features"), names, sizeof names);
     if (count > 0)
         tn_note("%s: %zu file%s of attention without features in %s: %s", p->folders[TN_ATTENTION], count,
                 count == 1 ? "" : "s", p->folders[TN_FEATURES], names);

@@ -561,9 +561,36 @@ def two_tensors(name):
 )
 def test_data_that_does_not_fit(tenon, data, change, said):
     change()
-    result = tenon(*FIT, "-o", "out.safetensors", code=1)
+    is_shard = os.path.isdir("t")
+    result = tenon(*FIT, "-o", "out.safetensors", code=1, lines=2 if is_shard else 1)
     for word in said:
         assert word in result.err
+    if is_shard:
+        assert "tenon: x: 1 of 3 shards cannot be used: 1." in result.err.splitlines()[1]
+
+
+def test_every_bad_shard_is_named(tenon, data):
+    numpy.save("x/0.npy", numpy.zeros((5, 9, 7), "f4"))
+    os.remove("t/2.npy")
+    open("x/3.npy", "w").write("x")
+    said = tenon(*FIT, "-o", "out.safetensors", code=1, lines=4).err.splitlines()
+    assert "x/0.npy: the features are f32 (5, 9, 7)" in said[0] and "t/2.npy: there is no such file" in said[1]
+    assert said[2].startswith("tenon: t/3.npy: there is no such file") or said[2].startswith("tenon: x/3.npy: ")
+    assert said[3] == "tenon: x: 3 of 4 shards cannot be used: 0.npy, 2.npy, 3.npy; correct or remove them"
+    assert not os.path.exists("out.safetensors")
+
+
+def test_files_that_are_no_shards_are_named(tenon, data):
+    words = [*FIT, "--steps", 1, "-o", "out.safetensors"]
+    assert tenon(*words, "--json").json["skipped_files"] == []
+    open("x/README.txt", "w").close()
+    open("x/c.pt", "w").close()
+    os.mkdir("x/more")
+    said = tenon(*words).err.splitlines()
+    assert said[0] == ("tenon: note: x: 3 entries skipped, which are no .npy or .safetensors files: README.txt, c.pt, more/")
+    result = tenon(*words, "--json")
+    assert result.json["skipped_files"] == ["README.txt", "c.pt", "more/"] and "note" not in result.err
+    tenon("fit", "--model", "start.safetensors", "--features", "x/0.npy", "--targets", "t/0.npy", "--steps", 1, "-o", "out.safetensors")
 
 
 @pytest.mark.parametrize(

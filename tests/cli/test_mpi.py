@@ -121,6 +121,15 @@ def test_a_mistake_is_said_once(tenon, data):
     assert said.count("no parameter matches") == 1
 
 
+def test_bad_shards_of_fit_are_said_once(tenon, data):
+    for i in (0, 2):
+        numpy.save(f"x/{i}.npy", numpy.zeros((5, 9, 7), "f4"))
+    open("x/README.txt", "w").close()
+    said = mpirun(3, *FIT, "-o", "out.safetensors", code=1).stderr
+    assert said.count("README.txt") == said.count("x/0.npy: ") == said.count("x/2.npy: ") == 1
+    assert said.count("x: 2 of 3 shards cannot be used: 0.npy, 2.npy") == 1
+
+
 # ---- ranks that do not belong together ----
 
 
