@@ -6,6 +6,7 @@
 #include "report.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -100,6 +101,50 @@ static bool is_word(const char *text, const char *words)
     return false;
 }
 
+bool tn_stream_is_closed(const char *word, int descriptor)
+{
+    return tn_is_stream(word) && fcntl(descriptor, F_GETFD) < 0;
+}
+
+/* Adds "FEATURES", "-o" or "--model" to a list. */
+static void add_name(char *list, size_t size, const char *between, const tn_argument *argument, const tn_option *option)
+{
+    const size_t used = strlen(list);
+    if (option && option->letter)
+        snprintf(list + used, size - used, "%s-%c", between, option->letter);
+    else
+        snprintf(list + used, size - used, "%s%s%s", between, option ? "--" : "",
+                 option ? option->name : argument->name);
+}
+
+/* "; only FEATURES and -o can be '-'", or nothing. */
+static void list_streams(const tn_command *command, char *list, size_t size)
+{
+    list[0] = 0;
+    for (const tn_argument *argument = command->arguments; argument->name; argument++)
+        if (argument->stream) add_name(list, size, *list ? " and " : "; only ", argument, NULL);
+    for (const tn_option *option = command->options; option->name; option++)
+        if (option->stream) add_name(list, size, *list ? " and " : "; only ", NULL, option);
+    const size_t used = strlen(list);
+    if (used) snprintf(list + used, size - used, " can be '-'");
+}
+
+/* Where a file or a folder is named, "-" would become one of that name. `argument` or `option` is NULL. */
+static int check_stream(const tn_command *command, const tn_argument *argument, const tn_option *option,
+                        const char *text)
+{
+    static const char *const names[] = {"@file", "@model", "@output", "@folder"};
+    const char *values = option ? option->values : argument->values;
+    char list[128], name[64] = "";
+    bool is_name = false;
+    for (size_t i = 0; values && i < sizeof names / sizeof *names; i++)
+        is_name = is_name || !strcmp(values, names[i]);
+    if (!is_name || !tn_is_stream(text) || (option ? option->stream : argument->stream)) return -1;
+    add_name(name, sizeof name, "", argument, option);
+    list_streams(command, list, sizeof list);
+    return tn_usage(command, "%s takes a %s, not '-'%s", name, !strcmp(values, "@folder") ? "folder" : "file", list);
+}
+
 /* Is `text` one of the option's words, or a CPU level? -1, or the exit code of a usage error. */
 static int check_value(const tn_command *command, const tn_option *option, const char *text)
 {
@@ -107,6 +152,8 @@ static int check_value(const tn_command *command, const tn_option *option, const
     char list[256] = "";
     const char *words = option->values;
     if (!*text) return tn_usage(command, "--%s got an empty %s", option->name, option->argument);
+    const int code = check_stream(command, NULL, option, text);
+    if (code >= 0) return code;
     if (words && !strcmp(words, "@levels") && tenon_find_cpu_level(text, NULL, &error) != TENON_OK)
         return tn_usage(command, "%s", error.message);
     if (!words || words[0] == '@' || is_word(text, words)) return -1;
@@ -252,6 +299,8 @@ int tn_options_parse(const tn_command *command, int argc, char **argv, void *set
         } else {
             if (given == most)
                 return tn_usage(command, "unexpected argument '%s' for %s", tn_name_text(word), command->name);
+            const int code = check_stream(command, &command->arguments[given], NULL, word);
+            if (code >= 0) return code;
             arguments[given++] = word;
             i++;
         }

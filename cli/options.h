@@ -42,6 +42,7 @@ typedef struct tn_option {
     size_t field;         /* offset in the subcommand's settings */
     const char *help;     /* one sentence without its full stop */
     const char *example;  /* the option in use */
+    bool stream;          /* a name that may be "-": standard input or output */
 } tn_option;
 
 /* A positional argument. */
@@ -50,7 +51,15 @@ typedef struct tn_argument {
     bool optional;
     const char *values;
     const char *help;
+    bool stream; /* as of an option */
 } tn_argument;
+
+/* Is it standard input or output? Is it, and is that closed? The next file to be opened would take its number. */
+static inline bool tn_is_stream(const char *word)
+{
+    return word[0] == '-' && !word[1];
+}
+bool tn_stream_is_closed(const char *word, int descriptor);
 
 typedef struct tn_example {
     const char *line;

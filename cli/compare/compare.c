@@ -12,13 +12,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { EXIT_TROUBLE = 2 };
 
 static const tn_argument arguments[] = {
     {"A", false, "@file",
-     "an .npy or .safetensors file, an index of shards, the folder of a checkpoint, or a folder of such files"},
-    {"B", false, "@file", "the reference, of the same kind: differences are relative to it"},
+     "an .npy or .safetensors file, an index of shards, the folder of a checkpoint, or a folder of such files; - for "
+     "standard input",
+     true},
+    {"B", false, "@file", "the reference, of the same kind: differences are relative to it", true},
     {.name = NULL}};
 
 static const tn_option options[] = {
@@ -60,7 +63,8 @@ static bool holds(const char *folder, const char *name)
 /* A folder that holds a model is opened as one file: the index decides there. False: out of memory. */
 static bool find_shards(const char *path, shards *found)
 {
-    if (!tn_paths_is_folder(path) || holds(path, "model.safetensors.index.json") || holds(path, "model.safetensors"))
+    if (tn_is_stream(path) || !tn_paths_is_folder(path) || holds(path, "model.safetensors.index.json") ||
+        holds(path, "model.safetensors"))
         return true;
     tenon_error ignored; /* what the library says of a folder without shards is better */
     if (!tn_paths_list_shards(path, &found->names, &found->count, &ignored)) return true;
@@ -148,15 +152,11 @@ static void report_alone(const char *const path[2], const shards list[2], tn_tro
 
 /* ---- the command ---- */
 
-static bool has_npy(const char *path, const shards *list)
+static bool has_npy(const shards *list)
 {
-    tenon_file *file;
     bool found = false;
     for (size_t i = 0; i < list->count && !found; i++)
         found = tn_paths_has_suffix(list->names[i], ".npy");
-    if (list->count || tenon_file_open(path, NULL, &file, NULL) != TENON_OK) return found || !list->count;
-    found = !strcmp(tenon_file_kind(file), "npy");
-    tenon_file_close(file);
     return found;
 }
 
@@ -169,10 +169,8 @@ static bool compare_all(const tn_compare_settings *given, const char *const path
         if (list[s].count && !list[1 - s].count)
             return tn_error(error, "%s is a folder of %zu shards, but %s is not one", tn_name_text(path[s]),
                             list[s].count, tn_name_text(path[1 - s]));
-    if (given->npy_bfloat16 && !has_npy(path[0], &list[0]) && !has_npy(path[1], &list[1]))
-        return tn_error(error, "--npy-bf16 does not apply: neither %s nor %s is npy", tn_name_text(path[0]),
-                        tn_name_text(path[1]));
     if (!list[0].count) return compare_pair(given, path, NULL, report, trouble, error);
+    if (given->npy_bfloat16 && !has_npy(&list[0]) && !has_npy(&list[1])) return tn_compare_fail_no_npy(path, error);
     if (!compare_shards(given, path, list, report, trouble, error)) return false;
     report_alone(path, list, trouble);
     return true;
@@ -186,6 +184,10 @@ static int run(const tn_command *command, int argc, char **argv)
     shards list[2] = {{NULL, 0, NULL}, {NULL, 0, NULL}};
     tn_trouble trouble = {"", 0};
     int code = tn_options_parse(command, argc, argv, &given, words);
+    if (code < 0 && tn_is_stream(words[0]) && tn_is_stream(words[1]))
+        code = tn_usage(command, "one of A and B can be '-'; give a file for the other");
+    for (int s = 0; code < 0 && s < 2; s++)
+        if (tn_stream_is_closed(words[s], STDIN_FILENO)) code = tn_usage(command, "standard input is closed");
     if (code < 0) code = tn_names_check_command(command, &given, words);
     if (code >= 0) return code;
     tn_compare_report *report = tn_compare_report_new(&given, words[0], words[1]);

@@ -109,6 +109,9 @@ typedef struct tn_file_pair {
 bool tn_compare_files(const tn_compare_settings *given, tn_file_pair *files, tn_trouble *trouble, tenon_error *error);
 void tn_compare_close(tn_file_pair *files);
 
+/* Says that --npy-bf16 is for neither of the two. */
+bool tn_compare_fail_no_npy(const char *const path[2], tenon_error *error);
+
 /* ---- compare_report.c ---- */
 
 typedef struct tn_compare_report tn_compare_report;

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- trouble ---- */
 
@@ -98,13 +99,18 @@ static bool take_pair(tn_file_pair *f, const int64_t index[2], tn_trouble *troub
     return true;
 }
 
+static bool is_npy(const tenon_file *file)
+{
+    return !strcmp(tenon_file_kind(file), "npy");
+}
+
 /* --tensor: by name, and in npy the only one. */
 static bool pair_named(tn_file_pair *f, const char *name, tn_trouble *trouble, tenon_error *error)
 {
     int64_t index[2] = {0, 0};
     bool npy[2];
     for (int s = 0; s < 2; s++) {
-        npy[s] = !strcmp(tenon_file_kind(f->file[s]), "npy");
+        npy[s] = is_npy(f->file[s]);
         if (!npy[s] && tenon_file_find_tensor(f->file[s], name, &index[s], error) != TENON_OK) return false;
     }
     if (npy[0] && npy[1])
@@ -179,6 +185,20 @@ static bool compare_pair(const tn_file_pair *f, tn_tensor_pair *p, tenon_error *
     return good;
 }
 
+bool tn_compare_fail_no_npy(const char *const path[2], tenon_error *error)
+{
+    return tn_error(error, "--npy-bf16 does not apply: neither %s nor %s is npy", tn_name_text(path[0]),
+                    tn_name_text(path[1]));
+}
+
+/* The name becomes what sentences call it. */
+static bool open_file(const char **path, const tenon_file_options *options, tenon_file **file, tenon_error *error)
+{
+    if (!tn_is_stream(*path)) return tenon_file_open(*path, options, file, error) == TENON_OK;
+    *path = "standard input";
+    return tenon_file_open_stream(STDIN_FILENO, *path, options, file, error) == TENON_OK;
+}
+
 bool tn_compare_files(const tn_compare_settings *given, tn_file_pair *files, tn_trouble *trouble, tenon_error *error)
 {
     tenon_file_options options;
@@ -186,7 +206,9 @@ bool tn_compare_files(const tn_compare_settings *given, tn_file_pair *files, tn_
     options.npy_bfloat16 = given->npy_bfloat16;
     options.keep_f64 = true;
     for (int s = 0; s < 2; s++)
-        if (tenon_file_open(files->path[s], &options, &files->file[s], error) != TENON_OK) return false;
+        if (!open_file(&files->path[s], &options, &files->file[s], error)) return false;
+    if (given->npy_bfloat16 && !files->shard && !is_npy(files->file[0]) && !is_npy(files->file[1]))
+        return tn_compare_fail_no_npy(files->path, error);
     if (!pair_tensors(files, given->tensor, trouble, error)) return false;
     for (int64_t i = 0; i < files->num_pairs; i++)
         if (!compare_pair(files, &files->pairs[i], error)) return false;

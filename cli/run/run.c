@@ -11,7 +11,6 @@
 #include "ranks_same.h"
 #include "report.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -43,14 +42,15 @@ static const tn_argument arguments[] = {
     {"MODEL", false, "@model", "a connector's safetensors file, an index of shards or the folder of a checkpoint"},
     {"FEATURES", false, "@file",
      "features (images, tokens, width), or (tokens, width) for one image, in f32, bf16 or f16: an .npy file, a "
-     ".safetensors file, a folder of them, or - for standard input"},
+     ".safetensors file, a folder of them, or - for standard input",
+     true},
     {.name = NULL}};
 
 static const tn_option options[] = {
     {"output", 'o', TN_STRING, "TOKENS", "@output", 0, offsetof(settings, output),
      "the .npy or .safetensors file to write; a folder when FEATURES is a folder; - for standard output, in the format "
      "of FEATURES",
-     "-o tokens.npy"},
+     "-o tokens.npy", true},
     {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "pooling window, instead of the config's",
      "--window 3: video frames, with weights trained at 2"},
     {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
@@ -290,21 +290,10 @@ static bool run_any(tn_run_setup *setup, const settings *given, const char *feat
 /* ---- the command ---- */
 
 /* "-" is for one stream in and one out. */
-static int check_streams(const tn_command *command, const settings *given, const char *model, const char *features)
+static int check_streams(const settings *given, const char *features)
 {
-    const struct {
-        const char *name, *word;
-    } files[] = {{"MODEL", model},
-                 {"--frame-mask", given->frame_mask},
-                 {"--patch-mask", given->patch_mask},
-                 {"--attention", given->attention}};
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-        if (files[i].word && tn_is_stream(files[i].word))
-            return tn_usage(command, "%s takes a file; only FEATURES and -o can be '-'", files[i].name);
-    /* The next file to be opened would take the number of one that is closed. */
-    if (tn_is_stream(features) && fcntl(STDIN_FILENO, F_GETFD) < 0) return tn_failed("standard input is closed");
-    if (tn_is_stream(given->output) && fcntl(STDOUT_FILENO, F_GETFD) < 0)
-        return tn_failed("-o -: standard output is closed");
+    if (tn_stream_is_closed(features, STDIN_FILENO)) return tn_failed("standard input is closed");
+    if (tn_stream_is_closed(given->output, STDOUT_FILENO)) return tn_failed("-o -: standard output is closed");
     if (tn_is_stream(given->output) && isatty(STDOUT_FILENO))
         return tn_failed("-o -: standard output is a terminal; redirect it to a file or a pipe");
     return -1;
@@ -319,7 +308,7 @@ static int check_settings(const tn_command *command, const settings *given, cons
     if (code >= 0) return code;
     if (given->dtype && tenon_dtype_from_name(given->dtype, dtype, &error) != TENON_OK)
         return tn_usage(command, "%s", error.message);
-    return check_streams(command, given, words[0], words[1]);
+    return check_streams(given, words[1]);
 }
 
 static bool check_names(const tn_command *command, const settings *given, const char *const words[TN_MAX_ARGUMENTS],

@@ -32,12 +32,6 @@ typedef enum tn_finding { TN_FEATURES_NOT_FINITE, TN_TOKENS_NOT_FINITE, TN_TOKEN
 /* "features", "tokens", "overflow" */
 const char *tn_finding_name(tn_finding finding);
 
-/* "-" is standard input or output. */
-static inline bool tn_is_stream(const char *word)
-{
-    return word[0] == '-' && !word[1];
-}
-
 /* ---- run_job.c ---- */
 
 typedef struct tn_run_setup tn_run_setup;

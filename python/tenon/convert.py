@@ -163,6 +163,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--target-prefix", default="", help="in front of the names in the target")
     given = parser.parse_args(arguments)
+    for name in ("source", "target", "toml"):
+        if getattr(given, name) == "-":
+            parser.error(f"{'--toml' if name == 'toml' else name} takes a file, not '-'")
     if sum(value is not None for value in (given.type, given.config, given.toml)) > 1:
         parser.error("give one of --type, --config and --toml")
     rename = _parse_renames(parser, given.rename)

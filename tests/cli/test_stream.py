@@ -120,7 +120,47 @@ def test_bad_streams(tenon, x, data, says):
     (["adapter.safetensors", "x.npy", "-o", "-", "--attention", "-"], "--attention takes a file"),
 ])
 def test_what_cannot_be_a_stream(tenon, x, words, says):
-    assert says in stream(*words, code=2)[1]
+    assert f"{says}, not '-'; only FEATURES and -o can be '-'" in stream(*words, code=2)[1]
+
+
+@pytest.mark.parametrize("words, says", [
+    (["init", "--type", "linear", "--in-dim", 4, "--out-dim", 4, "-o", "-"], "-o takes a file, not '-';"),
+    (["init", "--type", "linear", "--in-dim", 4, "--out-dim", 4, "-o-"], "-o takes a file, not '-';"),
+    (["inspect", "-"], "MODEL takes a file, not '-';"),
+    (["inspect", "adapter.safetensors", "--config", "-"], "--config takes a file, not '-';"),
+    (["bench", "-", "--tokens", 4], "MODEL takes a file, not '-';"),
+    (["fit", "--model", "-", "--features", "x.npy", "--targets", "y.npy", "-o", "z.safetensors"], "--model takes a file, not '-';"),
+    (["fit", "--model", "adapter.safetensors", "--features", "-", "--targets", "y.npy", "-o", "z.safetensors"],
+     "--features takes a file, not '-';"),
+    (["fit", "--model", "adapter.safetensors", "--features", "x.npy", "--targets", "-", "-o", "z.safetensors"],
+     "--targets takes a file, not '-';"),
+    (["fit", "--model", "adapter.safetensors", "--features", "x.npy", "--targets", "y.npy", "-o", "-"], "-o takes a file, not '-';"),
+    (["fit", "--model", "adapter.safetensors", "--features", "x.npy", "--targets", "y.npy", "-o", "z.safetensors",
+      "--checkpoint", "-"], "--checkpoint takes a folder, not '-';"),
+    (["fit", "--model", "adapter.safetensors", "--features", "x.npy", "--targets", "y.npy", "-o", "z.safetensors",
+      "--log", "-"], "--log takes a file, not '-';"),
+    (["compare", "-", "-"], "one of A and B can be '-'"),
+    (["tokens", "-", "--type", "avgpool"], "'-'"),
+])
+def test_other_subcommands_say_where_no_stream_is_meant(tenon, x, words, says):
+    assert says in tenon(*words, code=2).err and not os.path.exists("-")
+
+
+def test_compare_takes_one_stream(tenon, x):
+    def compare(*words, data, code=0):
+        done = subprocess.run([BINARY, "compare", *words], input=data, capture_output=True, timeout=300)
+        assert done.returncode == code, done
+        return done.stdout.decode() + done.stderr.decode()
+
+    tokens = read("y.npy")
+    assert "same" in compare("-", "y.npy", data=tokens) and "same" in compare("y.safetensors", "-", data=tokens)
+    assert "standard input" in compare("x.npy", "-", data=tokens, code=2)
+    assert "standard input" in compare("x.npy", "-", data=b"hello", code=2)
+    assert "neither standard input nor y.safetensors is npy" in compare(
+        "-", "y.safetensors", "--npy-bf16", data=read("y.safetensors"), code=2)
+    assert "different" in compare("-", "y.npy", data=npy(numpy.load("y.npy") + 1), code=1)
+    done = subprocess.run(["sh", "-c", f"{BINARY} compare y.npy - <&-"], capture_output=True)
+    assert done.returncode == 2 and b"standard input is closed" in done.stderr
 
 
 def test_a_folder_is_no_stream(tenon, x):
