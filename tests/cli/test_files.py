@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """tenon init and tenon inspect, and what they refuse."""
 import os
+import shlex
 import shutil
 import subprocess
 
@@ -334,6 +335,7 @@ def test_inspect_shows_what_looks_like_a_connector_whatever_the_order(tenon, fir
         ("model.mm_projector.", ["0", "2"], "model.mm_projector.: mlp_2layer, 4 -> 16"),
         ("", ["0", "2"], "  mlp_2layer, 4 -> 16"),
         ("", ["proj"], "  linear or avgpool, 4 -> 16"),
+        ("model.", ["mm_projector"], "model.: linear or avgpool, 4 -> 16"),
         ("model.connector.", ["proj"], "model.connector.: linear or avgpool, 4 -> 16"),
         ("visual.merger.", ["mlp.0", "mlp.2", "mlp.4"], "visual.merger.mlp.: 6 tensors, of no type that this version has"),
     ],
@@ -344,6 +346,16 @@ def test_inspect_knows_the_names_of_others(tenon, prefix, layers, says):
     result = tenon("inspect", "x.safetensors", code=1)
     assert says in result.out
     assert ("linear_1 is proj1 here" in result.out) == (layers[0] == "linear_1")
+    lines = [line.strip() for line in result.out.splitlines() if line.startswith("    tenon inspect ")]
+    assert len(lines) == ("of no type" not in says)
+    for line in lines:  # it opens the connector, under the names it has there
+        assert ("--rename" in line) == (layers[0] not in ("proj", "proj1"))
+        done = subprocess.run(line.replace("tenon", os.environ["TENON_BIN"], 1), shell=True, capture_output=True, text=True)
+        assert done.returncode == 0 and "4 -> 16" in done.stdout, done
+        options = shlex.split(line)[3:]
+        numpy.save("f.npy", numpy.ones((1, 4, 4), numpy.float32))
+        tenon("run", "x.safetensors", "f.npy", "-o", "t.npy", *options)
+        assert numpy.load("t.npy").shape == (1, 4, 16)
 
 
 def test_inspect_an_attentional_pool_by_its_names(tenon, make):
