@@ -9,6 +9,7 @@ outside its folder is opened.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import pickle
@@ -221,6 +222,22 @@ def open_index(path: pathlib.Path) -> Checkpoint:
     return Checkpoint([*tensors, *absent], rows, lambda names: {name: _dense(tensors[name]) for name in names})
 
 
+def find_snapshot(folder: pathlib.Path) -> pathlib.Path:
+    """The snapshot that a repository of a Hugging Face cache means, chosen as the C library does for safetensors: the one
+    that refs/main names, or the only one. Any other folder is itself."""
+    snapshots, main = folder / "snapshots", folder / "refs" / "main"
+    if not snapshots.is_dir():
+        return folder
+    commit = ""
+    if main.is_file():
+        with open(main, encoding="ascii", errors="replace") as file:
+            commit = file.read(128).strip()
+    if re.fullmatch(r"[\w-]+", commit) and (snapshots / commit).is_dir():
+        return snapshots / commit
+    names = os.listdir(snapshots)
+    return snapshots / names[0] if len(names) == 1 else folder  # of several the C library says that it cannot tell
+
+
 def find_in_folder(folder: pathlib.Path) -> pathlib.Path | None:
     """What a folder holds, where it holds no safetensors, which go before."""
     names = set(os.listdir(folder))
@@ -385,27 +402,57 @@ def _read_distributed(path: pathlib.Path, metadata: Any, names: list[str]) -> di
 
 
 def write_distributed(state: dict[str, torch.Tensor], path: pathlib.Path) -> None:
-    """Written beside its place, which it takes when it is whole."""
+    """Written beside its place, which it takes when it is whole and on the disk."""
     target = pathlib.Path(os.path.realpath(path))
     _check_folder(target)
-    fresh, old = (target.parent / f".{target.name}.{secrets.token_hex(4)}" for _ in range(2))
+    fresh = target.parent / f".{target.name}.{secrets.token_hex(4)}"
     os.mkdir(fresh)
     try:
         with _alone(path) as dcp:
             dcp.save(state, checkpoint_id=str(fresh), no_dist=True)
         if target.exists():
             _keep_modes(target, fresh)
-            os.rename(target, old)
-            try:
-                os.rename(fresh, target)
-            except OSError:
-                os.rename(old, target)
-                raise
-            shutil.rmtree(old)
-        else:
+        _sync_folder(fresh)
+        if not target.exists():
             os.rename(fresh, target)
+        elif not _exchange(fresh, target):
+            _replace(fresh, target)
+        _sync_folder(target.parent)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)  # what was there before, or what was not finished
+
+
+def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Whether two folders have changed places, at once: there is always a whole one under either name."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def _replace(fresh: pathlib.Path, target: pathlib.Path) -> None:
+    """On file systems and kernels that cannot exchange folders, nothing replaces one at once: for a moment there is none
+    under the name, and the old one has another."""
+    old = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+    os.rename(target, old)
+    try:
+        os.rename(fresh, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Names are on the disk too. Some file systems cannot sync a folder; there is nothing better to be had."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check_folder(target: pathlib.Path) -> None:

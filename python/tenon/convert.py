@@ -31,6 +31,7 @@ from tenon._torch_files import (
     SUFFIXES,
     Checkpoint,
     find_in_folder,
+    find_snapshot,
     import_torch,
     is_index,
     open_distributed,
@@ -118,6 +119,7 @@ def convert(
 def _open(path: pathlib.Path) -> Checkpoint | None:
     """What PyTorch has to read; None: the C library reads it, or says what it is."""
     if path.is_dir():
+        path = find_snapshot(path)
         if (path / ".metadata").exists():
             return open_distributed(path)
         found = find_in_folder(path)

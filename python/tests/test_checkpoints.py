@@ -154,6 +154,42 @@ def test_C8_links_of_a_cache(tmp_path, how, suffix, sub):
     assert weight(tenon.convert.load(index, "linear")) == 1
 
 
+FILES = [(torch.save, "pytorch_model.bin"), (save_file, "model.safetensors")]
+
+
+@pytest.mark.parametrize("form", ["bin", "safetensors", "index", "distributed"])
+def test_the_root_of_a_cache(tmp_path, form):
+    """The snapshot that refs/main names, or the only one, in every form."""
+
+    def write(state, snapshot):
+        os.makedirs(snapshot)
+        if form == "distributed":
+            save_distributed(state, snapshot / "x")
+            for file in (snapshot / "x").iterdir():
+                os.rename(file, snapshot / file.name)
+            os.rmdir(snapshot / "x")
+        elif form == "index":
+            torch.save(state, snapshot / "part-1.bin")
+            index = {"weight_map": dict.fromkeys(state, "part-1.bin")}
+            (snapshot / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+        else:
+            how, name = FILES[form == "safetensors"]
+            how(state, snapshot / name)
+
+    root = tmp_path / "models--a--b"
+    write(linear(1), root / "snapshots" / "abc")
+    assert weight(tenon.convert.load(root, "linear")) == 1
+    write(linear(2), root / "snapshots" / "def")
+    with pytest.raises(ValueError, match="2 snapshots, and refs/main names none of them"):
+        tenon.convert.load(root, "linear")
+    os.mkdir(root / "refs")
+    (root / "refs" / "main").write_text("def\n")
+    assert weight(tenon.convert.load(root, "linear")) == 2
+    (root / "refs" / "main").write_text("../../elsewhere")
+    with pytest.raises(ValueError, match="refs/main names none of them"):
+        tenon.convert.load(root, "linear")
+
+
 @pytest.mark.parametrize(("how", "suffix"), FORMS)
 def test_C13_an_index_that_is_a_link(tmp_path, how, suffix):
     for folder in ("here", "there"):
@@ -435,6 +471,35 @@ def test_C3_a_distributed_checkpoint_is_replaced_whole(tmp_path):
         tenon.convert.save(adapters[0], tmp_path / "file")
     assert weight(tenon.convert.load(folder, "linear")) == weight(adapters[1])
     assert sorted(os.listdir(tmp_path)) == ["file", "last", "step"]
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_C3_a_reader_finds_a_whole_distributed_checkpoint(tmp_path, monkeypatch, exchanges):
+    """Where folders can change places, one is there at any time; where they cannot, a failure puts the old one back."""
+    adapters = [tenon.build_adapter("linear", 3, 2, seed=seed) for seed in (1, 2)]
+    folder = tmp_path / "step"
+    tenon.convert.save(adapters[0], folder)
+    swapped = []
+    if not exchanges:
+        monkeypatch.setattr(tenon._torch_files, "_exchange", lambda one, other: False)
+    real = os.rename
+
+    def rename(one, other):
+        swapped.append(str(other))
+        if not exchanges and len(swapped) == 2:
+            raise OSError("no")
+        real(one, other)
+
+    monkeypatch.setattr(os, "rename", rename)
+    if exchanges:
+        tenon.convert.save(adapters[1], folder)
+        if not [name for name in swapped if name.endswith("step")]:
+            assert weight(tenon.convert.load(folder, "linear")) == weight(adapters[1])
+    else:
+        with pytest.raises(OSError, match="no"):
+            tenon.convert.save(adapters[1], folder)
+        assert weight(tenon.convert.load(folder, "linear")) == weight(adapters[0])
+    assert os.listdir(tmp_path) == ["step"]
 
 
 def test_a_prefix_needs_no_other_package_and_is_for_transformers(tmp_path, monkeypatch):

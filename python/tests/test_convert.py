@@ -154,7 +154,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert same(tenon.convert.load(tmp_path / "a.pt", CONFIG), adapter)
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(tmp_path, capsys, monkeypatch):
     adapter = make()
     tenon.convert.save(adapter, tmp_path / "a.pt", "x.")
     words = [str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors")]
@@ -171,3 +171,9 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit):
         tenon.convert.main([*words, "--type", "linear", "--config", "{}"])
     assert "give one of --type, --config and --toml" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    for wrong in (["-", "b.pt"], ["a.pt", "-"], ["a.pt", "b.pt", "--toml", "-"]):
+        with pytest.raises(SystemExit) as caught:
+            tenon.convert.main(wrong)
+        assert caught.value.code == 2 and "takes a file, not '-'" in capsys.readouterr().err
+    assert not (tmp_path / "-").exists()
