@@ -77,6 +77,7 @@ typedef struct tn_command {
     const tn_example *examples;
     const char *exits; /* what the exit codes mean here */
     int (*run)(const struct tn_command *command, int argc, char **argv);
+    bool joins_ranks; /* under mpirun its processes do one thing together */
 } tn_command;
 
 /* The row that every subcommand has beside --help; `settings` is its struct, with a bool `json`. */

@@ -386,4 +386,5 @@ const tn_command tn_command_fit = {
     examples,
     "0: written. 1: invalid data or a failure; files written before are complete. 2: invalid command "
     "line. 128 + N in a shell: interrupted by signal N.",
-    run};
+    run,
+    true};

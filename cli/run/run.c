@@ -391,4 +391,5 @@ const tn_command tn_command_run = {
     examples,
     "0: done. 1: invalid data or a failure; every output is complete or unchanged, and finished shards are kept. 2: "
     "invalid command line.",
-    run};
+    run,
+    true};

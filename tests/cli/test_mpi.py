@@ -121,6 +121,15 @@ def test_a_mistake_is_said_once(tenon, data):
     assert said.count("no parameter matches") == 1
 
 
+@pytest.mark.parametrize("words", [FIT, ["run", "start.safetensors", "x", "-o", "y"]])
+def test_a_wrong_command_line_is_said_once(tenon, data, words):
+    for wrong in (["--threads", "none"], ["--nothing"]):
+        said = mpirun(3, *words, *wrong, code=2).stderr
+        assert said.count("tenon: ") == 1 and f"see 'tenon {words[0]} --help'" in said and "rank" not in said.split("tenon: ")[1].splitlines()[0]
+    said = differ([*words, "-o", "out.safetensors"] if words is FIT else words, [*words, "--nothing"])
+    assert "tenon: rank 1: unknown option '--nothing'" in said
+
+
 def test_bad_shards_of_fit_are_said_once(tenon, data):
     for i in (0, 2):
         numpy.save(f"x/{i}.npy", numpy.zeros((5, 9, 7), "f4"))
