@@ -207,7 +207,8 @@ void tn_help_man_page(void)
 static void completion_case(const tn_option *option)
 {
     printf("        --%s%s%c)", option->name, option->letter ? "|-" : "", option->letter ? option->letter : ' ');
-    if (!strcmp(option->values, "@file") || !strcmp(option->values, "@model") || !strcmp(option->values, "@output"))
+    if (!strncmp(option->values, "@file", 5) || !strcmp(option->values, "@model") ||
+        !strncmp(option->values, "@output", 7))
         printf(" _tenon_files ;;\n");
     else if (!strcmp(option->values, "@folder"))
         printf(" COMPREPLY=($(compgen -d -- \"$current\")) ;;\n");

@@ -23,7 +23,8 @@ typedef enum use { READ, READ_MODEL, WRITE, WRITE_FOLDER } use;
 static const struct {
     const char *values;
     use what;
-} uses[] = {{"@file", READ}, {"@model", READ_MODEL}, {"@output", WRITE}, {"@folder", WRITE_FOLDER}};
+} uses[] = {{"@file", READ},           {"@model", READ_MODEL}, {"@output", WRITE},
+            {"@folder", WRITE_FOLDER}, {"@file-", READ},       {"@output-", WRITE}};
 
 typedef struct name {
     char option[48];

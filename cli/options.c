@@ -117,14 +117,19 @@ static void add_name(char *list, size_t size, const char *between, const tn_argu
                  option ? option->name : argument->name);
 }
 
+static bool may_be_stream(const char *values)
+{
+    return values && (!strcmp(values, "@file-") || !strcmp(values, "@output-"));
+}
+
 /* "; only FEATURES and -o can be '-'", or nothing. */
 static void list_streams(const tn_command *command, char *list, size_t size)
 {
     list[0] = 0;
     for (const tn_argument *argument = command->arguments; argument->name; argument++)
-        if (argument->stream) add_name(list, size, *list ? " and " : "; only ", argument, NULL);
+        if (may_be_stream(argument->values)) add_name(list, size, *list ? " and " : "; only ", argument, NULL);
     for (const tn_option *option = command->options; option->name; option++)
-        if (option->stream) add_name(list, size, *list ? " and " : "; only ", NULL, option);
+        if (may_be_stream(option->values)) add_name(list, size, *list ? " and " : "; only ", NULL, option);
     const size_t used = strlen(list);
     if (used) snprintf(list + used, size - used, " can be '-'");
 }
@@ -139,7 +144,7 @@ static int check_stream(const tn_command *command, const tn_argument *argument, 
     bool is_name = false;
     for (size_t i = 0; values && i < sizeof names / sizeof *names; i++)
         is_name = is_name || !strcmp(values, names[i]);
-    if (!is_name || !tn_is_stream(text) || (option ? option->stream : argument->stream)) return -1;
+    if (!is_name || !tn_is_stream(text)) return -1;
     add_name(name, sizeof name, "", argument, option);
     list_streams(command, list, sizeof list);
     return tn_usage(command, "%s takes a %s, not '-'%s", name, !strcmp(values, "@folder") ? "folder" : "file", list);

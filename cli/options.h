@@ -37,12 +37,12 @@ typedef struct tn_option {
     tn_option_kind kind;
     const char *argument; /* as help shows it: "HxW"; NULL for a flag */
     const char *values;   /* the words that are allowed, or "@types", "@levels", or a name: "@file" and "@model" are
-                             read, "@output" (a file or folder) and "@folder" written; NULL: anything */
+                             read, "@output" (a file or folder) and "@folder" written; "@file-" and "@output-" may be
+                             "-", standard input or output; NULL: anything */
     int64_t minimum;      /* of a TN_INT */
     size_t field;         /* offset in the subcommand's settings */
     const char *help;     /* one sentence without its full stop */
     const char *example;  /* the option in use */
-    bool stream;          /* a name that may be "-": standard input or output */
 } tn_option;
 
 /* A positional argument. */
@@ -51,7 +51,6 @@ typedef struct tn_argument {
     bool optional;
     const char *values;
     const char *help;
-    bool stream; /* as of an option */
 } tn_argument;
 
 /* Is it standard input or output? Is it, and is that closed? The next file to be opened would take its number. */

@@ -17,11 +17,10 @@
 enum { EXIT_TROUBLE = 2 };
 
 static const tn_argument arguments[] = {
-    {"A", false, "@file",
+    {"A", false, "@file-",
      "an .npy or .safetensors file, an index of shards, the folder of a checkpoint, or a folder of such files; - for "
-     "standard input",
-     true},
-    {"B", false, "@file", "the reference, of the same kind: differences are relative to it", true},
+     "standard input"},
+    {"B", false, "@file-", "the reference, of the same kind: differences are relative to it"},
     {.name = NULL}};
 
 static const tn_option options[] = {
@@ -220,4 +219,4 @@ const tn_command tn_command_compare = {
     examples,
     "0: the same within the tolerance. 1: different. 2: trouble: invalid command line, a file cannot be read, or names "
     "or shapes do not match.",
-    run};
+    run, false};

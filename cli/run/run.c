@@ -40,17 +40,16 @@ typedef struct settings {
 
 static const tn_argument arguments[] = {
     {"MODEL", false, "@model", "a connector's safetensors file, an index of shards or the folder of a checkpoint"},
-    {"FEATURES", false, "@file",
+    {"FEATURES", false, "@file-",
      "features (images, tokens, width), or (tokens, width) for one image, in f32, bf16 or f16: an .npy file, a "
-     ".safetensors file, a folder of them, or - for standard input",
-     true},
+     ".safetensors file, a folder of them, or - for standard input"},
     {.name = NULL}};
 
 static const tn_option options[] = {
-    {"output", 'o', TN_STRING, "TOKENS", "@output", 0, offsetof(settings, output),
+    {"output", 'o', TN_STRING, "TOKENS", "@output-", 0, offsetof(settings, output),
      "the .npy or .safetensors file to write; a folder when FEATURES is a folder; - for standard output, in the format "
      "of FEATURES",
-     "-o tokens.npy", true},
+     "-o tokens.npy"},
     {"window", 0, TN_INT, "W", NULL, 1, offsetof(settings, window), "pooling window, instead of the config's",
      "--window 3: video frames, with weights trained at 2"},
     {"grid", 0, TN_PAIR, "HxW", NULL, 0, offsetof(settings, grid),
