@@ -323,4 +323,5 @@ const tn_command tn_command_bench = {
     options,
     examples,
     "0: measured. 1: the model cannot be read, or does not accept this input. 2: invalid command line.",
-    run, false};
+    run,
+    false};

@@ -219,4 +219,5 @@ const tn_command tn_command_compare = {
     examples,
     "0: the same within the tolerance. 1: different. 2: trouble: invalid command line, a file cannot be read, or names "
     "or shapes do not match.",
-    run, false};
+    run,
+    false};

@@ -134,4 +134,5 @@ const tn_command tn_command_init = {
     options,
     examples,
     "0: written. 1: the file cannot be written, or the widths do not suit the type. 2: invalid command line.",
-    run, false};
+    run,
+    false};

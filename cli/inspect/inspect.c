@@ -307,4 +307,5 @@ const tn_command tn_command_inspect = {
     examples,
     "0: described. 1: the file cannot be read, holds no connector, or has other widths than asked for. 2: invalid "
     "command line.",
-    run, false};
+    run,
+    false};

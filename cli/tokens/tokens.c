@@ -201,4 +201,5 @@ const tn_command tn_command_tokens = {
     examples,
     "0: counted, and the sequence fits. 1: the grid cannot be pooled, or the sequence does not fit. 2: invalid command "
     "line.",
-    run, false};
+    run,
+    false};
