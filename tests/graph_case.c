@@ -318,16 +318,21 @@ static void forward(work *w, const tn_ops *ops)
     workspace_check(&workspace);
 }
 
-static void backward(work *w, const tn_ops *ops)
+/* `only`: the gradient of that input alone, or, past the inputs, of that parameter; -1: all. */
+static void backward_of(work *w, const tn_ops *ops, int only)
 {
+    const int inputs = w->graph->num_inputs;
+    const DLTensor *wanted[512] = {NULL};
     tenon_gradients g;
     show(w, ops == &ops_double);
     tenon_gradients_init(&g);
-    g.x = &w->dx[0].tensor;
-    g.parameters = w->dw_list;
+    for (int i = 0; i < w->graph->num_parameters; i++)
+        wanted[i] = only < 0 || only == inputs + i ? w->dw_list[i] : NULL;
+    g.x = only <= 0 ? &w->dx[0].tensor : NULL;
+    g.parameters = wanted;
     g.overwrite = true;
-    g.inputs = w->dinputs;
-    g.num_inputs = w->graph->num_inputs - 1;
+    g.inputs = only < 0 ? w->dinputs : w->dinputs + (only > 0 ? only - 1 : 0);
+    g.num_inputs = only < 0 ? inputs - 1 : only > 0 && only < inputs;
     g.outputs = w->doutputs;
     g.num_outputs = w->graph->num_outputs - 1;
     for (int i = 0; i < w->graph->num_inputs; i++) {
@@ -343,6 +348,11 @@ static void backward(work *w, const tn_ops *ops)
     tenon_workspace workspace = workspace_of(size);
     ok(tenon_adapter_backward(w->adapter, &w->dy[0].tensor, &w->in[0].tensor, &g, &w->call, &workspace, &error));
     workspace_check(&workspace);
+}
+
+static void backward(work *w, const tn_ops *ops)
+{
+    backward_of(w, ops, -1);
 }
 
 static double loss(work *w)
@@ -552,6 +562,50 @@ static void check_bits(work *w, const tn_ops *ops)
     bits_free(w, &first);
 }
 
+/* Each gradient by itself, all others frozen. */
+static void check_frozen(work *w, const tn_ops *ops)
+{
+    const int inputs = w->graph->num_inputs;
+    prepare(w, ops);
+    bits first = bits_take(w, ops);
+    for (int only = 0; only < inputs + w->graph->num_parameters; only++) {
+        const int p = only - inputs;
+        const int64_t count =
+            p < 0 ? w->in[only].rows * w->in[only].width : tn_parameter_elements(&w->graph->parameters[p]);
+        for (int64_t k = 0; p >= 0 && k < count; k++)
+            w->dw[p][k] = NAN;
+        backward_of(w, ops, only);
+        const float *found = p < 0 ? w->dx[only].narrow : w->dw[p], *expected = p < 0 ? first.dx[only] : first.dw[p];
+        if (memcmp(found, expected, (size_t)count * sizeof *found) == 0) continue;
+        fail_msg("%s: gradient of %s has other bits where all others are frozen", w->c->json,
+                 p < 0 ? w->in[only].name : w->graph->parameters[p].name);
+    }
+    bits_free(w, &first);
+}
+
+/* In groups of few images: the same bits of each image, and near sums over images. */
+static void check_groups(work *w, const tn_ops *ops, double *const *dw)
+{
+    tn_ops small = *ops;
+    small.group_bytes = 1 << 10;
+    prepare(w, ops);
+    bits first = bits_take(w, ops);
+    check_level(w, &small, dw);
+    for (int i = 0; i < w->graph->num_parameters; i++)
+        memcpy(w->dw[i], first.dw[i], (size_t)tn_parameter_elements(&w->graph->parameters[i]) * sizeof(float));
+    bits grouped = {{NULL}, {NULL}, {NULL}};
+    for (int i = 0; i < w->graph->num_outputs; i++)
+        grouped.out[i] = w->out[i].narrow;
+    for (int i = 0; i < w->graph->num_inputs; i++)
+        grouped.dx[i] = w->dx[i].narrow;
+    for (int i = 0; i < w->graph->num_parameters; i++)
+        grouped.dw[i] = w->dw[i];
+    bits_compare(w, &first, &grouped, "in groups of few images");
+    check_bits(w, &small);
+    prepare(w, ops);
+    bits_free(w, &first);
+}
+
 /* Masked rows may hold anything, and get no gradient. */
 static void check_masked(work *w, const tn_ops *ops)
 {
@@ -606,6 +660,8 @@ void graph_check(const graph_case *c)
         check_level(w, *ops, dw);
         check_bits(w, *ops);
         check_masked(w, *ops);
+        check_frozen(w, *ops);
+        check_groups(w, *ops, dw);
     }
     for (int i = 0; i < w->graph->num_parameters; i++)
         free(dw[i]);

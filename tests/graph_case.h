@@ -42,7 +42,9 @@ typedef struct graph_case {
  *   - tokens, further outputs and gradients of every CPU level against the double table;
  *   - the same bits with one thread and two, with saved and with recomputed values, and of each image alone;
  *   - nothing is written outside the workspace of the size that was told;
- *   - rows that are masked are not read (NaN), and their gradients are zero.
+ *   - rows that are masked are not read (NaN), and their gradients are zero;
+ *   - the same bits of each image whatever groups the batch is cut into;
+ *   - each gradient has the same bits where all others are frozen.
  */
 void graph_check(const graph_case *c);
 

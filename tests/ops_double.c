@@ -453,6 +453,121 @@ static void multiply(const tn_context *context, tn_rows y, tn_rows a, tn_rows b,
     }
 }
 
+static size_t attention_scratch(const tn_attention *how, bool backward, int workers)
+{
+    (void)backward;
+    (void)workers;
+    return 2 * (size_t)how->most_keys * sizeof(double);
+}
+
+static bool key_is_absent(tn_rows k, tn_rows v, int64_t row)
+{
+    return is_absent(k, row) || is_absent(v, row);
+}
+
+/* a of query row i and head h of an image. */
+static void attention_weights(double *a, tn_rows q, tn_rows k, tn_rows v, const tn_attention *how,
+                              const tn_attention_image *image, int64_t i, int64_t h)
+{
+    const int64_t group = h / (how->heads / how->key_heads), width = how->key_dim;
+    double most = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < image->keys; j++) {
+        const int64_t row = image->first_key + j;
+        a[j] = 0;
+        for (int64_t c = 0; c < width && !key_is_absent(k, v, row); c++)
+            a[j] += how->scale * get(q, image->first_query + i, h * width + c) * get(k, row, group * width + c);
+        if (!key_is_absent(k, v, row)) most = a[j] > most || isnan(a[j]) ? a[j] : most;
+    }
+    for (int64_t j = 0; j < image->keys; j++) {
+        a[j] = key_is_absent(k, v, image->first_key + j) ? 0 : exp(a[j] - most);
+        sum += a[j];
+    }
+    for (int64_t j = 0; j < image->keys; j++)
+        a[j] = key_is_absent(k, v, image->first_key + j) ? 0 : a[j] / sum;
+}
+
+/* sum over the present keys j of weight[j] rows[j, column]. */
+static double attention_mix(const double *weight, tn_rows rows, tn_rows k, tn_rows v, const tn_attention_image *image,
+                            int64_t column)
+{
+    double sum = 0;
+    for (int64_t j = 0; j < image->keys; j++) {
+        const int64_t row = image->first_key + j;
+        if (!key_is_absent(k, v, row)) sum += weight[j] * get(rows, row, column);
+    }
+    return sum;
+}
+
+static void attention(const tn_context *context, tn_rows y, tn_rows q, tn_rows k, tn_rows v, const tn_attention *how)
+{
+    double *a = context->scratch;
+    for (int64_t n = 0; n < how->images * how->heads; n++) {
+        const tn_attention_image *image = &how->image[n / how->heads];
+        const int64_t h = n % how->heads, group = h / (how->heads / how->key_heads), width = how->value_dim;
+        for (int64_t i = 0; i < image->queries; i++) {
+            if (is_absent(q, image->first_query + i)) continue;
+            attention_weights(a, q, k, v, how, image, i, h);
+            for (int64_t c = 0; c < width; c++)
+                put(y, image->first_row + i, h * width + c, attention_mix(a, v, k, v, image, group * width + c));
+        }
+    }
+}
+
+/* Rows of gradients that are sums begin at zero. */
+static void attention_clear(tn_rows dx, tn_rows k, tn_rows v, const tn_attention *how, int64_t width)
+{
+    for (int64_t n = 0; n < how->images && dx.data != NULL; n++) {
+        for (int64_t j = 0; j < how->image[n].keys; j++) {
+            const int64_t row = how->image[n].first_key + j;
+            for (int64_t c = 0; c < how->key_heads * width && !key_is_absent(k, v, row); c++)
+                put(dx, row, c, 0);
+        }
+    }
+}
+
+/* rows[j, first + c] += weight[j] from[row, column + c] for the present keys j. */
+static void attention_spread(tn_rows rows, const double *weight, tn_rows from, int64_t row, int64_t column, tn_rows k,
+                             tn_rows v, const tn_attention_image *image, int64_t first, int64_t width)
+{
+    for (int64_t j = 0; j < image->keys && rows.data != NULL; j++) {
+        const int64_t key = image->first_key + j;
+        for (int64_t c = 0; c < width && !key_is_absent(k, v, key); c++)
+            put(rows, key, first + c, get(rows, key, first + c) + weight[j] * get(from, row, column + c));
+    }
+}
+
+static void attention_backward(const tn_context *context, tn_rows dq, tn_rows dk, tn_rows dv, tn_rows dy, tn_rows q,
+                               tn_rows k, tn_rows v, const tn_attention *how)
+{
+    double *a = context->scratch, *ds = a + how->most_keys;
+    attention_clear(dk, k, v, how, how->key_dim);
+    attention_clear(dv, k, v, how, how->value_dim);
+    for (int64_t n = 0; n < how->images * how->heads; n++) {
+        const tn_attention_image *image = &how->image[n / how->heads];
+        const int64_t h = n % how->heads, group = h / (how->heads / how->key_heads);
+        const int64_t key_dim = how->key_dim, value_dim = how->value_dim;
+        for (int64_t i = 0; i < image->queries; i++) {
+            const int64_t query = image->first_query + i, row = image->first_row + i;
+            double mean = 0;
+            if (is_absent(q, query)) continue;
+            attention_weights(a, q, k, v, how, image, i, h);
+            attention_spread(dv, a, dy, row, h * value_dim, k, v, image, group * value_dim, value_dim);
+            if (dq.data == NULL && dk.data == NULL) continue;
+            for (int64_t j = 0; j < image->keys; j++) {
+                ds[j] = 0;
+                for (int64_t c = 0; c < value_dim && !key_is_absent(k, v, image->first_key + j); c++)
+                    ds[j] += get(dy, row, h * value_dim + c) * get(v, image->first_key + j, group * value_dim + c);
+                mean += a[j] * ds[j];
+            }
+            for (int64_t j = 0; j < image->keys; j++)
+                ds[j] = how->scale * a[j] * (ds[j] - mean);
+            attention_spread(dk, ds, q, query, h * key_dim, k, v, image, group * key_dim, key_dim);
+            for (int64_t c = 0; c < key_dim && dq.data != NULL; c++)
+                put(dq, row, h * key_dim + c, attention_mix(ds, k, k, v, image, group * key_dim + c));
+        }
+    }
+}
+
 static void zero(void *data, size_t bytes)
 {
     memset(data, 0, bytes);
@@ -461,7 +576,8 @@ static void zero(void *data, size_t bytes)
 const tn_ops ops_double = {
     .name = "double",
     .compute = TN_F64,
-    .block_rows = 7, /* small, so that blocks are crossed */
+    .block_rows = 7,        /* small, so that blocks are crossed, */
+    .group_bytes = 1 << 12, /* and groups of images */
     .packed_size = packed_size,
     .pack = pack,
     .linear_scratch = linear_scratch,
@@ -494,4 +610,7 @@ const tn_ops ops_double = {
     .merge = merge,
     .merge_backward = merge_backward,
     .multiply = multiply,
+    .attention_scratch = attention_scratch,
+    .attention = attention,
+    .attention_backward = attention_backward,
 };

@@ -311,7 +311,8 @@ enum {
     TENON_TRANSPOSED = 2, /* linear: the weight is stored (in, out_dim) */
     TENON_BARE_NAME = 4,  /* linear: the weight's name is the layer's, without ".weight" */
     TENON_NO_WEIGHT = 8,  /* norms: y is the normalised row as it is */
-    TENON_PLUS_ONE = 16   /* norms: the weight is added to 1 */
+    TENON_PLUS_ONE = 16,  /* norms: the weight is added to 1 */
+    TENON_VECTOR = 128    /* parameter rows: stored as (width), not (1, width) */
 };
 
 /* y = x W^T + b: W (out_dim, in), b (out_dim). Flags: TENON_BIAS, TENON_TRANSPOSED, TENON_BARE_NAME. */
@@ -358,6 +359,25 @@ TENON_API int tenon_window_mean(tenon_builder *builder, int64_t window, const ch
  * projection: append a linear. */
 TENON_API int tenon_window_attention(tenon_builder *builder, const char *name, int64_t heads, int64_t window,
                                      const char *ragged, unsigned flags);
+
+/* The rows of a parameter `name` (rows, width), the same for all images: learned queries, positions. Drawn from a
+ * normal distribution of standard deviation `std` around 0, or, with std 0, filled with `value`. A row layer over it
+ * runs once a call; beside values of an image in a row layer it is repeated for each image. Flags: TENON_VECTOR, of one
+ * row. */
+TENON_API int tenon_parameter_rows(tenon_builder *builder, const char *name, int64_t rows, int64_t width, double value,
+                                   double std, unsigned flags);
+
+/* For each image the rows of the first value, then those of the second, and so on, of one width. One of them at least
+ * is of the image; parameter rows are repeated for each. Masked rows stay masked. */
+TENON_API int tenon_concat_rows(tenon_builder *builder, int count, const int *values);
+
+/* Attention over an image: y[i, h] = sum_j a_j values[j, g], a = softmax over the image's rows j of
+ * queries[i, h] . keys[j, g] / sqrt(d), for each of `heads` heads h and its key head g = h key_heads / heads. All three
+ * are projected already: queries have width heads d, keys key_heads d, values key_heads e; y has width heads e and a
+ * row for each query. Queries are rows of a parameter, the same for all images, or rows of each image; keys and values
+ * are rows of the image, the same ones. Masked rows are no keys. An image without any key gets zeros. */
+TENON_API int tenon_attention(tenon_builder *builder, int queries, int keys, int values, int64_t heads,
+                              int64_t key_heads);
 
 /* ---- 5. adapter and parameters ---------------------------------------------------------------------------------- */
 

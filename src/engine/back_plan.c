@@ -113,8 +113,7 @@ static void find_store_made(tn_backward *p)
     for (int i = plan->num_steps - 1; i >= 0; i--) {
         const tn_step *step = tn_back_step(p, i);
         const bool image = step->layer->type->reach == TN_REACH_IMAGE;
-        const bool runs = p->store_made[i] != 0 || p->made[i] != 0 || (image && p->back[i]);
-        if (image && p->back[i]) p->store_made[i] |= TN_MAKES_STATE;
+        const bool runs = p->store_made[i] != 0 || p->made[i] != 0;
         for (int j = 0; j < step->layer->num_inputs; j++) {
             const tn_value_plan *v = &plan->values[step->inputs[j]];
             if (v->place == TN_PLACE_STORED && (runs || tn_back_reads_input(p, i, j)))

@@ -59,18 +59,10 @@ static void take_gradients(tn_backward *p, bool shared, tn_arena *arena)
     }
 }
 
-/* States of the image-reach segments of the group, where they are not saved. */
-static bool take_states(tn_backward *p, tn_arena *arena)
+/* Offsets of the rows of an input whose gradient is a sum. */
+static bool take_offsets(tn_backward *p, tn_arena *arena)
 {
     int64_t most = 0;
-    for (int s = 0; s < p->run.plan->num_segments; s++) {
-        const tn_segment *segment = &p->run.plan->segments[s];
-        tn_arena counting = {.base = NULL};
-        if (!segment->is_image || !tn_back_visits(p, segment)) continue;
-        if (!tn_image_plan(&p->images, &p->run, &p->store, segment, true, &counting)) return false;
-        char *state = tn_arena_take(arena, p->run.saved == NULL ? p->images.state_size : 0);
-        if (arena->base != NULL) p->states[s] = state;
-    }
     for (int i = 0; i < p->run.graph->num_inputs; i++) {
         const int v = p->run.graph->inputs[i].value;
         if (!p->wanted[v] || !p->run.plan->values[v].adds) continue;
@@ -86,7 +78,7 @@ static bool take_group(tn_backward *p, tn_arena *arena)
     if (p->run.saved == NULL) tn_group_take(&p->run, &p->store, false, arena);
     tn_group_take_alive(&p->run, &p->store, arena);
     take_gradients(p, false, arena);
-    return take_states(p, arena);
+    return take_offsets(p, arena);
 }
 
 /* Bytes beyond those of the first piece. */
@@ -105,7 +97,7 @@ static bool measure(tn_backward *p, size_t *bytes)
         for (int s = 0; s < 2 * p->run.plan->num_segments; s++) {
             const tn_segment *segment = &p->run.plan->segments[s / 2];
             tn_arena arena = group;
-            if (!(s % 2 ? tn_back_visits(p, segment) : tn_back_makes(segment, p->store_made))) continue;
+            if (s % 2 != 0 && !tn_back_visits(p, segment)) continue;
             if (plan_segment(p, segment, s % 2 != 0, false, &arena) < 0) return false;
             most = tn_max_size(most, arena.used);
         }
@@ -147,7 +139,7 @@ static void blocks_back(tn_backward *p, int number, const tn_arena *memory)
     const tn_context context = {.ops = p->run.pack->ops, .parallel = &p->run.parallel, .scratch = p->area.scratch};
     const tn_level *top = &p->area.blocks.levels[segment->num_levels - 1];
     const int64_t first = tn_group_first(&p->run, &p->store, top->space), end = first + segment_rows(p, segment);
-    char *kept = p->run.saved != NULL ? p->states[number] : NULL;
+    char *kept = p->run.saved != NULL ? p->kept[number] : NULL;
     for (int64_t row = first; row < end;) {
         tn_area_fill(&p->area, &p->run, &p->store, end, &row, p->dx);
         if (kept != NULL) {
@@ -171,8 +163,7 @@ static void image_back(tn_backward *p, int number, const tn_arena *memory)
     const int i = segment->first;
     tn_arena arena = *memory;
     if (plan_segment(p, segment, true, true, &arena) < 0) return;
-    tn_image_backward(&p->images, &p->run, &p->store, p->dx, p->wanted, tn_back_gradients(p, i), p->states[number],
-                      p->fresh[i]);
+    tn_image_backward(&p->images, &p->run, &p->store, p->dx, p->wanted, tn_back_gradients(p, i), p->fresh[i]);
     p->fresh[i] = false;
 }
 
@@ -188,22 +179,22 @@ static void make_blocks(tn_backward *p, const tn_segment *segment, bool mark)
     }
 }
 
-/* Makes the stored values anew that backward reads; of saved ones only which rows exist has to be found again. */
+/* Makes the stored values anew that backward reads; of the others, and of saved ones, only which rows exist has to be
+ * found again. */
 static void make_store(tn_backward *p, bool shared, const tn_arena *memory)
 {
-    const bool mark = p->run.saved != NULL;
     for (int s = 0; s < p->run.plan->num_segments; s++) {
         const tn_segment *segment = &p->run.plan->segments[s];
+        const bool makes = tn_back_makes(segment, p->store_made);
         tn_arena arena = *memory;
-        if (segment->is_shared != shared || (!mark && !tn_back_makes(segment, p->store_made))) continue;
-        if (mark && !p->run.plan->groups) continue;
-        if (plan_segment(p, segment, mark, true, &arena) < 0) return;
+        if (segment->is_shared != shared || !(makes || (p->run.plan->groups && !shared))) continue;
+        if (plan_segment(p, segment, false, true, &arena) < 0) return;
         if (!segment->is_image) {
-            make_blocks(p, segment, mark);
-        } else if (mark) {
-            tn_image_mark(&p->images, &p->run, &p->store);
+            make_blocks(p, segment, !makes);
+        } else if (makes) {
+            tn_image_forward(&p->images, &p->run, &p->store);
         } else {
-            tn_image_forward(&p->images, &p->run, &p->store, p->states[s]);
+            tn_image_mark(&p->images, &p->run, &p->store);
         }
     }
 }
@@ -216,10 +207,9 @@ static void find_saved(tn_backward *p, bool shared)
     for (int s = 0; s < p->run.plan->num_segments; s++) {
         const tn_segment *segment = &p->run.plan->segments[s];
         tn_arena arena = {.base = NULL};
-        if (segment->is_shared != shared) continue;
+        if (segment->is_shared != shared || segment->is_image) continue;
         const int64_t blocks = plan_segment(p, segment, true, true, &arena);
-        const size_t each = segment->is_image ? p->images.state_size : p->area.kept.size;
-        p->states[s] = tn_arena_take(&p->saved, (size_t)tn_max_i64(blocks, 0) * tn_align_up(each, TN_ALIGN));
+        p->kept[s] = tn_arena_take(&p->saved, (size_t)tn_max_i64(blocks, 0) * tn_align_up(p->area.kept.size, TN_ALIGN));
     }
 }
 
@@ -293,11 +283,11 @@ static void take_arrays(tn_backward *p, tn_arena *arena)
     p->store_made = tn_arena_array(arena, plan->num_steps, sizeof *p->store_made);
     p->through = tn_arena_array(arena, plan->num_step_inputs, sizeof *p->through);
     p->parts = tn_arena_array(arena, plan->num_step_inputs, sizeof *p->parts);
-    p->states = tn_arena_array(arena, plan->num_segments, sizeof *p->states);
+    p->kept = tn_arena_array(arena, plan->num_segments, sizeof *p->kept);
     if (arena->base == NULL) return;
     memset(p->dx, 0, (size_t)graph->num_inputs * sizeof *p->dx);
     memset(p->gradient, 0, (size_t)graph->num_parameters * sizeof *p->gradient);
-    memset(p->states, 0, (size_t)plan->num_segments * sizeof *p->states);
+    memset(p->kept, 0, (size_t)plan->num_segments * sizeof *p->kept);
 }
 
 static tenon_status open_size(const tn_backward *given, const tn_request *request, size_t *bytes, tenon_error *error)
@@ -327,7 +317,7 @@ static tenon_status run_call(tn_backward *p, const tn_request *request, const te
     take_arrays(p, &arena);
     TN_TRY(tn_run_open(&p->run, request, &arena, error));
     TN_TRY(tn_back_check(p, gradients, error));
-    if (p->run.saved != NULL) TN_TRY(tn_saved_check(&p->run, &p->area, &p->images, &p->store, error));
+    if (p->run.saved != NULL) TN_TRY(tn_saved_check(&p->run, &p->area, &p->store, error));
     tn_back_plan_steps(p);
     TN_TRY(tn_back_check_overlap(p, workspace, error));
     if (tn_run_is_empty(&p->run)) {

@@ -25,7 +25,7 @@ typedef struct tn_backward {
     unsigned char *made;       /* [num_steps] what is made anew of a block */
     unsigned char *store_made; /* [num_steps] what is made anew for the stored values of a group */
     bool *through, *parts;     /* [num_step_inputs] as in tn_wanted */
-    char **states;             /* [num_segments] of image reach: the state of the group; or of kept blocks */
+    char **kept;               /* [num_segments] of blocks: what forward saved of the group */
     int64_t *sorted;           /* [num_parameters] */
     int64_t *group_offsets;    /* rows of an input in the group */
     bool overwrite;

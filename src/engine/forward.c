@@ -93,8 +93,7 @@ static void run_segments(pass *p, bool shared, const tn_arena *memory)
         tn_arena arena = *memory;
         if (segment->is_shared != shared || plan_segment(p, segment, true, &arena) < 0) continue;
         if (segment->is_image) {
-            char *state = p->saved.base != NULL ? tn_arena_take(&p->saved, p->images.state_size) : NULL;
-            tn_image_forward(&p->images, &p->run, &p->store, state);
+            tn_image_forward(&p->images, &p->run, &p->store);
         } else {
             run_blocks(p, segment, segment_rows(p, segment));
         }
@@ -184,7 +183,7 @@ static tenon_status check_saved(pass *p, tenon_error *error)
         return tn_fail(error, TENON_NOT_PREPARED,
                        "call.saved is for a backward, but the adapter is not prepared with train");
     }
-    TN_TRY(tn_saved_check(&p->run, &p->area, &p->images, &p->store, error));
+    TN_TRY(tn_saved_check(&p->run, &p->area, &p->store, error));
     p->saved.base = tn_aligned(p->run.saved);
     return TENON_OK;
 }
@@ -318,7 +317,7 @@ tenon_status tn_engine_saved_size(const tn_engine *engine, int64_t batch, int64_
     tn_memory memory = {.allocator = &tn_system_allocator};
     size_t opened = 0, needed = 0;
     tenon_status status = sized(&p, batch, num_input, call, &memory, &opened, error);
-    if (status == TENON_OK && !tn_saved_size(&p.run, &p.area, &p.images, &p.store, &needed)) {
+    if (status == TENON_OK && !tn_saved_size(&p.run, &p.area, &p.store, &needed)) {
         status = tn_fail(error, TENON_INVALID, "what backward needs of this call does not fit 64 bits");
     }
     tn_memory_close(&memory);

@@ -2,6 +2,7 @@
 #include "engine/image.h"
 
 #include "core/size.h"
+#include <string.h>
 
 void tn_image_open(tn_image_area *area, const tn_run *run, tn_arena *arena)
 {
@@ -47,24 +48,24 @@ static void take_lists(tn_image_area *area, const tn_run *run, const tn_group *s
     const bool output = run->plan->values[step->value].place == TN_PLACE_OUTPUT;
     const int64_t rows = tn_group_rows(run, store, space_of(run, step->value));
     area->y_offsets = output ? tn_arena_array(arena, rows, sizeof(int64_t)) : NULL;
+    area->exists = tn_arena_array(arena, rows, sizeof(int64_t));
 }
 
 bool tn_image_plan(tn_image_area *area, const tn_run *run, const tn_group *store, const tn_segment *segment,
                    bool backward, tn_arena *arena)
 {
     const int index = segment->first;
-    tn_layer_sizes sizes = {.state = 0};
+    tn_layer_sizes sizes = {.buffer = 0};
     area->segment = segment;
     const tn_step *step = step_of(area, run);
     const int64_t rows = tn_group_rows(run, store, space_of(run, step->value));
     area->images = (tn_images){&run->geometry, store->first_image, store->end_image - store->first_image};
     if (segment->is_shared) area->images.count = 1;
-    tn_layer_query query =
-        tn_step_query(run, index, rows, tn_group_rows(run, store, space_of(run, step->inputs[0])), backward);
+    const int first = step->layer->num_inputs > 0 ? step->inputs[0] : step->value;
+    tn_layer_query query = tn_step_query(run, index, rows, tn_group_rows(run, store, space_of(run, first)), backward);
     query.images = &area->images;
     if (step->layer->type->sizes != NULL && !step->layer->type->sizes(&sizes, &query)) return false;
     take_lists(area, run, store, backward, arena);
-    area->state_size = sizes.state;
     area->buffer = tn_arena_take(arena, sizes.buffer);
     area->scratch = tn_arena_take(arena, sizes.scratch);
     return !arena->overflow;
@@ -119,15 +120,35 @@ static tn_rows input_rows(tn_image_area *area, const tn_run *run, const tn_group
 }
 
 /* Whether an image has a row of the first input. */
-static bool image_lives(const tn_image_area *area, const tn_run *run, int64_t i)
+static bool image_lives(const tn_layer_call *call, int64_t i)
 {
-    const int64_t *offsets = area->x[0].offset;
+    const int64_t *offsets = call->x[0].offset;
+    const int value = call->layer->inputs[0];
     if (offsets == NULL) return true;
-    const int value = step_of(area, run)->inputs[0];
-    for (int64_t r = tn_images_begin(&area->images, value, i); r < tn_images_begin(&area->images, value, i + 1); r++) {
+    for (int64_t r = tn_images_begin(call->images, value, i); r < tn_images_begin(call->images, value, i + 1); r++) {
         if (offsets[r] >= 0) return true;
     }
     return false;
+}
+
+/* Finds which rows of the output exist, and marks them in the store. False: all do. */
+static bool find_existing(tn_image_area *area, const tn_run *run, const tn_group *store, const tn_layer_call *call)
+{
+    const int value = step_of(area, run)->value, space = space_of(run, value);
+    bool all = true;
+    for (int j = 0; j < call->layer->num_inputs; j++)
+        all = all && area->x[j].offset == NULL;
+    if (all || area->segment->is_shared) return false;
+    if (call->layer->type->exists != NULL) call->layer->type->exists(area->exists, call);
+    for (int64_t i = 0; i < area->images.count && call->layer->type->exists == NULL; i++) {
+        const bool lives = image_lives(call, i);
+        for (int64_t r = tn_images_begin(call->images, value, i); r < tn_images_begin(call->images, value, i + 1); r++)
+            area->exists[r] = lives ? r : -1;
+    }
+    if (store->alive[space] != NULL) {
+        memcpy(store->alive[space], area->exists, (size_t)call->rows * sizeof *area->exists);
+    }
+    return true;
 }
 
 static tn_rows output_rows(tn_image_area *area, const tn_run *run, const tn_group *store)
@@ -144,23 +165,16 @@ static tn_rows output_rows(tn_image_area *area, const tn_run *run, const tn_grou
     return tn_rows_of(&run->outputs[v->index], area->y_offsets);
 }
 
-/* Rows of images that are not there: zeros in an output, absent for whoever reads a stored value. */
-static void finish_images(tn_image_area *area, const tn_run *run, const tn_group *store, tn_rows y,
-                          const tn_context *context)
+/* Zeros in the rows of y that do not exist. */
+static void clear_absent(const tn_image_area *area, const tn_layer_call *call)
 {
-    const tn_step *step = step_of(area, run);
-    int64_t *alive = store->alive[space_of(run, step->value)];
-    const tn_rows zeros = tn_dense_rows(NULL, context->ops->compute, 0);
-    if (area->x[0].offset == NULL || area->segment->is_shared) return;
-    for (int64_t i = 0; i < area->images.count; i++) {
-        const int64_t begin = tn_images_begin(&area->images, step->value, i);
-        const int64_t end = tn_images_begin(&area->images, step->value, i + 1);
-        const bool lives = image_lives(area, run, i);
-        for (int64_t r = begin; r < end && alive != NULL; r++)
-            alive[r] = lives ? r : -1;
-        if (!lives) {
-            context->ops->copy(context, tn_rows_from(y, begin), zeros, end - begin, step->layer->out_dim);
+    const tn_ops *ops = call->context->ops;
+    for (int64_t r = 0, end; r < call->rows; r = end) {
+        for (end = r + 1; end < call->rows && (area->exists[end] < 0) == (area->exists[r] < 0); end++) {
         }
+        if (area->exists[r] >= 0) continue;
+        ops->copy(call->context, tn_rows_from(call->y, r), tn_dense_rows(NULL, ops->compute, 0), end - r,
+                  call->layer->out_dim);
     }
 }
 
@@ -173,42 +187,36 @@ static tn_layer_call make_call(tn_image_area *area, const tn_run *run, const tn_
     for (int j = 0; j < step->layer->num_inputs; j++)
         area->x[j] = input_rows(area, run, store, j);
     const char *packed = run->pack->data;
-    return (tn_layer_call){.layer = step->layer,
-                           .context = context,
-                           .weights = run->pack->weights + run->pack->first_weight[index],
-                           .packed = packed + run->pack->offset[index],
-                           .packed_backward = packed + run->pack->offset_backward[index],
-                           .rows = tn_group_rows(run, store, space_of(run, step->value)),
-                           .slots = 1,
-                           .images = &area->images,
-                           .x = area->x,
-                           .widths = step->widths,
-                           .buffer = area->buffer,
-                           .attention = {.dtype = TN_F32},
-                           .act = step->act};
+    tn_layer_call call = {.layer = step->layer,
+                          .context = context,
+                          .weights = run->pack->weights + run->pack->first_weight[index],
+                          .packed = packed + run->pack->offset[index],
+                          .packed_backward = packed + run->pack->offset_backward[index],
+                          .rows = tn_group_rows(run, store, space_of(run, step->value)),
+                          .slots = 1,
+                          .images = &area->images,
+                          .x = area->x,
+                          .widths = step->widths,
+                          .buffer = area->buffer,
+                          .attention = {.dtype = TN_F32},
+                          .act = step->act};
+    call.exists = find_existing(area, run, store, &call) ? area->exists : NULL;
+    return call;
 }
 
-void tn_image_forward(tn_image_area *area, const tn_run *run, const tn_group *store, char *state)
+void tn_image_forward(tn_image_area *area, const tn_run *run, const tn_group *store)
 {
     const tn_context context = {.ops = run->pack->ops, .parallel = &run->parallel, .scratch = area->scratch};
     tn_layer_call call = make_call(area, run, store, &context);
-    call.state = state;
     call.y = output_rows(area, run, store);
     call.layer->type->forward(&call);
-    finish_images(area, run, store, call.y, &context);
+    if (call.exists != NULL) clear_absent(area, &call);
 }
 
 void tn_image_mark(tn_image_area *area, const tn_run *run, const tn_group *store)
 {
-    const tn_step *step = step_of(area, run);
-    int64_t *alive = store->alive[space_of(run, step->value)];
-    area->x[0] = input_rows(area, run, store, 0);
-    for (int64_t i = 0; i < area->images.count && alive != NULL; i++) {
-        const bool lives = image_lives(area, run, i);
-        for (int64_t r = tn_images_begin(&area->images, step->value, i);
-             r < tn_images_begin(&area->images, step->value, i + 1); r++)
-            alive[r] = lives ? r : -1;
-    }
+    const tn_context context = {.ops = run->pack->ops, .parallel = &run->parallel, .scratch = area->scratch};
+    (void)make_call(area, run, store, &context);
 }
 
 /* The gradient of the output. */
@@ -264,7 +272,7 @@ static void add_parts(tn_image_area *area, const tn_run *run, const tn_group *st
 }
 
 void tn_image_backward(tn_image_area *area, const tn_run *run, const tn_group *store, const tn_tensor *dx,
-                       const bool *wanted, float *const *gradient, const char *state, bool overwrite)
+                       const bool *wanted, float *const *gradient, bool overwrite)
 {
     const tn_context context = {.ops = run->pack->ops, .parallel = &run->parallel, .scratch = area->scratch};
     tn_layer_call call = make_call(area, run, store, &context);
@@ -272,7 +280,6 @@ void tn_image_backward(tn_image_area *area, const tn_run *run, const tn_group *s
         area->dx[j] = wanted[step_of(area, run)->inputs[j]] ? input_gradient(area, run, store, dx, j)
                                                             : (tn_rows){.dtype = context.ops->compute};
     }
-    call.state = (void *)(uintptr_t)state;
     call.dy = output_gradient(area, run, store);
     call.dx = area->dx;
     call.gradient = gradient;

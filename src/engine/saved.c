@@ -4,24 +4,20 @@
 #include "core/size.h"
 
 /* Bytes that a segment keeps of the store's group. */
-static bool segment_bytes(const tn_run *run, tn_area *area, tn_image_area *images, const tn_group *store,
-                          const tn_segment *segment, size_t *bytes)
+static bool segment_bytes(const tn_run *run, tn_area *area, const tn_group *store, const tn_segment *segment,
+                          size_t *bytes)
 {
     const tn_wanted kept = {.kept = true};
     tn_arena arena = {.base = NULL};
-    if (segment->is_image) {
-        if (!tn_image_plan(images, run, store, segment, true, &arena)) return false;
-        *bytes = tn_align_up(images->state_size, TN_ALIGN);
-        return true;
-    }
+    *bytes = 0;
+    if (segment->is_image) return true;
     const int space = run->graph->values[run->plan->steps[segment->end - 1].value].space;
     const int64_t blocks = tn_area_plan(area, run, segment, tn_group_rows(run, store, space), &kept, &arena);
     return blocks >= 0 && tn_mul_size((size_t)blocks, tn_align_up(area->kept.size, TN_ALIGN), bytes);
 }
 
 /* Adds what the shared values need, or a group. */
-static bool add_group(const tn_run *run, tn_area *area, tn_image_area *images, tn_group *store, bool shared,
-                      size_t *sum)
+static bool add_group(const tn_run *run, tn_area *area, tn_group *store, bool shared, size_t *sum)
 {
     tn_arena stored = {.base = NULL};
     tn_group_take(run, store, shared, &stored);
@@ -29,33 +25,32 @@ static bool add_group(const tn_run *run, tn_area *area, tn_image_area *images, t
     for (int s = 0; s < run->plan->num_segments; s++) {
         size_t bytes;
         if (run->plan->segments[s].is_shared != shared) continue;
-        if (!segment_bytes(run, area, images, store, &run->plan->segments[s], &bytes)) return false;
+        if (!segment_bytes(run, area, store, &run->plan->segments[s], &bytes)) return false;
         if (!tn_add_size(*sum, bytes, sum)) return false;
     }
     return true;
 }
 
-bool tn_saved_size(const tn_run *run, tn_area *area, tn_image_area *images, tn_group *store, size_t *bytes)
+bool tn_saved_size(const tn_run *run, tn_area *area, tn_group *store, size_t *bytes)
 {
     const int64_t count = run->geometry.extents.images;
     size_t sum = TN_ALIGN;
     store->first_image = 0;
     tn_group_end_group(run, store);
-    bool fits = add_group(run, area, images, store, true, &sum);
+    bool fits = add_group(run, area, store, true, &sum);
     for (store->first_image = 0; store->first_image < count && fits; store->first_image = store->end_image) {
         tn_group_end_group(run, store);
-        fits = add_group(run, area, images, store, false, &sum);
+        fits = add_group(run, area, store, false, &sum);
     }
     store->first_image = store->end_image = 0;
     *bytes = sum;
     return fits;
 }
 
-tenon_status tn_saved_check(const tn_run *run, tn_area *area, tn_image_area *images, tn_group *store,
-                            tenon_error *error)
+tenon_status tn_saved_check(const tn_run *run, tn_area *area, tn_group *store, tenon_error *error)
 {
     size_t needed;
-    if (!tn_saved_size(run, area, images, store, &needed)) {
+    if (!tn_saved_size(run, area, store, &needed)) {
         return tn_fail(error, TENON_INVALID, "what backward needs of this call does not fit 64 bits");
     }
     if (run->saved_size >= needed) return TENON_OK;

@@ -4,14 +4,13 @@
 #ifndef TN_ENGINE_SAVED_H
 #define TN_ENGINE_SAVED_H
 
-#include "engine/image.h"
+#include "engine/segment.h"
 
-/* Bytes for this call, room for alignment included; false when they do not fit. Areas and store are used, and left at
- * no group. */
-bool tn_saved_size(const tn_run *run, tn_area *area, tn_image_area *images, tn_group *store, size_t *bytes);
+/* Bytes for this call, room for alignment included; false when they do not fit. Area and store are used, and left at no
+ * group. */
+bool tn_saved_size(const tn_run *run, tn_area *area, tn_group *store, size_t *bytes);
 
 /* That the call's saved has as many. */
-tenon_status tn_saved_check(const tn_run *run, tn_area *area, tn_image_area *images, tn_group *store,
-                            tenon_error *error);
+tenon_status tn_saved_check(const tn_run *run, tn_area *area, tn_group *store, tenon_error *error);
 
 #endif

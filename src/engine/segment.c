@@ -5,7 +5,7 @@
 #include <string.h>
 
 enum { most_map_rows = 1 << 17 }; /* bounds the row arrays where windows are large */
-static const size_t most_stored = (size_t)32 << 20, most_live = (size_t)64 << 20;
+static const size_t most_live = (size_t)64 << 20;
 
 void tn_area_open(tn_area *area, const tn_run *run, tn_arena *arena)
 {
@@ -88,6 +88,7 @@ static size_t stored_bytes(const tn_run *run, int64_t image)
 void tn_group_end_group(const tn_run *run, tn_group *store)
 {
     const int64_t images = run->geometry.extents.images, most = store->first_image + TN_MOST_GROUP;
+    const size_t most_stored = run->pack->ops->group_bytes;
     size_t sum = 0;
     store->end_image = images;
     if (!run->plan->groups || store->first_image == images) return;

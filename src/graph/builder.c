@@ -94,7 +94,7 @@ static int add_value(tenon_builder *builder, int space, int64_t width)
     tn_graph *graph = builder->graph;
     tn_value *value = grow(builder, &graph->values, &graph->num_values, sizeof *value);
     if (value == NULL) return -1;
-    *value = (tn_value){.space = space, .width = width, .input = -1, .parameter = -1, .layer = -1, .output = -1};
+    *value = (tn_value){.space = space, .width = width, .input = -1, .layer = -1, .output = -1};
     return builder->last = graph->num_values - 1;
 }
 
@@ -256,16 +256,15 @@ int tenon_integers(tenon_builder *builder, const char *name, int64_t columns)
 /* ---- layers ---- */
 
 /* The inputs of a layer, checked and counted, in an array of its own; NULL after an error. */
-static int *take_inputs(tenon_builder *builder, const tn_append *append)
+static int *take_inputs(tenon_builder *builder, const tn_append *append, int count)
 {
     const int from = builder->from >= 0 ? builder->from : builder->last;
-    const int count = append->num_inputs > 0 ? append->num_inputs : 1;
     const int *given = append->num_inputs > 0 ? append->inputs : &from;
     builder->from = -1;
     for (int i = 0; i < count; i++) {
         if (!check_value(builder, given[i])) return NULL;
     }
-    int *inputs = calloc((size_t)count, sizeof *inputs);
+    int *inputs = calloc((size_t)count + 1, sizeof *inputs);
     if (inputs == NULL) {
         out_of_memory(builder);
         return NULL;
@@ -285,10 +284,11 @@ static tn_layer *fill_layer(tenon_builder *builder, tn_layer *layer, const tn_ap
     layer->first_parameter = graph->num_parameters;
     layer->name = copy_text(builder, append->name);
     if (append->own_size > 0 && (layer->own = calloc(1, append->own_size)) == NULL) out_of_memory(builder);
-    layer->inputs = take_inputs(builder, append);
+    const int count = append->num_inputs == 0 ? 1 : append->num_inputs < 0 ? 0 : append->num_inputs;
+    layer->inputs = take_inputs(builder, append, count);
     if (tn_builder_failed(builder)) return NULL;
-    layer->num_inputs = append->num_inputs > 0 ? append->num_inputs : 1;
-    layer->in_dim = layer->out_dim = graph->values[layer->inputs[0]].width;
+    layer->num_inputs = count;
+    if (count > 0) layer->in_dim = layer->out_dim = graph->values[layer->inputs[0]].width;
     return layer;
 }
 
@@ -384,6 +384,17 @@ int tn_builder_windows(tenon_builder *builder, int parent, int64_t side, const c
         if (same_windows(&builder->graph->spaces[i], &space)) return i;
     }
     return add_space(builder, &space);
+}
+
+int tn_builder_shared(tenon_builder *builder, int64_t rows)
+{
+    if (tn_builder_failed(builder)) return -1;
+    for (int i = 0; i < builder->graph->num_spaces; i++) {
+        const tn_space *space = &builder->graph->spaces[i];
+        if (space->kind == TN_SPACE_SHARED && space->rows == rows) return i;
+    }
+    return add_space(builder,
+                     &(tn_space){.kind = TN_SPACE_SHARED, .parent = -1, .layer = -1, .integers = -1, .rows = rows});
 }
 
 int tn_builder_layer_space(tenon_builder *builder, const tn_layer *layer)

@@ -5,12 +5,14 @@
 
 #include "graph/layer.h"
 
+enum { TN_NO_INPUTS = -1 };
+
 /* A layer being appended: what it reads and what it makes. */
 typedef struct tn_append {
     const tn_layer_type *type;
     const char *name;  /* NULL is an error of the caller, with a sentence */
     size_t own_size;   /* bytes of the private struct, which comes zeroed; 0: none */
-    int num_inputs;    /* 0: one, the value chosen by tenon_from or the value before */
+    int num_inputs;    /* 0: one, the value chosen by tenon_from or the value before; or TN_NO_INPUTS */
     const int *inputs; /* [num_inputs] */
 } tn_append;
 
@@ -36,6 +38,9 @@ void tn_builder_parameter(tenon_builder *builder, const char *suffix, const tn_p
 
 /* The space of windows by this rule over `parent`: the one there is, or a new one. Checks the rule; -1: an error. */
 int tn_builder_windows(tenon_builder *builder, int parent, int64_t side, const char *ragged, bool is_pool);
+
+/* The space of `rows` rows that are made of parameters alone: the one there is, or a new one. */
+int tn_builder_shared(tenon_builder *builder, int64_t rows);
 
 /* A new space of the layer appended last, whose type has a shape function. */
 int tn_builder_layer_space(tenon_builder *builder, const tn_layer *layer);

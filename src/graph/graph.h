@@ -50,7 +50,7 @@ typedef struct tn_window_rule {
 
 typedef enum tn_space_kind {
     TN_SPACE_INPUT,   /* the rows of an input, without its prefix tokens */
-    TN_SPACE_SHARED,  /* the rows of a parameter: one copy for all images */
+    TN_SPACE_SHARED,  /* rows made of parameters alone: one copy for all images */
     TN_SPACE_WINDOWS, /* windows that tile the grid of the parent space */
     TN_SPACE_MAP,     /* a row for each row of a map that the call brings */
     TN_SPACE_LAYER    /* what the layer's shape function says */
@@ -66,11 +66,11 @@ typedef struct tn_space {
     tn_window_rule windows; /* TN_SPACE_WINDOWS */
 } tn_space;
 
-/* A matrix for each image. Exactly one of input, parameter and layer is not -1: where it comes from. */
+/* A matrix for each image. Exactly one of input and layer is not -1: where it comes from. */
 typedef struct tn_value {
     int space;
     int64_t width; /* 0 while widths are unknown */
-    int input, parameter, layer;
+    int input, layer;
     int readers; /* layers that read it, each input counted */
     int output;  /* the output that it is; -1: none */
 } tn_value;
@@ -103,7 +103,7 @@ typedef struct tn_layer {
     int num_inputs;
     const int *inputs;       /* [num_inputs] value numbers */
     int output;              /* the value it makes */
-    int64_t in_dim, out_dim; /* widths of the first input and of the output; 0 while unknown */
+    int64_t in_dim, out_dim; /* widths of the first input (0: none) and of the output; 0 while unknown */
     int first_parameter, num_parameters;
 } tn_layer;
 

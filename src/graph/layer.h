@@ -75,6 +75,7 @@ typedef struct tn_layer_call {
     tn_act act;             /* forward: applied to the result; only where the type says fuses_activation */
     tn_rows dy;             /* backward: [rows, out_dim], before any activation fused into forward */
     const tn_rows *dx;      /* backward: [num_inputs], rows as in x; overwritten; data NULL: not wanted */
+    const int64_t *exists;  /* backward, image reach: [rows] -1: the row of the output does not exist; NULL: all do */
     float *const *gradient; /* backward: [num_parameters] dense f32; NULL: frozen */
     bool overwrite;         /* backward: the parameters' gradients are overwritten, not added to */
 } tn_layer_call;
@@ -156,6 +157,9 @@ struct tn_layer_type {
      * the output's space is another's. */
     tenon_status (*shape)(tn_shape *out, const tn_layer *layer, const tn_graph *graph, const tn_shape *shapes,
                           tenon_error *error);
+    /* Image reach: which rows of the output exist, alive [rows]: r, or -1. Of the call there are `images` and the
+     * offsets of x. NULL: those of images that have a row of the first input. */
+    void (*exists)(int64_t *alive, const tn_layer_call *call);
     bool needs_grid; /* the shape of its first input is a grid, not a count alone */
 
     /* What the planner may ask. The function of an activation layer. NULL: it is none. */

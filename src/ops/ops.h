@@ -116,10 +116,29 @@ typedef struct tn_norm {
     const void *weight, *bias; /* NULL: ones, zeros */
 } tn_norm;
 
+/* The queries and keys of an image: rows of q, of k and v, and of y. */
+typedef struct tn_attention_image {
+    int64_t queries, first_query;
+    int64_t keys, first_key;
+    int64_t first_row; /* of y, dy and dq */
+} tn_attention_image;
+
+/* Attention of images' queries over their keys. Head h of a query reads key head h / (heads / key_heads). q is
+ * [rows, heads * key_dim], k [rows, key_heads * key_dim], v [rows, key_heads * value_dim], y [rows, heads * value_dim].
+ */
+typedef struct tn_attention {
+    int64_t images;
+    const tn_attention_image *image; /* [images] */
+    int64_t heads, key_heads, key_dim, value_dim;
+    int64_t most_queries, most_keys; /* of any image */
+    double scale;
+} tn_attention;
+
 struct tn_ops {
     const char *name;   /* the level: "baseline", "avx2", "avx512", ... */
     tn_dtype compute;   /* dtype of intermediates and packed biases */
     int64_t block_rows; /* rows that a block of tokens should have at most */
+    size_t group_bytes; /* bytes of stored values that a group of images should have at most */
 
     /* Bytes of a packed map; false when they do not fit size_t. Packed data is aligned to TN_ALIGN; groups follow each
      * other, so that some of them in a row are a packed map too. */
@@ -160,6 +179,12 @@ struct tn_ops {
     void (*window_pool)(const tn_context *context, const tn_window_pool *pool, const tn_window_pool_call *call);
     void (*window_pool_backward)(const tn_context *context, const tn_window_pool *pool,
                                  const tn_window_pool_call *call);
+
+    /* For query i and head h of each image: a = softmax over the image's present keys j of scale * dot(q[i, h],
+     * k[j, g]); y[i, h] = sum_j a_j v[j, g]. A key is present where its rows of k and v are. Where an image has none, y
+     * is zero; rows of y whose query is absent are left alone. Absent rows decide nothing. */
+    size_t (*attention_scratch)(const tn_attention *how, bool backward, int workers);
+    void (*attention)(const tn_context *context, tn_rows y, tn_rows q, tn_rows k, tn_rows v, const tn_attention *how);
 
     /* y[r, :] = x[r, :], widened or rounded. x.data NULL: zeros. */
     void (*copy)(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t width);
@@ -225,6 +250,11 @@ struct tn_ops {
     void (*window_attend_backward)(const tn_context *context, tn_rows dq, tn_rows dscores, tn_rows y, tn_rows weights,
                                    tn_rows dy, tn_rows x, tn_rows q, double scale, int64_t rows, int64_t slots,
                                    int64_t heads, int64_t width);
+
+    /* Gradients of attention, data NULL: not wanted: dq at the rows of y; dk and dv of the present keys. dy is read
+     * where the query is present. */
+    void (*attention_backward)(const tn_context *context, tn_rows dq, tn_rows dk, tn_rows dv, tn_rows dy, tn_rows q,
+                               tn_rows k, tn_rows v, const tn_attention *how);
 
     /* dx[r slots + j, :] = dmean[r, :] / count + sum_h (a_hj dy[r, h] + ds_hj q[r, h]) for the present slots j of row
      * r, `count` of them. All but dx are of the compute dtype, step 1. */
