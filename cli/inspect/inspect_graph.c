@@ -78,7 +78,7 @@ static void name_space(char text[256], const json_t *graph, size_t index)
         add(text, "%s, %s", tn_name_text(input_in(graph, index)),
             strcmp(word(space, "order"), "blocks") ? "row by row" : "block by block");
     else if (!strcmp(kind, "shared"))
-        add(text, "%" JSON_INTEGER_FORMAT " rows of a parameter, the same for all images", number(space, "rows"));
+        add(text, "%" JSON_INTEGER_FORMAT " rows made of parameters, the same for all images", number(space, "rows"));
     else if (!strcmp(kind, "windows"))
         add(text,
             "windows of %" JSON_INTEGER_FORMAT "x%" JSON_INTEGER_FORMAT " over space %" JSON_INTEGER_FORMAT
@@ -124,9 +124,7 @@ static void name_value(char text[256], const json_t *graph, size_t index)
     const json_t *value = item(graph, "values", index), *layer = layer_of(graph, value);
     text[0] = '\0';
     if (layer == NULL) {
-        const bool is_input = json_object_get(value, "input") != NULL;
-        add(text, "%s %s", is_input ? "input" : "parameter",
-            tn_name_text(word(value, is_input ? "input" : "parameter")));
+        add(text, "input %s", tn_name_text(word(value, "input")));
         return;
     }
     add(text, "%s", word(layer, "type"));
@@ -141,7 +139,7 @@ static void name_inputs(char text[256], const json_t *layer)
     size_t index;
     const json_t *value;
     text[0] = '\0';
-    if (layer) add(text, "%s of ", word(layer, "reach"));
+    if (layer && json_array_size(json_object_get(layer, "inputs")) > 0) add(text, "%s of ", word(layer, "reach"));
     json_array_foreach(json_object_get(layer, "inputs"), index, value)
         add(text, "%s%" JSON_INTEGER_FORMAT, index ? ", " : "", json_integer_value(value));
 }

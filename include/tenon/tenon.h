@@ -616,11 +616,12 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_layer(const tenon_adapter 
  *                      "initial": {"rule": "kaiming_uniform", "fan_in": 1152}, "decays": true}, ...]}
  *
  * Values, layers and spaces are numbered from 0 and refer to each other by number; what is read was made before. A
- * space is what the rows of a value are. Other kinds: "shared" ("rows" of a parameter), "map" ("parent", "integers": a
- * row for each row of this tensor), "layer" ("parent", "layer": the rows that this layer makes). `is_pool`: a call's
- * pool_window replaces the side. A value is an input, a parameter or the result of a layer. Initial rules:
- * "kaiming_uniform" (a = sqrt(5)) and "uniform" (within 1 / sqrt(fan_in)) as torch.nn.Linear draws weight and bias,
- * "constant" ("value") and "normal" ("std"). "decays": weight decay applies by default. */
+ * space is what the rows of a value are. Other kinds: "shared" ("rows" made of parameters alone), "map" ("parent",
+ * "integers": a row for each row of this tensor), "layer" ("parent", "layer": the rows that this layer makes).
+ * `is_pool`: a call's pool_window replaces the side. A value is an input or the result of a layer; the layer
+ * "parameter" reads no value. Initial rules: "kaiming_uniform" (a = sqrt(5)) and "uniform" (within 1 / sqrt(fan_in)) as
+ * torch.nn.Linear draws weight and bias, "constant" ("value") and "normal" ("std"). "decays": weight decay applies by
+ * default. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_graph_json(const tenon_adapter *adapter, char *json,
                                                                  size_t capacity, size_t *length, tenon_error *error);
 

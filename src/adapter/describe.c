@@ -83,7 +83,6 @@ static bool describe_value(writer *w, const tn_graph *graph, int index)
     put(w, "space", json_integer(value->space));
     put(w, "width", json_integer(value->width));
     if (value->input >= 0) put(w, "input", json_string(graph->inputs[value->input].name));
-    if (value->parameter >= 0) put(w, "parameter", json_string(graph->parameters[value->parameter].name));
     if (value->layer >= 0) put(w, "layer", json_integer(value->layer));
     return true;
 }

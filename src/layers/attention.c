@@ -78,6 +78,13 @@ int tenon_attention(tenon_builder *builder, int queries, int keys, int values, i
     return tn_builder_finish_in(builder, layer, tn_builder_layer_space(builder, layer));
 }
 
+static void describe(const tn_settings *settings, const tn_layer *layer)
+{
+    const image_attention *own = layer->own;
+    tn_settings_int(settings, "heads", own->heads);
+    tn_settings_int(settings, "key_heads", own->key_heads);
+}
+
 static tenon_status shape(tn_shape *out, const tn_layer *layer, const tn_graph *graph, const tn_shape *shapes,
                           tenon_error *error)
 {
@@ -200,6 +207,7 @@ static double flops(const tn_layer *layer, double rows, double inputs)
 const tn_layer_type tn_attention_type = {
     .name = "attention",
     .reach = TN_REACH_IMAGE,
+    .describe = describe,
     .sizes = sizes,
     .forward = forward,
     .backward = backward,
