@@ -71,6 +71,7 @@ void tn_fields_of_json(tenon_error *error)
 {
     field found;
     for (char *at = strchr(error->message, '`'); at && find_field(at, &found); at = strchr(at + found.length, '`'))
-        if (strcmp(found.name, "prefix") != 0 && strcmp(found.name, "config") != 0 && strcmp(found.name, "rename") != 0)
+        if (strcmp(found.name, "prefix") != 0 && strcmp(found.name, "config") != 0 &&
+            strcmp(found.name, "rename") != 0 && strcmp(found.name, "family") != 0)
             at[0] = at[found.length - 1] = '\'';
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Opening the MODEL of a subcommand: a file or folder, --prefix, --rename, --config. */
+/* Opening the MODEL of a subcommand: a file or folder, --prefix, --rename, --config, --family. */
 #ifndef TN_CLI_MODEL_H
 #define TN_CLI_MODEL_H
 
@@ -9,6 +9,7 @@
 typedef struct tn_model_settings {
     const char *prefix;
     const char *config; /* a JSON file, or the JSON itself */
+    const char *family;
     tn_mapping rename;
 } tn_model_settings;
 
@@ -32,6 +33,14 @@ typedef struct tn_model_settings {
             "the "                                                                                                     \
             "connector; in_dim, out_dim and hidden_dim are found from the tensors",                                    \
             "--config '{\"type\": \"mlp_2layer\"}'"                                                                    \
+    }
+
+#define TN_MODEL_OPTION_FAMILY(s)                                                                                      \
+    {                                                                                                                  \
+        "family", 0, TN_STRING, "NAME", NULL, 0, offsetof(s, model.family),                                            \
+            "family of the public model whose folder MODEL is, where its config.json does not tell it; `tenon "        \
+            "families` lists them",                                                                                    \
+            "--family llava"                                                                                           \
     }
 
 /* Opens the connector. On success the caller owns *adapter; *found (may be NULL) says what was used. */

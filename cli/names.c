@@ -214,7 +214,8 @@ void tn_names_free(tn_names *names)
 static bool takes(use what, const char *file)
 {
     if (what == READ_MODEL)
-        return tn_paths_has_suffix(file, ".safetensors") || tn_paths_has_suffix(file, ".index.json");
+        return tn_paths_has_suffix(file, ".safetensors") || tn_paths_has_suffix(file, ".index.json") ||
+               !strcmp(file, "config.json");
     return tn_paths_is_shard_name(file);
 }
 

@@ -53,6 +53,7 @@ static const tn_option options[] = {
     TN_MODEL_OPTION_PREFIX(settings),
     TN_MODEL_OPTION_RENAME(settings),
     TN_MODEL_OPTION_CONFIG(settings),
+    TN_MODEL_OPTION_FAMILY(settings),
     TN_OPTION_JSON(settings),
     {.name = NULL}};
 

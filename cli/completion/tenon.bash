@@ -55,7 +55,8 @@ _tenon_inspect() {
         --out-dim) ;;
         --prefix) ;;
         --rename) ;;
-        *) _tenon_options "--window --grid --in-dim --out-dim --prefix --rename --config --all --dot --json --help" ;;
+        --family) ;;
+        *) _tenon_options "--window --grid --in-dim --out-dim --prefix --rename --config --family --all --dot --json --help" ;;
     esac
 }
 
@@ -74,9 +75,10 @@ _tenon_run() {
         --prefix-tokens) ;;
         --prefix) ;;
         --rename) ;;
+        --family) ;;
         --tensor) ;;
         --threads) ;;
-        *) _tenon_options "--output --window --grid --prefix-tokens --frame-mask --patch-mask --attention --dtype --prefix --rename --config --tensor --npy-bf16 --threads --cpu --device --check-finite --force --json --help" ;;
+        *) _tenon_options "--output --window --grid --prefix-tokens --frame-mask --patch-mask --attention --dtype --prefix --rename --config --family --tensor --npy-bf16 --threads --cpu --device --check-finite --force --json --help" ;;
     esac
 }
 
@@ -112,10 +114,11 @@ _tenon_fit() {
         --grid) ;;
         --prefix) ;;
         --rename) ;;
+        --family) ;;
         --tensor) ;;
         --target-tensor) ;;
         --threads) ;;
-        *) _tenon_options "--model --features --targets --output --loss --steps --epochs --batch --accumulate --lr --warmup --min-lr --weight-decay --decay-biases --beta1 --beta2 --eps --clip --freeze --no-master --save-activations --seed --val-fraction --patience --checkpoint --every --resume --skip-nonfinite --log --window --grid --prefix --rename --config --tensor --target-tensor --npy-bf16 --threads --cpu --json --help" ;;
+        *) _tenon_options "--model --features --targets --output --loss --steps --epochs --batch --accumulate --lr --warmup --min-lr --weight-decay --decay-biases --beta1 --beta2 --eps --clip --freeze --no-master --save-activations --seed --val-fraction --patience --checkpoint --every --resume --skip-nonfinite --log --window --grid --prefix --rename --config --family --tensor --target-tensor --npy-bf16 --threads --cpu --json --help" ;;
     esac
 }
 
@@ -124,6 +127,12 @@ _tenon_compare() {
         --tol) ;;
         --tensor) ;;
         *) _tenon_options "--tol --tensor --equal-nan --npy-bf16 --json --help" ;;
+    esac
+}
+
+_tenon_families() {
+    case "$previous" in
+        *) _tenon_options "--json --help" ;;
     esac
 }
 
@@ -140,7 +149,8 @@ _tenon_bench() {
         --repeat) ;;
         --prefix) ;;
         --rename) ;;
-        *) _tenon_options "--tokens --batch --dtype --threads --window --grid --repeat --cpu --prefix --rename --config --json --help" ;;
+        --family) ;;
+        *) _tenon_options "--tokens --batch --dtype --threads --window --grid --repeat --cpu --prefix --rename --config --family --json --help" ;;
     esac
 }
 
@@ -148,17 +158,18 @@ _tenon() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        _tenon_words "tokens init inspect run fit compare bench help --version"
+        _tenon_words "tokens init inspect run fit compare families bench help --version"
         return
     fi
     case "${COMP_WORDS[1]}" in
-        help) _tenon_words "tokens init inspect run fit compare bench" ;;
+        help) _tenon_words "tokens init inspect run fit compare families bench" ;;
         tokens) _tenon_tokens ;;
         init) _tenon_init ;;
         inspect) _tenon_inspect ;;
         run) _tenon_run ;;
         fit) _tenon_fit ;;
         compare) _tenon_compare ;;
+        families) _tenon_families ;;
         bench) _tenon_bench ;;
     esac
 }

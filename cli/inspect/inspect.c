@@ -41,6 +41,7 @@ static const tn_option options[] = {
     TN_MODEL_OPTION_PREFIX(settings),
     TN_MODEL_OPTION_RENAME(settings),
     TN_MODEL_OPTION_CONFIG(settings),
+    TN_MODEL_OPTION_FAMILY(settings),
     {"all", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, all), "list every tensor of the file", "--all"},
     {"dot", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, dot), "write the graph alone, for Graphviz", "--dot"},
     TN_OPTION_JSON(settings),
@@ -152,11 +153,14 @@ static void print_text(const char *path, const tenon_file *file, const tenon_ada
            tenon_adapter_in_dim(adapter), tenon_adapter_out_dim(adapter));
     printf("config      ");
     tn_print_safely(stdout, text ? text : "-");
-    printf("\nparameters  %s, %.0f bytes (%s)\n", tn_count_text(sum.elements), sum.bytes, tn_bytes_text(sum.bytes));
+    printf("\n");
+    tn_family_text(adapter);
+    printf("parameters  %s, %.0f bytes (%s)\n", tn_count_text(sum.elements), sum.bytes, tn_bytes_text(sum.bytes));
     if (found->used_prefix[0]) printf("prefix      %s\n", tn_name_text(found->used_prefix));
     if (found->num_unused)
         printf("tensors     %" PRId64 " used, %" PRId64 " others in the file\n", found->num_used, found->num_unused);
     tn_print_absent_shards(file);
+    tn_family_sources_text(file, adapter);
     tn_graph_text(graph, adapter);
     print_grids(rows, count);
     free(text);
@@ -211,14 +215,16 @@ static int print_as_json(const char *path, const tenon_file *file, const tenon_a
     json_t *grids = json_array();
     for (size_t i = 0; i < count; i++)
         json_array_append_new(grids, grid_as_json(&rows[i]));
-    return tn_print_json(json_pack(
-        "{s:o, s:s, s:I, s:I, s:o, s:I, s:I, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "file", tn_json_text(path),
-        "type", tenon_config_type(tenon_adapter_config(adapter)), "in_dim", (json_int_t)tenon_adapter_in_dim(adapter),
-        "out_dim", (json_int_t)tenon_adapter_out_dim(adapter), "config", tn_json_config(tenon_adapter_config(adapter)),
-        "parameters", (json_int_t)sum.elements, "bytes", (json_int_t)sum.bytes, "prefix",
-        tn_json_text(found->used_prefix), "tensors_used", (json_int_t)found->num_used, "tensors_unused",
-        (json_int_t)found->num_unused, "absent_shards", tn_absent_shards(file), "layers", layers_as_json(adapter),
-        "tensors", parameters_as_json(adapter), "graph", tn_graph_json(adapter), "grids", grids));
+    return tn_print_json(tn_json_joined(
+        json_pack("{s:o, s:s, s:I, s:I, s:o, s:I, s:I, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "file",
+                  tn_json_text(path), "type", tenon_config_type(tenon_adapter_config(adapter)), "in_dim",
+                  (json_int_t)tenon_adapter_in_dim(adapter), "out_dim", (json_int_t)tenon_adapter_out_dim(adapter),
+                  "config", tn_json_config(tenon_adapter_config(adapter)), "parameters", (json_int_t)sum.elements,
+                  "bytes", (json_int_t)sum.bytes, "prefix", tn_json_text(found->used_prefix), "tensors_used",
+                  (json_int_t)found->num_used, "tensors_unused", (json_int_t)found->num_unused, "absent_shards",
+                  tn_absent_shards(file), "layers", layers_as_json(adapter), "tensors", parameters_as_json(adapter),
+                  "graph", tn_graph_json(adapter), "grids", grids),
+        tn_family_json(file, adapter)));
 }
 
 /* --in-dim and --out-dim: does it fit between two models? */

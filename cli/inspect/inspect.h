@@ -76,4 +76,15 @@ json_t *tn_absent_shards(const tenon_file *file);
 /* A line for each of them. */
 void tn_print_absent_shards(const tenon_file *file);
 
+/* ---- inspect_family.c: the public model that a connector is of; nothing where it is of none ---- */
+
+/* The family, and a line for each input: what the encoder must deliver. */
+void tn_family_text(const tenon_adapter *adapter);
+
+/* The tensor and the file that each parameter is in. */
+void tn_family_sources_text(const tenon_file *file, const tenon_adapter *adapter);
+
+/* {"family": "llava", "inputs": {"features": "..."}, "sources": {"linear_1.weight": {"tensor": ..., "file": ...}}} */
+json_t *tn_family_json(const tenon_file *file, const tenon_adapter *adapter);
+
 #endif

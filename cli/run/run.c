@@ -73,6 +73,7 @@ static const tn_option options[] = {
     TN_MODEL_OPTION_PREFIX(settings),
     TN_MODEL_OPTION_RENAME(settings),
     TN_MODEL_OPTION_CONFIG(settings),
+    TN_MODEL_OPTION_FAMILY(settings),
     {"tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(settings, tensor),
      "name of the tensor in .safetensors features; default the only floating-point tensor", "--tensor image_features"},
     {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, npy_bfloat16), "read uint16 npy features as bfloat16",

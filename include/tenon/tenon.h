@@ -411,6 +411,7 @@ typedef struct tenon_parameter {
     int ndim;
     const int64_t *shape; /* [ndim] */
     const void *data;
+    const char *source; /* the name of the tensor that it was read from; NULL: it was not read from a file */
 } tenon_parameter;
 
 TENON_API void tenon_parameter_init(tenon_parameter *parameter);
@@ -459,6 +460,8 @@ typedef struct tenon_load_options {
     int64_t num_unused;               /* out: the file's other tensors */
     const tenon_rename *rename; /* [num_rename], applied before names are matched, to each the longest; borrowed */
     int64_t num_rename;
+    const char *family; /* tenon_adapter_open: the family of the model, see tenon_list_families; NULL: as its
+                           config.json says */
 } tenon_load_options;
 
 TENON_API void tenon_load_options_init(tenon_load_options *options);
@@ -472,10 +475,29 @@ TENON_API void tenon_load_options_init(tenon_load_options *options);
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_load(tenon_adapter *adapter, const char *path,
                                                            tenon_load_options *options, tenon_error *error);
 
-/* Builds the adapter that the file, or options->config_json, describes and loads it. The caller owns *adapter on
- * success. `options` may be NULL. */
+/* Builds the adapter that the file, or options->config_json, describes and loads it: one of tenon's own files, or a
+ * public model in Hugging Face's format (a folder with config.json, or a file or index beside one), of which the
+ * connector's tensors alone are read. options->config_json may be such a model's config too. The caller owns *adapter
+ * on success. `options` may be NULL. TENON_NOT_FOUND: nothing describes it, or a model of no known family.
+ * TENON_MISMATCH: tensors are missing or misshapen, or config and tensors contradict each other. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_open(const char *path, tenon_load_options *options,
                                                            tenon_adapter **adapter, tenon_error *error);
+
+/* Families of public models whose folders tenon_adapter_open takes. Copies up to `capacity` names into `names` and
+ * returns how many there are; the strings are static. */
+TENON_API size_t tenon_list_families(const char **names, size_t capacity);
+
+/* The connector type of a family, and the `index`th of the model_type values of config.json that it stands for; NULL:
+ * there is no such family, or no such number. Static strings. */
+TENON_API const char *tenon_family_connector(const char *family);
+TENON_API const char *tenon_family_model_type(const char *family, size_t index);
+
+/* The family of the public model that the adapter was opened from, a static string; NULL: it was not opened from one.
+ */
+TENON_API const char *tenon_adapter_family(const tenon_adapter *adapter);
+
+/* What the encoder of that model must deliver: a line "input: sentence" for each input. NULL: as above. */
+TENON_API const char *tenon_adapter_feeding(const tenon_adapter *adapter);
 
 /* The same for tensors [count] that no file of section 9 holds, such as those of a PyTorch checkpoint: builds the
  * adapter that options->config_json describes, without parameters, and tells which tensor each of these is:
@@ -691,6 +713,7 @@ struct tenon_file_tensor {
     const int64_t *shape;
     const char *absent_shard; /* the shard that holds it, where an index names one that was not downloaded; then only
                                  the name is known: ndim is 0, `stored` "". NULL: the tensor is there */
+    const char *path;         /* the file that holds it: the shard of an index. NULL where that is absent */
 };
 
 TENON_API void tenon_file_tensor_init(tenon_file_tensor *tensor);

@@ -128,6 +128,23 @@ static PyObject *get_config(PyObject *self, void *unused)
     return tnpy_config_to_python(tenon_adapter_config(((tnpy_adapter *)self)->handle));
 }
 
+static PyObject *optional_text(const char *text)
+{
+    return text != NULL ? PyUnicode_FromString(text) : Py_NewRef(Py_None);
+}
+
+static PyObject *get_family(PyObject *self, void *unused)
+{
+    (void)unused;
+    return optional_text(tenon_adapter_family(((tnpy_adapter *)self)->handle));
+}
+
+static PyObject *get_feeding(PyObject *self, void *unused)
+{
+    (void)unused;
+    return optional_text(tenon_adapter_feeding(((tnpy_adapter *)self)->handle));
+}
+
 static PyObject *get_in_dim(PyObject *self, void *unused)
 {
     (void)unused;
@@ -263,6 +280,8 @@ bool tnpy_adapter_setup(PyObject *module)
 {
     static PyGetSetDef members[] = {
         {"config_json", get_config, NULL, "The config as JSON, with what the builder read.", NULL},
+        {"family", get_family, NULL, "The family of the public model that it was opened from, or None.", NULL},
+        {"feeding", get_feeding, NULL, "What that model's encoder must deliver, a line for each input, or None.", NULL},
         {"in_dim", get_in_dim, NULL, "Width of a patch.", NULL},
         {"out_dim", get_out_dim, NULL, "Width of a token.", NULL},
         {"cpu", get_cpu, NULL, "The CPU level it is prepared for; None when it is not prepared.", NULL},

@@ -50,6 +50,7 @@ def load(
     out_dim: int | None = None,
     prefix: str | None = None,
     rename: Mapping[str, str] | None = None,
+    family: str | None = None,
 ) -> Adapter:
     """The adapter in a checkpoint of any form, found as :func:`tenon.load` finds it.
 
@@ -61,7 +62,9 @@ def load(
     path = pathlib.Path(path)
     checkpoint = _open(path)
     if checkpoint is None:
-        return load_safetensors(path, config, in_dim, out_dim, prefix, rename)
+        return load_safetensors(path, config, in_dim, out_dim, prefix, rename, family)
+    if family is not None:
+        raise ValueError(f"{shown(path)} is no safetensors file or folder; `family` applies to those alone")
     if config is None:
         raise TypeError(f"{shown(path)} does not describe itself; give a config")
     text = config_text(config, in_dim, out_dim)

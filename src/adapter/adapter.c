@@ -65,6 +65,7 @@ void tenon_adapter_free(tenon_adapter *adapter)
     tn_plan_free(&adapter->plan);
     tn_plan_free(&adapter->train_plan);
     tn_graph_free(adapter->graph);
+    free(adapter->feeding);
     free(adapter);
 }
 
@@ -81,6 +82,16 @@ int64_t tenon_adapter_in_dim(const tenon_adapter *adapter)
 int64_t tenon_adapter_out_dim(const tenon_adapter *adapter)
 {
     return adapter->out_dim;
+}
+
+const char *tenon_adapter_family(const tenon_adapter *adapter)
+{
+    return adapter->family != NULL ? adapter->family->name : NULL;
+}
+
+const char *tenon_adapter_feeding(const tenon_adapter *adapter)
+{
+    return adapter->feeding;
 }
 
 tenon_status tenon_adapter_output_num_tokens(const tenon_adapter *adapter, const tenon_call *call,

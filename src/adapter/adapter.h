@@ -13,6 +13,7 @@
 #include "core/mutex.h"
 #include "core/parallel.h"
 #include "engine/forward.h"
+#include "families/family.h"
 
 /* Metadata keys of an adapter file, and the version this library writes and reads. */
 #define TN_METADATA_FORMAT "tenon.format"
@@ -24,12 +25,15 @@ typedef struct tn_parameter {
     tn_dtype dtype;
     void *data;   /* NULL: no storage */
     size_t bytes; /* of owned data; 0: borrowed */
+    char *source; /* the name of the tensor that it was read from, owned; NULL: it was not */
 } tn_parameter;
 
 struct tenon_adapter {
     tenon_allocator allocator;
     tenon_config *config;
     int64_t in_dim, out_dim;
+    const tn_family *family; /* of the model that it was opened from, or NULL */
+    char *feeding;           /* what its inputs must be, or NULL */
     tn_graph *graph;
     tn_plan plan, train_plan;
     tn_parameter *parameters; /* [graph->num_parameters], and behind them tn_adapter_weights */

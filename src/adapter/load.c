@@ -6,6 +6,8 @@
 #include "adapter/match.h"
 #include "core/size.h"
 #include "core/versioned.h"
+#include "families/model_config.h"
+#include "formats/format.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,6 +93,8 @@ static tenon_status read_parameters(const tenon_adapter *adapter, const checkpoi
         tn_dtype dtype = TN_F32;
         (void)tn_dtype_from_dlpack(c->tensors[index].dtype, &dtype); /* tn_match_check has looked at it */
         fresh[p].dtype = dtype;
+        fresh[p].source = strdup(c->tensors[index].name);
+        if (fresh[p].source == NULL) return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", c->source.text);
         if (describe_only) continue;
         TN_TRY(tn_parameter_allocate(adapter, fresh, p, dtype, error));
         TN_TRY(tenon_file_read(c->file, index, 0, c->tensors[index].shape[0], fresh[p].data, fresh[p].bytes, error));
@@ -142,10 +146,79 @@ typedef struct description {
     tenon_config *config;
     int64_t in_dim, out_dim;
     bool find_hidden;
+    tn_model_config model; /* where the config is a public model's; else its family is NULL */
+    char *json;            /* the connector's config that the model's says */
 } description;
 
-/* The JSON of the caller or of the file's metadata. */
-static tenon_status find_json(const checkpoint *c, const tenon_load_options *settings, const char **json,
+static void drop_description(description *d)
+{
+    tenon_config_free(d->config);
+    tn_model_config_close(&d->model);
+    free(d->json);
+}
+
+/* Takes the config of a public model: the text (NULL: none), whose name for messages is `source`. */
+static tenon_status take_model(description *d, checkpoint *c, const char *source, const char *text,
+                               const tenon_load_options *settings, tenon_error *error)
+{
+    const size_t length = text != NULL ? strlen(text) : 0;
+    TN_TRY(tn_model_config_parse(&d->model, source, text, length, settings->family, error));
+    c->names.family = d->model.family;
+    return tn_model_config_json(&d->model, &d->json, error);
+}
+
+/* The model's config.json beside the file; *text stays NULL where there is none. */
+static tenon_status read_model_file(const checkpoint *c, char **source, char **text, tenon_error *error)
+{
+    enum { most = 1 << 24 };
+    tn_input *input = NULL;
+    const tenon_status found = tn_input_open_beside(tn_input_path(c->file->inputs[0]), TN_MODEL_CONFIG, &input, error);
+    if (found == TENON_NOT_FOUND) return TENON_OK;
+    TN_TRY(found);
+    const uint64_t size = tn_input_size(input);
+    tenon_status status = TENON_OK;
+    if (size > most) {
+        status = tn_fail(error, TENON_BAD_FILE, "%s has %llu bytes; a model's config has at most %d",
+                         tn_quote(tn_input_path(input)).text, (unsigned long long)size, most);
+    }
+    if (status == TENON_OK) status = tn_read_header(input, 0, (size_t)size, text, error);
+    if (status == TENON_OK && memchr(*text, 0, (size_t)size) != NULL) {
+        status = tn_fail(error, TENON_BAD_FILE, "%s holds a byte 0; a model's config is JSON",
+                         tn_quote(tn_input_path(input)).text);
+    }
+    *source = strdup(tn_input_path(input));
+    tn_input_close(input);
+    if (status == TENON_OK && *source == NULL) status = tn_fail(error, TENON_NO_MEMORY, "out of memory for a path");
+    return status;
+}
+
+/* Says why a checkpoint without a config of tenon's and of a model's is not opened. */
+static tenon_status fail_no_config(const checkpoint *c, tenon_error *error)
+{
+    const char *what = c->file != NULL ? tn_explain_neighbours(tn_input_path(c->file->inputs[0])) : NULL;
+    if (what != NULL) return tn_fail(error, TENON_NOT_FOUND, "%s: %s", c->source.text, what);
+    return tn_fail(error, TENON_NOT_FOUND,
+                   "%s carries no adapter config (metadata '%s'), and no model's " TN_MODEL_CONFIG
+                   " is beside it; give one with `config`, for example {\"type\": \"mlp_2layer\"}",
+                   c->source.text, TN_METADATA_CONFIG);
+}
+
+/* The public model that a file without a config of its own is of. */
+static tenon_status find_model(description *d, checkpoint *c, const tenon_load_options *settings, tenon_error *error)
+{
+    char *source = NULL, *text = NULL;
+    tenon_status status = c->file != NULL ? read_model_file(c, &source, &text, error) : TENON_OK;
+    if (status == TENON_OK && text == NULL && settings->family == NULL) status = fail_no_config(c, error);
+    if (status == TENON_OK) {
+        status = take_model(d, c, source != NULL ? source : c->source.text, text, settings, error);
+    }
+    free(source);
+    free(text);
+    return status;
+}
+
+/* The JSON of the caller, of the file's metadata, or of the model that the file is of. */
+static tenon_status find_json(description *d, checkpoint *c, const tenon_load_options *settings, const char **json,
                               tenon_error *error)
 {
     const char *version = c->file != NULL ? tenon_file_metadata(c->file, TN_METADATA_FORMAT) : NULL;
@@ -154,12 +227,21 @@ static tenon_status find_json(const checkpoint *c, const tenon_load_options *set
         return tn_fail(error, TENON_UNSUPPORTED, "%s has adapter format '%s'; this version of tenon reads '%s'",
                        c->source.text, tn_quote(version).text, TN_METADATA_VERSION);
     }
+    if (*json != NULL && tn_is_model_config(*json, strlen(*json))) {
+        TN_TRY(take_model(d, c, "the config", *json, settings, error));
+        *json = d->json;
+        return TENON_OK;
+    }
     if (*json == NULL && c->file != NULL) *json = tenon_file_metadata(c->file, TN_METADATA_CONFIG);
-    if (*json != NULL) return TENON_OK;
-    return tn_fail(error, TENON_NOT_FOUND,
-                   "%s carries no adapter config (metadata '%s'); give one with `config`, for example "
-                   "{\"type\": \"mlp_2layer\"}",
-                   c->source.text, TN_METADATA_CONFIG);
+    if (*json == NULL) {
+        TN_TRY(find_model(d, c, settings, error));
+        *json = d->json;
+    } else if (settings->family != NULL) {
+        return tn_fail(error, TENON_INVALID,
+                       "%s: `family` does not apply where the connector's own config is given or in the file",
+                       c->source.text);
+    }
+    return TENON_OK;
 }
 
 /* Passes on what is wrong with a config, with the checkpoint's name before it. */
@@ -168,17 +250,16 @@ static tenon_status blame(const checkpoint *c, tenon_status status, const tenon_
     return status == TENON_OK ? status : tn_fail(error, status, "%s: %.3000s", c->source.text, reason->message);
 }
 
-static tenon_status describe(description *d, const checkpoint *c, const tenon_load_options *settings,
-                             tenon_error *error)
+static tenon_status describe(description *d, checkpoint *c, const tenon_load_options *settings, tenon_error *error)
 {
     const char *json;
     int64_t hidden;
     tenon_error reason;
-    TN_TRY(find_json(c, settings, &json, error));
+    TN_TRY(find_json(d, c, settings, &json, error));
     TN_TRY(blame(c, tn_config_from_adapter_json(json, strlen(json), &d->config, &d->in_dim, &d->out_dim, &reason),
                  &reason, error));
     /* A file's own config is whole. */
-    d->find_hidden = settings->config_json != NULL &&
+    d->find_hidden = (settings->config_json != NULL || d->model.family != NULL) &&
                      tenon_config_get_int(d->config, "hidden_dim", &hidden, NULL) == TENON_OK && hidden == 0;
     return TENON_OK;
 }
@@ -246,7 +327,7 @@ static tenon_status make_adapter(tenon_adapter **adapter, tn_match *match, descr
     tenon_error reason;
     if (d->in_dim == 0 || d->out_dim == 0 || d->find_hidden) {
         TN_TRY(complete(d, c, prefix, found, error));
-        prefix = found;
+        if (c->names.family == NULL) prefix = found;
     }
     TN_TRY(blame(c, tenon_adapter_new(d->config, d->in_dim, d->out_dim, settings->allocator, &made, &reason), &reason,
                  error));
@@ -262,17 +343,77 @@ static tenon_status make_adapter(tenon_adapter **adapter, tn_match *match, descr
     return TENON_OK;
 }
 
-static tenon_status find_adapter(tenon_adapter **adapter, tn_match *match, const checkpoint *c,
+/* ---- a public model ---- */
+
+/* The first tensor, or the last, that has a side of this width; it is shown where the config says another one. */
+static const tenon_file_tensor *find_side(const tenon_adapter *adapter, const tn_match *match, const checkpoint *c,
+                                          int64_t width, bool last)
+{
+    const tenon_file_tensor *found = &c->tensors[match->tensors[0]];
+    bool is_found = false;
+    for (int64_t p = 0; p < adapter->graph->num_parameters; p++) {
+        const tenon_file_tensor *tensor = &c->tensors[match->tensors[p]];
+        for (int d = 0; d < tensor->ndim; d++) {
+            if (tensor->shape[d] != width || (is_found && !last)) continue;
+            found = tensor;
+            is_found = true;
+        }
+    }
+    return found;
+}
+
+/* Compares the widths with the model's config, and notes what the adapter is of. */
+static tenon_status note_model(tenon_adapter *adapter, const tn_match *match, const description *d, const checkpoint *c,
+                               tenon_error *error)
+{
+    if (adapter->graph->num_parameters > 0) {
+        const tenon_file_tensor *in = find_side(adapter, match, c, adapter->in_dim, false);
+        const tenon_file_tensor *out = find_side(adapter, match, c, adapter->out_dim, true);
+        TN_TRY(tn_model_check_width(&d->model, "in_dim", adapter->in_dim, in->name, in->ndim, in->shape, error));
+        TN_TRY(tn_model_check_width(&d->model, "out_dim", adapter->out_dim, out->name, out->ndim, out->shape, error));
+    }
+    adapter->family = d->model.family;
+    adapter->feeding = tn_model_feeding(&d->model, d->json);
+    if (adapter->feeding != NULL) return TENON_OK;
+    return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", c->source.text);
+}
+
+/* Adds what the model's config says to a sentence about tensors that do not fit. */
+static tenon_status explain_model(tenon_status status, const description *d, const tenon_error *reason,
+                                  tenon_error *error)
+{
+    char values[900] = "";
+    tn_text text = {values, sizeof values, 0};
+    if (status != TENON_MISMATCH || d->model.family == NULL) return tn_fail(error, status, "%s", reason->message);
+    tn_model_add_values(&text, &d->model);
+    return tn_fail(error, status, "%.2900s; %s has %s", reason->message, d->model.source.text,
+                   values[0] != '\0' ? values : "nothing about it");
+}
+
+static tenon_status find_adapter(tenon_adapter **adapter, tn_match *match, checkpoint *c,
                                  const tenon_load_options *settings, tenon_error *error)
 {
     description d = {.config = NULL};
+    tenon_adapter *made = NULL;
+    tenon_error reason;
     tenon_status status = describe(&d, c, settings, error);
-    if (status == TENON_OK) status = make_adapter(adapter, match, &d, c, settings, error);
-    tenon_config_free(d.config);
+    if (status == TENON_OK) {
+        status = make_adapter(&made, match, &d, c, settings, &reason);
+        if (status != TENON_OK) (void)explain_model(status, &d, &reason, error);
+    }
+    if (status == TENON_OK && d.model.family != NULL) {
+        status = note_model(made, match, &d, c, error);
+        if (status != TENON_OK) {
+            tn_match_free(match);
+            tenon_adapter_free(made);
+        }
+    }
+    if (status == TENON_OK) *adapter = made;
+    drop_description(&d);
     return status;
 }
 
-static tenon_status open_adapter(tenon_adapter **adapter, const checkpoint *c, const tenon_load_options *settings,
+static tenon_status open_adapter(tenon_adapter **adapter, checkpoint *c, const tenon_load_options *settings,
                                  tenon_load_options *options, tenon_error *error)
 {
     tenon_adapter *made = NULL;
@@ -330,7 +471,7 @@ static tenon_status gather(checkpoint *c, const tenon_file_tensor *const *tensor
     return name_tensors(c, count, settings, error);
 }
 
-static tenon_status match_adapter(tenon_adapter **adapter, int64_t *indices, int64_t capacity, const checkpoint *c,
+static tenon_status match_adapter(tenon_adapter **adapter, int64_t *indices, int64_t capacity, checkpoint *c,
                                   const tenon_load_options *settings, tenon_load_options *options, tenon_error *error)
 {
     tenon_adapter *made = NULL;

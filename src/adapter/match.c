@@ -235,6 +235,28 @@ static tenon_status take_prefix(tn_match *match, const char *given, tenon_error 
 
 /* ---- the match ---- */
 
+const char *tn_match_name(const tn_match *match, int64_t index)
+{
+    return match->places.wanted != NULL ? match->places.wanted[index] : match->expected->parameters[index].name;
+}
+
+/* What all names of a family's tensors begin with, up to a dot. */
+static void spell_common(tn_match *match, const tn_names *names)
+{
+    const char *first = NULL;
+    size_t length = 0;
+    for (int64_t p = 0; p < match->expected->count; p++) {
+        if (match->tensors[p] < 0) continue;
+        const char *name = names->renamed[match->tensors[p]];
+        if (first == NULL) length = strlen(name);
+        if (first == NULL) first = name;
+        while (length > 0 && (strncmp(name, first, length) != 0 || first[length - 1] != '.'))
+            length--;
+    }
+    if (length > TN_MAX_PREFIX) length = 0;
+    snprintf(match->spelt, sizeof match->spelt, "%.*s", (int)length, first != NULL ? first : "");
+}
+
 /* What stands before the name of parameter `index` in its tensor's name; -1: wrappers are in between. */
 static int64_t spelt_length(const tn_match *match, const tn_names *names, int64_t index)
 {
@@ -271,7 +293,7 @@ static tenon_status find_tensors(tn_match *match, const tn_names *names, const t
         return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory: tensors cannot be matched", names->source);
     }
     for (int64_t p = 0; p < parameters; p++) {
-        const int64_t tensor = tn_names_find(names, match->prefix, alternatives->parameters[p].name);
+        const int64_t tensor = tn_names_find(names, match->prefix, tn_match_name(match, p));
         match->tensors[p] = tensor;
         found[p] = tensor >= 0 ? &names->tensors[tensor] : NULL;
     }
@@ -293,10 +315,18 @@ static tenon_status find_tensors(tn_match *match, const tn_names *names, const t
 static tenon_status make(tn_match *match, const tn_names *names, const tn_expected *alternatives, int count,
                          const char *type, const char *prefix, tenon_error *error)
 {
-    TN_TRY(prefix != NULL ? take_prefix(match, prefix, error)
-                          : choose_prefix(match, names, alternatives, count, error));
+    if (names->family != NULL) {
+        TN_TRY(tn_places_find(&match->places, names->family, names, alternatives, prefix, error));
+    } else {
+        TN_TRY(prefix != NULL ? take_prefix(match, prefix, error)
+                              : choose_prefix(match, names, alternatives, count, error));
+    }
     TN_TRY(find_tensors(match, names, alternatives, count, error));
-    spell_prefix(match, names);
+    if (names->family != NULL) {
+        spell_common(match, names);
+    } else {
+        spell_prefix(match, names);
+    }
     return tn_match_check(match, names, type, error);
 }
 
@@ -313,4 +343,5 @@ void tn_match_free(tn_match *match)
 {
     free(match->tensors);
     match->tensors = NULL;
+    tn_places_free(&match->places);
 }

@@ -6,6 +6,7 @@
 
 #include "adapter/expected.h"
 #include "adapter/names.h"
+#include "adapter/places.h"
 
 enum { TN_MAX_PREFIX = 255 };
 
@@ -15,17 +16,21 @@ typedef struct tn_match {
     const tn_expected *expected;    /* the alternative that was taken */
     int64_t widths[TN_NUM_WIDTHS];  /* 0: its tensors do not tell */
     int64_t *tensors;               /* [expected->count] numbers of tensors; owned */
+    tn_places places;               /* where names->family has its parameters */
 } tn_match;
 
 /* Finds the tensors. Of the alternatives, which differ in shapes alone, the first that the most tensors fit is taken.
- * `prefix` NULL: the only one under which all are there. TENON_MISMATCH, with all that is wrong: it does not fit, or
- * several do. */
+ * `prefix` NULL: the only one under which all are there, or what names->family says. TENON_MISMATCH, with all that is
+ * wrong: it does not fit, or several do. */
 tenon_status tn_match_make(tn_match *match, const tn_names *names, const tn_expected *alternatives, int count,
                            const char *type, const char *prefix, tenon_error *error);
 void tn_match_free(tn_match *match);
 
 /* misfit.c: TENON_OK when everything in the match fits, else TENON_MISMATCH and the sentence. */
 tenon_status tn_match_check(const tn_match *match, const tn_names *names, const char *type, tenon_error *error);
+
+/* The name under which parameter `index` is searched: whole with a family, else without the prefix. */
+const char *tn_match_name(const tn_match *match, int64_t index);
 
 /* The length of what stands before `suffix` (of `suffix_length` bytes) in `name`, when that is nothing or ends in a
  * dot; else -1. */

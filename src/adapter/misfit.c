@@ -62,7 +62,7 @@ static int64_t add_missing(tn_text *text, const tn_match *m)
     for (int64_t p = 0; p < m->expected->count; p++) {
         if (m->tensors[p] != -1) continue;
         if (count++ == 0) tn_text_add(text, "; missing: ");
-        tn_items_add(&items, "%s", m->expected->parameters[p].name);
+        tn_items_add(&items, "%s", tn_match_name(m, p));
     }
     tn_items_end(&items);
     return count;
@@ -76,7 +76,7 @@ static int64_t add_ambiguous(tn_text *text, const tn_match *m)
     for (int64_t p = 0; p < m->expected->count; p++) {
         if (m->tensors[p] != -2) continue;
         if (count++ == 0) tn_text_add(text, "; there several times, but for the parts that wrappers put in: ");
-        tn_items_add(&items, "%s", m->expected->parameters[p].name);
+        tn_items_add(&items, "%s", tn_match_name(m, p));
     }
     tn_items_end(&items);
     return count;
@@ -90,13 +90,14 @@ static bool describe_misfit(tn_text *text, const tn_match *m, int64_t index, con
     tn_dtype dtype;
     tn_expected_shape(m->expected, index, m->widths, shape);
     if (!shape_fits(tensor, parameter->ndim, shape)) {
-        tn_text_add(text, "%s is %s, expected ", parameter->name, tn_shape_to_text(tensor->ndim, tensor->shape).text);
+        tn_text_add(text, "%s is %s, expected ", tn_match_name(m, index),
+                    tn_shape_to_text(tensor->ndim, tensor->shape).text);
         add_shape(text, parameter->ndim, shape);
         tn_text_add(text, "%s", shape_hint(tensor, parameter->ndim, shape));
         return true;
     }
     if (tn_dtype_from_dlpack(tensor->dtype, &dtype)) return false;
-    tn_text_add(text, "%s is %s, expected F32, BF16 or F16", parameter->name, tn_quote(tensor->stored).text);
+    tn_text_add(text, "%s is %s, expected F32, BF16 or F16", tn_match_name(m, index), tn_quote(tensor->stored).text);
     return true;
 }
 
@@ -151,6 +152,26 @@ static const char *find_place(const tn_match *m, const tn_names *names, size_t *
     return place;
 }
 
+/* The same where a family says which places are the connector's. */
+static int64_t add_unexpected_inside(tn_text *text, const tn_match *m, const tn_names *names)
+{
+    int64_t count = 0;
+    tn_items items = {.text = text};
+    for (int64_t t = 0; t < names->count; t++) {
+        bool inside = false;
+        for (int i = 0; i < m->places.num_inside; i++) {
+            const size_t length = strlen(m->places.inside[i]);
+            inside = inside || (strncmp(names->plain[t], m->places.inside[i], length) == 0 &&
+                                (names->plain[t][length] == '.' || names->plain[t][length] == '\0'));
+        }
+        if (!inside || is_taken(m, t)) continue;
+        if (count++ == 0) tn_text_add(text, "; unexpected: ");
+        tn_items_add(&items, "%s", tn_quote(names->tensors[t].name).text);
+    }
+    tn_items_end(&items);
+    return count;
+}
+
 /* Tensors in the connector's place that no parameter is made of: another connector's, which would be cut short. Where
  * the tensors have several places, what counts is the prefix; without one, who renamed them knows which they are. */
 static int64_t add_unexpected(tn_text *text, const tn_match *m, const tn_names *names)
@@ -159,6 +180,7 @@ static int64_t add_unexpected(tn_text *text, const tn_match *m, const tn_names *
     const char *place = find_place(m, names, &length);
     int64_t count = 0;
     tn_items items = {.text = text};
+    if (names->family != NULL) return add_unexpected_inside(text, m, names);
     if (place == NULL && length == 0 && names->has_renames) return 0;
     for (int64_t t = 0; t < names->count; t++) {
         const char *own = names->tensors[t].name;
@@ -301,6 +323,10 @@ tenon_status tn_match_check(const tn_match *match, const tn_names *names, const 
     if (missing + wrong == 0) return check_present(match, names, error);
     if (missing > 0) add_look_alikes(&text, names);
     add_prefixes_seen(&others, names);
+    if (names->family != NULL) {
+        return tn_fail(error, TENON_MISMATCH, "%s does not fit family '%s' (adapter type '%s')%s; prefixes seen: %s",
+                       names->source, names->family->name, type, lists, prefixes);
+    }
     return tn_fail(error, TENON_MISMATCH, "%s does not fit adapter type '%s' under prefix '%s'%s; prefixes seen: %s",
                    names->source, type, tn_quote(match->spelt).text, lists, prefixes);
 }

@@ -213,6 +213,12 @@ static int64_t lower_bound(const tn_name *sorted, int64_t count, const char *tex
     return low;
 }
 
+bool tn_names_begin(const tn_names *names, const char *text)
+{
+    const int64_t at = lower_bound(names->by_plain, names->count, text);
+    return at < names->count && strncmp(names->by_plain[at].text, text, strlen(text)) == 0;
+}
+
 static int64_t find_sorted(const tn_name *sorted, int64_t count, const char *text)
 {
     const int64_t at = lower_bound(sorted, count, text);

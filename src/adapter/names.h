@@ -5,6 +5,7 @@
 #define TN_ADAPTER_NAMES_H
 
 #include "core/error.h"
+#include "families/family.h"
 
 typedef struct tn_name {
     const char *text;
@@ -17,6 +18,7 @@ typedef struct tn_names {
     const tenon_file_tensor *tensors; /* [count], the caller's */
     int64_t count;
     bool has_renames;
+    const tn_family *family;        /* in whose scheme the names are; NULL: in the connector's own */
     char **renamed;                 /* [count] the tensor's own name where no rename concerns it */
     char **plain;                   /* [count] without wrappers; `renamed` itself where it has none */
     tn_name *by_renamed, *by_plain; /* [count] the same, sorted */
@@ -31,6 +33,9 @@ void tn_names_free(tn_names *names);
 /* The tensor of that name: as it was renamed, or else without wrappers. -1: none; -2: several that differ in wrappers
  * alone. */
 int64_t tn_names_find(const tn_names *names, const char *prefix, const char *name);
+
+/* True when a tensor's name, renamed and without wrappers, begins with `text`. */
+bool tn_names_begin(const tn_names *names, const char *text);
 
 /* A name without wrappers; `plain` holds as many bytes as `name` takes. Returns its length. */
 size_t tn_name_unwrap(char *plain, const char *name);

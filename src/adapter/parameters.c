@@ -23,6 +23,7 @@ tenon_status tn_parameters_new(const tenon_adapter *adapter, tn_parameter **para
 static void drop_storage(const tenon_adapter *adapter, tn_parameter *parameter)
 {
     if (parameter->bytes > 0) tn_free(&adapter->allocator, parameter->data, parameter->bytes);
+    free(parameter->source);
     *parameter = (tn_parameter){.data = NULL};
 }
 
@@ -97,7 +98,8 @@ tenon_status tenon_adapter_parameter(const tenon_adapter *adapter, int64_t index
                                    .dtype = (tenon_dtype)adapter->parameters[index].dtype,
                                    .ndim = spec->ndim,
                                    .shape = spec->shape,
-                                   .data = adapter->parameters[index].data};
+                                   .data = adapter->parameters[index].data,
+                                   .source = adapter->parameters[index].source};
     return tn_struct_write(parameter, &found, sizeof found, TN_FIRST_SIZE(tenon_parameter, data), "tenon_parameter",
                            error);
 }

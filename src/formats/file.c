@@ -159,7 +159,8 @@ tenon_status tenon_file_get_tensor(const tenon_file *file, int64_t index, tenon_
                                      .dtype = entry->encoding->dtype,
                                      .ndim = entry->ndim,
                                      .shape = entry->shape,
-                                     .absent_shard = entry->absent > 0 ? file->absent[entry->absent - 1].name : NULL};
+                                     .absent_shard = entry->absent > 0 ? file->absent[entry->absent - 1].name : NULL,
+                                     .path = entry->input != NULL ? tn_input_path(entry->input) : NULL};
     return tn_struct_write(tensor, &found, sizeof found, TN_FIRST_SIZE(tenon_file_tensor, shape), "tenon_file_tensor",
                            error);
 }

@@ -133,9 +133,33 @@ static tenon_status find_others(const char *folder, tn_quoted *hint, tenon_error
     return TENON_OK;
 }
 
+const char *tn_explain_neighbours(const char *path)
+{
+    static const struct {
+        const char *name, *sentence;
+    } rows[] = {
+        {"adapter_config.json",
+         "a LoRA adapter (adapter_config.json) holds differences, not a model's connector; merge "
+         "it into its base model with PEFT's merge_and_unload() and open the folder that is "
+         "saved then"},
+        {"model_index.json", "a diffusers pipeline (model_index.json) is several models in folders of their own; name "
+                             "the folder of the one that has a connector"},
+    };
+    const bool is_folder = tn_is_folder(path);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char *other = is_folder ? tn_path_join(path, rows[i].name) : tn_path_beside(path, rows[i].name);
+        const bool is_there = other != NULL && tn_path_exists(other);
+        free(other);
+        if (is_there) return rows[i].sentence;
+    }
+    return NULL;
+}
+
 static tenon_status fail_nothing(const char *folder, tenon_error *error)
 {
     tn_quoted other;
+    const char *what = tn_explain_neighbours(folder);
+    if (what != NULL) return tn_fail(error, TENON_NOT_FOUND, "%s: %s", tn_quote(folder).text, what);
     TN_TRY(find_others(folder, &other, error));
     const bool has = other.text[0] != 0;
     return tn_fail(error, TENON_NOT_FOUND, "%s: the folder holds no %s, no %s and no other .safetensors file%s%s%s",

@@ -17,6 +17,9 @@ enum { TN_MAX_HEADER = 100000000, TN_MAX_FILE_DIMS = 64 };
 /* What transformers calls the only file of a checkpoint; its index adds ".index.json". */
 #define TN_USUAL_FILE "model.safetensors"
 
+/* What describes a model of transformers. */
+#define TN_MODEL_CONFIG "config.json"
+
 /* DLPack's code of bool, which headers before its 0.9 do not name. */
 enum { TN_DL_BOOL = 6 };
 
@@ -168,6 +171,10 @@ const char *tn_name_fault(const char *name);
 
 /* The file in a folder that a checkpoint starts at; the caller frees *path. */
 tenon_status tn_resolve_folder(const char *folder, char **path, tenon_error *error);
+
+/* What a folder is that holds no whole model, by the files beside `path` (or in it, where it is a folder): a LoRA
+ * adapter, a diffusers pipeline. A sentence for after "PATH: "; NULL: nothing is known of it. */
+const char *tn_explain_neighbours(const char *path);
 
 /* JSON text of the file `path` -> *json, to be given back with json_decref. TENON_BAD_FILE: `what` is no JSON object,
  * or a key is there twice. `base`: the text's offset in the file, for messages. */

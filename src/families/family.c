@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/* The one list of families. */
+#include "families/family.h"
+
+#include <string.h>
+
+const tn_family *const tn_families[] = {
+    &tn_family_pixtral, /* before llava, whose model_type it has */
+    &tn_family_llava_original, &tn_family_llava, &tn_family_video_llava, &tn_family_paligemma,
+};
+
+size_t tn_num_families(void)
+{
+    return sizeof tn_families / sizeof tn_families[0];
+}
+
+const tn_family *tn_family_find(const char *name)
+{
+    for (size_t i = 0; i < tn_num_families(); i++) {
+        if (strcmp(tn_families[i]->name, name) == 0) return tn_families[i];
+    }
+    return NULL;
+}
+
+size_t tenon_list_families(const char **names, size_t capacity)
+{
+    for (size_t i = 0; i < tn_num_families() && i < capacity; i++)
+        names[i] = tn_families[i]->name;
+    return tn_num_families();
+}
+
+const char *tenon_family_connector(const char *family)
+{
+    const tn_family *found = family != NULL ? tn_family_find(family) : NULL;
+    return found != NULL ? found->connector : NULL;
+}
+
+const char *tenon_family_model_type(const char *family, size_t index)
+{
+    const tn_family *found = family != NULL ? tn_family_find(family) : NULL;
+    if (found == NULL) return NULL;
+    for (size_t i = 0; found->marks[i].model_type != NULL; i++) {
+        if (i == index) return found->marks[i].model_type;
+    }
+    return NULL;
+}
+
+const tn_choice tn_activation_choices[] = {{"gelu", "\"gelu\""},          {"gelu_pytorch_tanh", "\"gelu_tanh\""},
+                                           {"gelu_new", "\"gelu_tanh\""}, {"quick_gelu", "\"quick_gelu\""},
+                                           {"silu", "\"silu\""},          {"swish", "\"silu\""},
+                                           {"relu", "\"relu\""},          {NULL, NULL}};
