@@ -14,6 +14,7 @@ typedef struct tn_config_settings {
     int64_t window;
     int64_t heads;
     int64_t prefix_tokens;
+    tn_mapping options;
 } tn_config_settings;
 
 #define TN_CONFIG_SETTINGS_DEFAULTS                                                                                    \
@@ -44,6 +45,14 @@ typedef struct tn_config_settings {
             "windows that the grid does not fill: reject refuses the grid, partial pools the patches they have, drop " \
             "discards them; the default depends on the type",                                                          \
             "--ragged partial: 27x27 patches by window 2 give 196 tokens"                                              \
+    }
+
+#define TN_CONFIG_OPTION_OPTION(s)                                                                                     \
+    {                                                                                                                  \
+        "option", 0, TN_SETTING, "NAME=VALUE", NULL, 0, offsetof(s, config.options),                                   \
+            "an option of the type that no other option here sets; the value as JSON has it: true, 2, 1e-6, [8,16], "  \
+            "or a word; may be repeated",                                                                              \
+            "--option pre_norm=rmsnorm"                                                                                \
     }
 
 /* Makes the config. Returns -1, or the exit code after saying what is wrong; the caller frees *config on -1. */

@@ -168,8 +168,10 @@ static int check_value(const tn_command *command, const tn_option *option, const
 
 static int store_mapping(const tn_command *command, const tn_option *option, const char *text, tn_mapping *mapping)
 {
-    for (const char *pair = text; pair; pair = strchr(pair, ',') ? strchr(pair, ',') + 1 : NULL) {
-        size_t length = strcspn(pair, ","), old = strcspn(pair, "=,");
+    const char *between = option->kind == TN_MAPPING ? "," : "", *ends = option->kind == TN_MAPPING ? "=," : "=";
+    for (const char *pair = text, *next; pair; pair = *next ? next + 1 : NULL) {
+        size_t length = strcspn(pair, between), old = strcspn(pair, ends);
+        next = pair + length;
         if (!old || old == length)
             return tn_usage(command, "--%s takes %s, got '%.*s'", option->name, option->argument, (int)length, pair);
     }
@@ -206,6 +208,7 @@ static int store(const tn_command *command, const tn_option *option, const char 
         return tn_usage(command, "--%s takes two positive whole numbers as %s, got '%s'", option->name,
                         option->argument, tn_name_text(text));
     case TN_MAPPING:
+    case TN_SETTING:
         return store_mapping(command, option, text, field);
     }
     return -1;

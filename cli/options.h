@@ -15,7 +15,8 @@ typedef enum tn_option_kind {
     TN_UINT,   /* uint64_t */
     TN_REAL,   /* double, not negative */
     TN_PAIR,   /* tn_pair, "HxW", both positive */
-    TN_MAPPING /* tn_mapping, "OLD=NEW,OLD=NEW"; may be repeated */
+    TN_MAPPING, /* tn_mapping, "OLD=NEW,OLD=NEW"; may be repeated */
+    TN_SETTING  /* tn_mapping, "NAME=VALUE", the value with commas and all; may be repeated */
 } tn_option_kind;
 
 /* Rows x columns; 0 x 0 while not given. */

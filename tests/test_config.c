@@ -135,8 +135,12 @@ static void config_json_is_checked(void **state)
         {"{\"scale\": 1e999}", "not valid JSON", TENON_BAD_FILE},
         {"{\"pool_window\": 99999999999999999999}", "not valid JSON", TENON_BAD_FILE},
         {"{\"pool_window\": 2.5}", "expected an integer", TENON_INVALID},
-        {"{\"pool_window\": [2]}", "neither a number nor a string", TENON_BAD_FILE},
-        {"{\"type\": \"mlp3\"}", "attentional_pool, avgpool, linear, mlp_2layer", TENON_NOT_FOUND}, /* B32, B138 */
+        {"{\"pool_window\": [2]}", "`pool_window` is a list of integers; expected an integer", TENON_INVALID},
+        {"{\"pool_window\": true}", "`pool_window` is a boolean; expected an integer", TENON_INVALID},
+        {"{\"activation\": false}", "`activation` is a boolean; expected a string", TENON_INVALID},
+        {"{\"layers\": [1, 2.5]}", "'layers' is a list whose element 1 is no integer", TENON_BAD_FILE},
+        {"{\"layers\": {\"a\": 1}}", "'layers' is an object", TENON_BAD_FILE},
+        {"{\"type\": \"mlp3\"}", "attentional_pool, avgpool, ", TENON_NOT_FOUND}, /* B32, B138 */
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         tenon_config *config = (tenon_config *)&error; /* must stay */
@@ -339,6 +343,16 @@ static void careless(tenon_builder *b)
     case 'f':
         tenon_linear(b, "a", 4, 0xfff0);
         break;
+    case 'b':
+        tenon_linear(b, "a", 4, tenon_option_bool(b, "bias", true) ? TENON_BIAS : TENON_NO_BIAS);
+        break;
+    case 'l': {
+        int64_t count;
+        const int64_t *widths = tenon_option_ints(b, "widths", &count, 2, (const int64_t[]){3, 4});
+        for (int64_t i = 0; i < count; i++)
+            tenon_linear(b, (const char *[]){"a", "b", "c", "d"}[i], widths[i], TENON_NO_BIAS);
+        break;
+    }
     case 'd':
         tenon_option_real(b, "alpha", 0.5) == 5 ? tenon_linear(b, "a", 4, TENON_NO_BIAS) : 0;
         break;
@@ -379,6 +393,7 @@ static void programs_register_connectors(void **state)
 {
     (void)state;
     tenon_adapter *adapter = NULL;
+    const size_t shipped = tenon_list_adapters(NULL, 0);
     assert_int_equal(tenon_register_adapter("pyramid", two_layers_of_windows, NULL, &error), TENON_OK);
     assert_says(tenon_register_adapter("pyramid", two_layers_of_windows, NULL, &error), TENON_EXISTS,
                 "adapter/pyramid is already registered");
@@ -392,11 +407,11 @@ static void programs_register_connectors(void **state)
     assert_int_equal(tenon_register_adapter("nothing", nothing, NULL, &error), TENON_OK);
     assert_int_equal(tenon_register_adapter("", nothing, NULL, NULL), TENON_INVALID);
 
-    const char *names[16];
-    assert_int_equal(tenon_list_adapters(names, 16), 10);
+    const char *names[64];
+    assert_int_equal(tenon_list_adapters(names, 64), shipped + 6);
     assert_string_equal(names[0], "attentional_pool");
-    assert_string_equal(names[9], "wrong_width");
-    assert_says(tenon_find_adapter("none", &error), TENON_NOT_FOUND, "nothing, pyramid, twice, wrong_width");
+    assert_string_equal(names[shipped + 5], "wrong_width");
+    assert_says(tenon_find_adapter("none", &error), TENON_NOT_FOUND, "twice");
     assert_int_equal(tenon_find_adapter("pyramid", &error), TENON_OK);
 
     assert_int_equal(count_of("{\"type\": \"pyramid\"}", 100, TENON_UNSET, TENON_UNSET, TENON_UNSET), 9);
@@ -417,6 +432,50 @@ static void programs_register_connectors(void **state)
     assert_int_equal(tenon_adapter_num_parameters(adapter), 2000);
     tenon_adapter_free(adapter);
     assert_says(build("{\"type\": \"nothing\"}", 4, 4, &adapter), TENON_INVALID, "no layers");
+}
+
+/* Booleans and lists of integers: read, saved with the adapter's config, and refused where another kind is asked. */
+static void options_of_other_kinds(char *which)
+{
+    tenon_adapter *adapter = NULL;
+    bool truth = true;
+    int64_t count;
+    const int64_t *list;
+    which[0] = 'b';
+    assert_int_equal(build("{\"type\": \"careless\", \"bias\": false}", 4, 4, &adapter), TENON_OK);
+    assert_int_equal(tenon_adapter_num_parameters(adapter), 1);
+    const tenon_config *config = tenon_adapter_config(adapter);
+    assert_int_equal(tenon_config_get_bool(config, "bias", &truth, &error), TENON_OK);
+    assert_false(truth);
+    assert_says(tenon_config_get_int(config, "bias", &count, &error), TENON_INVALID,
+                "is a boolean; expected an integer");
+    char json[128];
+    assert_int_equal(tenon_config_to_json(config, json, sizeof json, NULL, &error), TENON_OK);
+    assert_string_equal(json, "{\"type\": \"careless\", \"bias\": false}"); /* not "norm", which nobody set */
+    tenon_adapter_free(adapter);
+    assert_says(build("{\"type\": \"careless\", \"bias\": 1}", 4, 4, &adapter), TENON_INVALID,
+                "option 'bias' of adapter type 'careless' is an integer; expected a boolean");
+    which[0] = 'd';
+    assert_says(build("{\"type\": \"careless\", \"alpha\": true}", 4, 4, &adapter), TENON_INVALID,
+                "is a boolean; expected a real number");
+    which[0] = 'l';
+    assert_int_equal(build("{\"type\": \"careless\"}", 4, 4, &adapter), TENON_OK);
+    assert_int_equal(tenon_config_get_ints(tenon_adapter_config(adapter), "widths", &list, &count, &error), TENON_OK);
+    assert_int_equal(count, 2);
+    assert_int_equal(list[1], 4);
+    tenon_adapter_free(adapter);
+    assert_int_equal(build("{\"type\": \"careless\", \"widths\": [2, 3, 4]}", 4, 4, &adapter), TENON_OK);
+    assert_int_equal(tenon_config_to_json(tenon_adapter_config(adapter), json, sizeof json, NULL, &error), TENON_OK);
+    assert_string_equal(json, "{\"type\": \"careless\", \"widths\": [2, 3, 4]}");
+    assert_int_equal(tenon_adapter_num_parameters(adapter), 3);
+    tenon_adapter_free(adapter);
+    assert_says(build("{\"type\": \"careless\", \"widths\": 4}", 4, 4, &adapter), TENON_INVALID,
+                "is an integer; expected a list of integers");
+    tenon_config *own = config_of("{}");
+    assert_says(tenon_config_set_ints(own, "widths", -1, NULL, &error), TENON_INVALID, "-1 integers");
+    assert_says(tenon_config_set_bool(own, "hidden_dim", true, &error), TENON_INVALID, "`hidden_dim` is a boolean");
+    assert_true(tenon_type_has_option("careless", "norm")); /* one without a default */
+    tenon_config_free(own);
 }
 
 static void careless_builders_are_told(void **state)
@@ -444,6 +503,7 @@ static void careless_builders_are_told(void **state)
                      TENON_OK); /* an integer is real */
     tenon_adapter_free(adapter);
     assert_int_equal(build("{\"type\": \"careless\", \"alpha\": 4}", 4, 4, &adapter), TENON_INVALID);
+    options_of_other_kinds(which);
     which[0] = 't';
     assert_int_equal(build("{\"type\": \"careless\"}", 4, 4, &adapter), TENON_OK);
     int64_t index;

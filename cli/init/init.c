@@ -36,6 +36,7 @@ static const tn_option options[] = {
      "number of attention heads, a divisor of --in-dim; default 16", "--heads 12: 1152 / 12 = 96 a head"},
     TN_CONFIG_OPTION_RAGGED(settings),
     TN_CONFIG_OPTION_PREFIX_TOKENS(settings),
+    TN_CONFIG_OPTION_OPTION(settings),
     {"seed", 0, TN_UINT, "S", NULL, 0, offsetof(settings, seed),
      "seed of the random numbers, as for torch.manual_seed; default 0", "--seed 7"},
     {"dtype", 0, TN_STRING, "D", "f32 bf16 f16", 0, offsetof(settings, dtype),

@@ -41,6 +41,7 @@ static const tn_option options[] = {
      "--image 384x384 --patch 14: the grid is 27x27"},
     TN_CONFIG_OPTION_PREFIX_TOKENS(settings),
     TN_CONFIG_OPTION_RAGGED(settings),
+    TN_CONFIG_OPTION_OPTION(settings),
     {"frames", 0, TN_INT, "F", NULL, 1, offsetof(settings, frames),
      "number of frames in a clip, each an image; default 1", "--frames 16: 16 times the tokens"},
     {"text", 0, TN_INT, "T", NULL, 0, offsetof(settings, text), "number of text tokens in the sequence",

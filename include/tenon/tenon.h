@@ -190,8 +190,8 @@ TENON_API void tenon_call_init(tenon_call *call);
  * 16. Free it with tenon_config_free. TENON_NOT_FOUND: no such type; the message lists those there are. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_config_new(const char *type, tenon_config **config, tenon_error *error);
 
-/* Reads {"type": "avgpool", "pool_window": 3}. An integer, a real number or a string becomes an option of that kind;
- * "type" may be left out (mlp_2layer). TENON_BAD_FILE: not one JSON object, or a key twice. */
+/* Reads {"type": "avgpool", "pool_window": 3}. An integer, a real number, a string, a boolean or a list of integers
+ * becomes an option of that kind; "type" may be left out (mlp_2layer). TENON_BAD_FILE: not one JSON object, or a key twice. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_config_from_json(const char *json, size_t length, tenon_config **config,
                                                                tenon_error *error);
 
@@ -210,6 +210,13 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_config_set_real(tenon_config *conf
 TENON_API TENON_MUST_CHECK tenon_status tenon_config_set_string(tenon_config *config, const char *name,
                                                                 const char *value, tenon_error *error);
 
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_set_bool(tenon_config *config, const char *name, bool value,
+                                                              tenon_error *error);
+
+/* A list of `count` integers, which are copied; `values` may be NULL where there are none. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_set_ints(tenon_config *config, const char *name, int64_t count,
+                                                              const int64_t *values, tenon_error *error);
+
 TENON_API const char *tenon_config_type(const tenon_config *config);
 
 /* Read an option back, the default where one of the seven fields is not set (`ragged` has none: the type decides).
@@ -221,6 +228,11 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_config_get_real(const tenon_config
                                                               double *value, tenon_error *error);
 TENON_API TENON_MUST_CHECK tenon_status tenon_config_get_string(const tenon_config *config, const char *name,
                                                                 const char **value, tenon_error *error);
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_get_bool(const tenon_config *config, const char *name, bool *value,
+                                                              tenon_error *error);
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_get_ints(const tenon_config *config, const char *name,
+                                                              const int64_t **values, int64_t *count,
+                                                              tenon_error *error);
 
 /* Tokens per image out of num_input_tokens in, prefix tokens included, under this call's window and grid (NULL: none).
  * num_input_tokens <= 0 passes through unchanged: it means "not known yet". Equals the built adapter's count. */
@@ -264,10 +276,17 @@ TENON_API int64_t tenon_builder_in_dim(const tenon_builder *builder);
 TENON_API int64_t tenon_builder_out_dim(const tenon_builder *builder);
 
 /* Read an option of the config, or the fallback when it is not set. What was read is saved in the adapter's file, so
- * the names "type", "in_dim" and "out_dim" are taken. A string's fallback may be NULL. */
+ * the names "type", "in_dim" and "out_dim" are taken. A string's fallback may be NULL: then the option is saved only
+ * where it is set. An integer is a real number too; any other kind than the one asked for is an error. */
 TENON_API int64_t tenon_option_int(tenon_builder *builder, const char *name, int64_t fallback);
 TENON_API double tenon_option_real(tenon_builder *builder, const char *name, double fallback);
 TENON_API const char *tenon_option_string(tenon_builder *builder, const char *name, const char *fallback);
+TENON_API bool tenon_option_bool(tenon_builder *builder, const char *name, bool fallback);
+
+/* A list of integers and how many there are, *count; `fallback` has fallback_count of them (NULL: none). The list lives
+ * as long as the builder function runs. */
+TENON_API const int64_t *tenon_option_ints(tenon_builder *builder, const char *name, int64_t *count,
+                                           int64_t fallback_count, const int64_t *fallback);
 
 /* Refuse to build, with a sentence; for a builder's own checks. */
 TENON_API void tenon_builder_fail(tenon_builder *builder, const char *format, ...) TENON_PRINTF(2, 3);

@@ -73,6 +73,17 @@ bool tnpy_read_grid(PyObject *object, tenon_call *call)
     return read;
 }
 
+PyObject *tnpy_ints_to_python(const int64_t *values, int64_t count)
+{
+    PyObject *list = PyList_New(0);
+    for (int64_t i = 0; i < count && list != NULL; i++) {
+        PyObject *value = PyLong_FromLongLong(values[i]);
+        if (value == NULL || PyList_Append(list, value) < 0) Py_CLEAR(list);
+        Py_XDECREF(value);
+    }
+    return list;
+}
+
 bool tnpy_read_path(PyObject *object, PyObject **keeper, const char **path)
 {
     PyObject *bytes;

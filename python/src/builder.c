@@ -2,6 +2,7 @@
 /* Connectors declared in Python: tenon._C.Builder shows a builder function the library's builder while it is called. */
 #include "module.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct python_builder {
@@ -93,6 +94,35 @@ static PyObject *builder_option_string(PyObject *self, PyObject *args)
     return value != NULL ? PyUnicode_FromString(value) : Py_NewRef(Py_None);
 }
 
+static PyObject *builder_option_bool(PyObject *self, PyObject *args)
+{
+    tenon_builder *builder = handle_of(self);
+    const char *name;
+    int fallback;
+    if (builder == NULL || !PyArg_ParseTuple(args, "sp:option_bool", &name, &fallback)) return NULL;
+    return PyBool_FromLong(tenon_option_bool(builder, name, fallback));
+}
+
+static PyObject *builder_option_ints(PyObject *self, PyObject *args)
+{
+    tenon_builder *builder = handle_of(self);
+    const char *name;
+    PyObject *fallback;
+    if (builder == NULL || !PyArg_ParseTuple(args, "sO:option_ints", &name, &fallback)) return NULL;
+    PyObject *given = PySequence_Tuple(fallback);
+    const Py_ssize_t count = given != NULL ? PyTuple_Size(given) : 0;
+    int64_t *numbers = calloc((size_t)count + 1, sizeof *numbers), found;
+    if (numbers == NULL) PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < count && numbers != NULL && !PyErr_Occurred(); i++)
+        tnpy_read_int(PyTuple_GetItem(given, i), name, &numbers[i]);
+    const int64_t *list = NULL;
+    if (!PyErr_Occurred()) list = tenon_option_ints(builder, name, &found, count, numbers);
+    PyObject *made = list != NULL ? tnpy_ints_to_python(list, found) : NULL;
+    free(numbers);
+    Py_XDECREF(given);
+    return made;
+}
+
 static PyObject *builder_in_dim(PyObject *self, void *unused)
 {
     (void)unused;
@@ -176,6 +206,8 @@ bool tnpy_builder_setup(PyObject *module)
         {"option_int", builder_option_int, METH_VARARGS, "option_int(name, fallback)"},
         {"option_real", builder_option_real, METH_VARARGS, "option_real(name, fallback)"},
         {"option_string", builder_option_string, METH_VARARGS, "option_string(name, fallback)"},
+        {"option_bool", builder_option_bool, METH_VARARGS, "option_bool(name, fallback)"},
+        {"option_ints", builder_option_ints, METH_VARARGS, "option_ints(name, fallback): a list"},
         {NULL, NULL, 0, NULL},
     };
     static PyGetSetDef members[] = {

@@ -137,27 +137,33 @@ static PyObject *config_output_num_tokens(PyObject *module, PyObject *const *arg
     return status == TENON_OK ? PyLong_FromLongLong(count) : tnpy_raise(status, &error);
 }
 
+/* An option's value, of whatever kind it is; KeyError where it is not set. */
+static PyObject *option_to_python(const tenon_config *config, const char *name)
+{
+    tenon_error error;
+    int64_t integer, count;
+    const int64_t *list;
+    double real;
+    bool truth;
+    const char *string;
+    if (tenon_config_get_int(config, name, &integer, NULL) == TENON_OK) return PyLong_FromLongLong(integer);
+    if (tenon_config_get_real(config, name, &real, NULL) == TENON_OK) return PyFloat_FromDouble(real);
+    if (tenon_config_get_bool(config, name, &truth, NULL) == TENON_OK) return PyBool_FromLong(truth);
+    if (tenon_config_get_ints(config, name, &list, &count, NULL) == TENON_OK) return tnpy_ints_to_python(list, count);
+    const tenon_status status = tenon_config_get_string(config, name, &string, &error);
+    return status == TENON_OK ? PyUnicode_FromString(string) : tnpy_raise(status, &error);
+}
+
 static PyObject *config_field(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
     tenon_config *config;
-    tenon_error error;
-    int64_t integer;
-    double real;
-    const char *string, *name;
+    const char *name;
     if (!check_count(nargs, 2, "config_field") || (name = tnpy_read_string(args[1], "name")) == NULL ||
         !tnpy_read_config(args[0], &config)) {
         return NULL;
     }
-    PyObject *value = NULL;
-    if (tenon_config_get_int(config, name, &integer, NULL) == TENON_OK) {
-        value = PyLong_FromLongLong(integer);
-    } else if (tenon_config_get_real(config, name, &real, NULL) == TENON_OK) {
-        value = PyFloat_FromDouble(real);
-    } else {
-        const tenon_status status = tenon_config_get_string(config, name, &string, &error);
-        value = status == TENON_OK ? PyUnicode_FromString(string) : tnpy_raise(status, &error);
-    }
+    PyObject *value = option_to_python(config, name);
     tenon_config_free(config);
     return value;
 }

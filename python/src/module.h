@@ -38,6 +38,9 @@ bool tnpy_read_optional_int(PyObject *object, const char *name, int64_t fallback
 /* (rows, columns) into a call; None and NULL: a square. */
 bool tnpy_read_grid(PyObject *object, tenon_call *call);
 
+/* A list of integers; NULL with an exception. */
+PyObject *tnpy_ints_to_python(const int64_t *values, int64_t count);
+
 /* A path-like object as bytes; the caller drops *keeper. */
 bool tnpy_read_path(PyObject *object, PyObject **keeper, const char **path);
 

@@ -9,6 +9,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from tenon import _C
 from tenon._text import listed
 
@@ -16,9 +18,13 @@ _SEED_FIELDS = ("hidden_dim", "activation", "pool_window", "pool_heads")
 
 
 def _plain(value: Any) -> Any:
-    """The value as a type that JSON has; NumPy's integers become integers."""
+    """The value as a type that JSON has; NumPy's scalars become Python's, sequences and arrays lists."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) > 0:
+        return [_plain(item) for item in value]
     try:
         return operator.index(value)
     except TypeError:
@@ -30,7 +36,9 @@ def to_json(settings: Mapping[str, Any]) -> str:
     try:
         return json.dumps({name: _plain(value) for name, value in settings.items()})
     except TypeError as error:
-        raise TypeError(f"a config holds integers, real numbers and strings: {error}") from None
+        raise TypeError(
+            f"a config holds integers, real numbers, strings, booleans and lists of integers: {error}"
+        ) from None
 
 
 class Config:
@@ -38,8 +46,8 @@ class Config:
 
     Every config has `type`, `hidden_dim` (0: the output width), `activation`, `pool_window`, `pool_heads`,
     `prefix_tokens` (the number of leading tokens, CLS and registers, that are no patches) and `ragged` (``"reject"``,
-    ``"partial"``, ``"drop"``; unset: the type's default). Further options depend on the type. None means that an option
-    is not set.
+    ``"partial"``, ``"drop"``; unset: the type's default). Further options depend on the type: integers, real numbers,
+    strings, booleans and lists of integers. None means that an option is not set.
     """
 
     __slots__ = ("_json",)
@@ -118,7 +126,7 @@ class Config:
         return self.to_dict() == other.to_dict() if isinstance(other, Config) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(frozenset(self.to_dict().items()))
+        return hash(frozenset((name, str(value)) for name, value in self.to_dict().items()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_json, (self._json,)

@@ -141,6 +141,22 @@ tenon_status tenon_config_set_string(tenon_config *config, const char *name, con
     return set_option(config, name, &option, error);
 }
 
+tenon_status tenon_config_set_bool(tenon_config *config, const char *name, bool value, tenon_error *error)
+{
+    return set_option(config, name, &(tn_option){.kind = TN_OPTION_BOOL, .integer = value}, error);
+}
+
+tenon_status tenon_config_set_ints(tenon_config *config, const char *name, int64_t count, const int64_t *values,
+                                   tenon_error *error)
+{
+    if (count < 0 || (count > 0 && values == NULL)) {
+        return tn_fail(error, TENON_INVALID, "option '%s' is a list of %lld integers without values",
+                       name != NULL ? tn_quote(name).text : "", (long long)count);
+    }
+    tn_option option = {.kind = TN_OPTION_INTS, .list = (int64_t *)(uintptr_t)values, .count = count}; /* copied */
+    return set_option(config, name, &option, error);
+}
+
 /* The option as it was set, or the field's default in *fallback. */
 static tenon_status get_option(const tenon_config *config, const char *name, tn_option_kind kind, tn_option *fallback,
                                const tn_option **found, tenon_error *error)
@@ -177,6 +193,26 @@ tenon_status tenon_config_get_real(const tenon_config *config, const char *name,
     tn_option fallback;
     TN_TRY(get_option(config, name, TN_OPTION_REAL, &fallback, &found, error));
     *value = found->real;
+    return TENON_OK;
+}
+
+tenon_status tenon_config_get_bool(const tenon_config *config, const char *name, bool *value, tenon_error *error)
+{
+    const tn_option *found;
+    tn_option fallback;
+    TN_TRY(get_option(config, name, TN_OPTION_BOOL, &fallback, &found, error));
+    *value = found->integer != 0;
+    return TENON_OK;
+}
+
+tenon_status tenon_config_get_ints(const tenon_config *config, const char *name, const int64_t **values,
+                                   int64_t *count, tenon_error *error)
+{
+    const tn_option *found;
+    tn_option fallback;
+    TN_TRY(get_option(config, name, TN_OPTION_INTS, &fallback, &found, error));
+    *values = found->list;
+    *count = found->count;
     return TENON_OK;
 }
 
@@ -304,7 +340,9 @@ bool tenon_type_has_option(const char *name, const char *option)
     tn_options read = {NULL, 0};
     if (name == NULL || option == NULL || tenon_config_new(name, &config, NULL) != TENON_OK) return false;
     if (tn_config_graph(config, 0, 0, &read, &graph, NULL) == TENON_OK) tn_graph_free(graph);
-    const bool has = tn_options_find(&read, option) != NULL || strcmp(option, "prefix_tokens") == 0;
+    bool has = strcmp(option, "prefix_tokens") == 0;
+    for (size_t i = 0; i < read.count && !has; i++)
+        has = strcmp(read.items[i].name, option) == 0;
     tn_options_free(&read);
     tenon_config_free(config);
     return has;

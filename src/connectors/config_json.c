@@ -7,9 +7,35 @@
 #include <stdlib.h>
 #include <string.h>
 
+static tenon_status set_list(tenon_config *config, const char *name, const json_t *list, tenon_error *error)
+{
+    const size_t count = json_array_size(list);
+    int64_t *values = calloc(count + 1, sizeof *values); /* never of size 0 */
+    if (values == NULL) {
+        return tn_fail(error, TENON_NO_MEMORY, "out of memory: option '%s' cannot be stored", tn_quote(name).text);
+    }
+    tenon_status status = TENON_OK;
+    for (size_t i = 0; i < count && status == TENON_OK; i++) {
+        const json_t *value = json_array_get(list, i);
+        if (!json_is_integer(value)) {
+            status = tn_fail(error, TENON_BAD_FILE, "config field '%s' is a list whose element %zu is no integer",
+                             tn_quote(name).text, i);
+        }
+        values[i] = json_integer_value(value);
+    }
+    if (status == TENON_OK) status = tenon_config_set_ints(config, name, (int64_t)count, values, error);
+    free(values);
+    return status;
+}
+
 static tenon_status set_member(tenon_config *config, const char *name, const json_t *value, tenon_error *error)
 {
     switch (json_typeof(value)) {
+    case JSON_TRUE:
+    case JSON_FALSE:
+        return tenon_config_set_bool(config, name, json_is_true(value), error);
+    case JSON_ARRAY:
+        return set_list(config, name, value, error);
     case JSON_INTEGER:
         return tenon_config_set_int(config, name, json_integer_value(value), error);
     case JSON_REAL:
@@ -19,7 +45,8 @@ static tenon_status set_member(tenon_config *config, const char *name, const jso
     case JSON_NULL:
         return tn_config_set_nothing(config, name, error); /* Python's None: not set */
     default:
-        return tn_fail(error, TENON_BAD_FILE, "config field '%s' is neither a number nor a string",
+        return tn_fail(error, TENON_BAD_FILE,
+                       "config field '%s' is an object; expected a number, a string, a boolean or a list of integers",
                        tn_quote(name).text);
     }
 }
@@ -102,6 +129,17 @@ tenon_status tn_config_from_adapter_json(const char *json, size_t length, tenon_
     return status;
 }
 
+static json_t *list_to_json(const tn_option *option)
+{
+    json_t *list = json_array();
+    for (int64_t i = 0; i < option->count; i++) {
+        if (json_array_append_new(list, json_integer(option->list[i])) == 0) continue;
+        json_decref(list);
+        return NULL;
+    }
+    return list;
+}
+
 static json_t *option_to_json(const tn_option *option)
 {
     switch (option->kind) {
@@ -111,6 +149,12 @@ static json_t *option_to_json(const tn_option *option)
         return json_real(option->real);
     case TN_OPTION_STRING:
         return json_string(option->string);
+    case TN_OPTION_BOOL:
+        return json_boolean(option->integer);
+    case TN_OPTION_INTS:
+        return list_to_json(option);
+    case TN_OPTION_UNSET:
+        return NULL;
     }
     return NULL;
 }
@@ -125,6 +169,7 @@ char *tn_config_to_adapter_json(const tenon_config *config, int64_t in_dim, int6
     }
     for (size_t i = 0; i < config->options.count; i++) {
         const tn_option *option = &config->options.items[i];
+        if (option->kind == TN_OPTION_UNSET) continue;
         failed = json_object_set_new(object, option->name, option_to_json(option)) != 0 || failed;
     }
     char *text = failed ? NULL : json_dumps(object, JSON_PRESERVE_ORDER);

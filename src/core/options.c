@@ -13,6 +13,7 @@ void tn_options_free(tn_options *options)
     for (size_t i = 0; i < options->count; i++) {
         free(options->items[i].name);
         free(options->items[i].string);
+        free(options->items[i].list);
     }
     free(options->items);
     *options = (tn_options){NULL, 0};
@@ -32,7 +33,8 @@ tenon_status tn_option_check_name(const char *name, tenon_error *error)
 const tn_option *tn_options_find(const tn_options *options, const char *name)
 {
     for (size_t i = 0; i < options->count; i++) {
-        if (strcmp(options->items[i].name, name) == 0) return &options->items[i];
+        const tn_option *option = &options->items[i];
+        if (option->kind != TN_OPTION_UNSET && strcmp(option->name, name) == 0) return option;
     }
     return NULL;
 }
@@ -54,6 +56,19 @@ static tn_option *place(tn_options *options, const char *name)
     return &items[options->count++];
 }
 
+/* Makes string and list its own, NULL where the kind has none. False: no memory, and it owns what it could copy. */
+static bool copy_value(tn_option *value)
+{
+    const bool text = value->kind == TN_OPTION_STRING, list = value->kind == TN_OPTION_INTS;
+    value->string = text ? strdup(value->string) : NULL;
+    const int64_t *numbers = value->list;
+    if (!list) value->count = 0;
+    value->list = list ? calloc((size_t)value->count + 1, sizeof *numbers) : NULL; /* never of size 0 */
+    if ((text && value->string == NULL) || (list && value->list == NULL)) return false;
+    if (value->count > 0) memcpy(value->list, numbers, (size_t)value->count * sizeof *numbers);
+    return true;
+}
+
 tenon_status tn_options_set(tn_options *options, const char *name, const tn_option *value, tenon_error *error)
 {
     if (value->kind == TN_OPTION_STRING && !tn_is_utf8(value->string)) {
@@ -62,17 +77,17 @@ tenon_status tn_options_set(tn_options *options, const char *name, const tn_opti
     if (value->kind == TN_OPTION_REAL && !isfinite(value->real)) {
         return tn_fail(error, TENON_INVALID, "option '%s' is not a finite number", tn_quote(name).text);
     }
-    char *string = value->kind == TN_OPTION_STRING ? strdup(value->string) : NULL;
-    tn_option *option = value->kind != TN_OPTION_STRING || string != NULL ? place(options, name) : NULL;
+    tn_option copy = *value;
+    tn_option *option = copy_value(&copy) ? place(options, name) : NULL;
     if (option == NULL) {
-        free(string);
+        free(copy.string);
+        free(copy.list);
         return tn_fail(error, TENON_NO_MEMORY, "out of memory: option '%s' cannot be stored", tn_quote(name).text);
     }
     free(option->string);
-    option->kind = value->kind;
-    option->integer = value->integer;
-    option->real = value->real;
-    option->string = string;
+    free(option->list);
+    copy.name = option->name;
+    *option = copy;
     return TENON_OK;
 }
 
@@ -93,6 +108,8 @@ tenon_status tn_options_copy(tn_options *to, const tn_options *from, tenon_error
 
 const char *tn_option_kind_name(tn_option_kind kind)
 {
-    static const char *const names[] = {"an integer", "a real number", "a string"};
+    static const char *const names[] = {
+        [TN_OPTION_INT] = "an integer",     [TN_OPTION_REAL] = "a real number",      [TN_OPTION_STRING] = "a string",
+        [TN_OPTION_BOOL] = "a boolean",     [TN_OPTION_INTS] = "a list of integers", [TN_OPTION_UNSET] = "not set"};
     return names[kind];
 }

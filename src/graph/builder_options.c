@@ -13,7 +13,7 @@ static const tn_option *read_option(tenon_builder *builder, const char *name, co
     }
     const tn_option *option = tn_options_find(builder->build->options, name);
     tenon_status status = tn_option_check_name(name, &error);
-    if (status == TENON_OK && (option != NULL || fallback->kind != TN_OPTION_STRING || fallback->string != NULL)) {
+    if (status == TENON_OK) {
         status = tn_options_set(builder->read, name, option != NULL ? option : fallback, &error);
     }
     if (status != TENON_OK) tn_builder_set_error(builder, status, error.message);
@@ -47,10 +47,35 @@ double tenon_option_real(tenon_builder *builder, const char *name, double fallba
 
 const char *tenon_option_string(tenon_builder *builder, const char *name, const char *fallback)
 {
-    const tn_option value = {.kind = TN_OPTION_STRING, .string = (char *)(uintptr_t)fallback}; /* only read, copied */
+    const tn_option value = {.kind = fallback != NULL ? TN_OPTION_STRING : TN_OPTION_UNSET,
+                             .string = (char *)(uintptr_t)fallback}; /* only read, copied */
     const tn_option *option = read_option(builder, name, &value);
     if (option == NULL) return fallback;
     if (option->kind == TN_OPTION_STRING) return option->string;
     wrong_kind(builder, option, TN_OPTION_STRING);
+    return fallback;
+}
+
+bool tenon_option_bool(tenon_builder *builder, const char *name, bool fallback)
+{
+    const tn_option *option = read_option(builder, name, &(tn_option){.kind = TN_OPTION_BOOL, .integer = fallback});
+    if (option == NULL) return fallback;
+    if (option->kind == TN_OPTION_BOOL) return option->integer != 0;
+    wrong_kind(builder, option, TN_OPTION_BOOL);
+    return fallback;
+}
+
+const int64_t *tenon_option_ints(tenon_builder *builder, const char *name, int64_t *count, int64_t fallback_count,
+                                 const int64_t *fallback)
+{
+    const tn_option value = {.kind = TN_OPTION_INTS, .list = (int64_t *)(uintptr_t)fallback, .count = fallback_count};
+    const tn_option *option = read_option(builder, name, &value);
+    *count = fallback_count;
+    if (option == NULL) return fallback;
+    if (option->kind == TN_OPTION_INTS) {
+        *count = option->count;
+        return option->list;
+    }
+    wrong_kind(builder, option, TN_OPTION_INTS);
     return fallback;
 }
