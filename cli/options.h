@@ -9,12 +9,12 @@
 
 /* What an option's argument is, and the type of the field that takes it. */
 typedef enum tn_option_kind {
-    TN_FLAG,   /* no argument; bool */
-    TN_STRING, /* const char * */
-    TN_INT,    /* int64_t, from `minimum` on */
-    TN_UINT,   /* uint64_t */
-    TN_REAL,   /* double, not negative */
-    TN_PAIR,   /* tn_pair, "HxW", both positive */
+    TN_FLAG,    /* no argument; bool */
+    TN_STRING,  /* const char * */
+    TN_INT,     /* int64_t, from `minimum` on */
+    TN_UINT,    /* uint64_t */
+    TN_REAL,    /* double, not negative */
+    TN_PAIR,    /* tn_pair, "HxW", both positive */
     TN_MAPPING, /* tn_mapping, "OLD=NEW,OLD=NEW"; may be repeated */
     TN_SETTING  /* tn_mapping, "NAME=VALUE", the value with commas and all; may be repeated */
 } tn_option_kind;

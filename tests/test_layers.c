@@ -47,6 +47,29 @@ static void only_merge(tenon_builder *b)
                       "partial");
 }
 
+static void transposed(tenon_builder *b)
+{
+    if (tenon_option_bool(b, "blocks", false)) tenon_features(b, TENON_ROWS_BLOCKS);
+    tenon_patch_merge(b, 2, TENON_MERGE_DY_DX_C_TRANSPOSED, "drop");
+    tenon_linear(b, "fc", tenon_builder_out_dim(b), TENON_BIAS);
+}
+
+static void halves(tenon_builder *b)
+{
+    tenon_linear(b, "both", 2 * tenon_builder_out_dim(b), TENON_BIAS);
+    tenon_gate_halves(b, tenon_option_string(b, "activation", "silu"), tenon_option_bool(b, "second", true));
+}
+
+static void only_halves(tenon_builder *b)
+{
+    tenon_gate_halves(b, "relu", tenon_option_bool(b, "second", true));
+}
+
+static void only_transposed(tenon_builder *b)
+{
+    tenon_patch_merge(b, 2, TENON_MERGE_DY_DX_C_TRANSPOSED, "reject");
+}
+
 static void bare(tenon_builder *b)
 {
     tenon_linear(b, "mm_input_projection_weight", tenon_builder_out_dim(b), TENON_TRANSPOSED | TENON_BARE_NAME);
@@ -58,7 +81,15 @@ static int register_all(void **state)
     static const struct {
         const char *name;
         tenon_builder_function build;
-    } types[] = {{"norms", norms}, {"merger", merger}, {"gated", gated}, {"only_merge", only_merge}, {"bare", bare}};
+    } types[] = {{"norms", norms},
+                 {"merger", merger},
+                 {"gated", gated},
+                 {"only_merge", only_merge},
+                 {"bare", bare},
+                 {"transposed", transposed},
+                 {"halves", halves},
+                 {"only_halves", only_halves},
+                 {"only_transposed", only_transposed}};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         if (tenon_register_adapter(types[i].name, types[i].build, NULL, &error) != TENON_OK) return -1;
     }
@@ -127,6 +158,76 @@ static void values_gate_each_other(void **state)
     for (size_t i = 0; i < 2; i++) {
         graph_check(&(graph_case){.json = configs[i], .in_dim = 6, .out_dim = 5, .images = 2, .tokens = 7, .seed = i});
     }
+}
+
+/* y = f(one half) times the other: relu(-3, 4) (1, -2) = (0, -8), and the first half as the gate, relu(1, -2) (-3, 4)
+ * = (-3, 0). */
+static void halves_gate_each_other(void **state)
+{
+    (void)state;
+    static const char *const configs[] = {"{\"type\": \"halves\"}", "{\"type\": \"halves\", \"second\": false}",
+                                          "{\"type\": \"halves\", \"activation\": \"gelu\"}"};
+    for (size_t i = 0; i < 3; i++) {
+        graph_check(&(graph_case){
+            .json = configs[i], .in_dim = 6, .out_dim = 21, .images = 2, .tokens = 7, .patch_mask = i == 1, .seed = i});
+    }
+    static const double x[] = {1, -2, -3, 4};
+    static const double expected[2][2] = {{0, -8}, {-3, 0}};
+    for (int second = 0; second < 2; second++) {
+        const char *json = second ? "{\"type\": \"only_halves\"}" : "{\"type\": \"only_halves\", \"second\": false}";
+        const graph_case c = {.json = json, .in_dim = 4, .out_dim = 2, .images = 1, .tokens = 1};
+        int64_t rows;
+        double *y = graph_tokens_with(&c, NULL, NULL, x, &rows);
+        assert_true(rows == 1 && y[0] == expected[!second][0] && y[1] == expected[!second][1]);
+        free(y);
+    }
+    tenon_config *config;
+    tenon_adapter *adapter;
+    assert_int_equal(tenon_config_from_json("{\"type\": \"only_halves\"}", 23, &config, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_new(config, 5, 2, NULL, &adapter, &error), TENON_INVALID);
+    assert_non_null(strstr(error.message, "even width (got 5)"));
+    tenon_config_free(config);
+}
+
+/* Windows column by column, over frames, blocks and images of their own size. */
+static void merges_may_be_transposed(void **state)
+{
+    (void)state;
+    static const int64_t grids[] = {1, 2, 4, 2, 4, 2, 1, 6, 4};
+    graph_check(&(graph_case){.json = "{\"type\": \"transposed\"}",
+                              .in_dim = 5,
+                              .out_dim = 7,
+                              .images = 2,
+                              .tokens = 35,
+                              .height = 5,
+                              .width = 7,
+                              .patch_mask = true});
+    for (int i = 0; i < 2; i++) {
+        graph_check(
+            &(graph_case){.json = i ? "{\"type\": \"transposed\", \"blocks\": true}" : "{\"type\": \"transposed\"}",
+                          .in_dim = 5,
+                          .out_dim = 7,
+                          .images = 3,
+                          .grids = grids,
+                          .grid_columns = 3,
+                          .patch_mask = true,
+                          .frame_mask = true});
+    }
+}
+
+/* On a 4 x 4 grid whose patch p is the number p the second token is the window below the first. */
+static void transposed_windows_go_down(void **state)
+{
+    (void)state;
+    static const double x[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    static const double expected[] = {0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15};
+    const graph_case c = {
+        .json = "{\"type\": \"only_transposed\"}", .in_dim = 1, .out_dim = 4, .images = 1, .tokens = 16};
+    int64_t rows;
+    double *tokens = graph_tokens_with(&c, NULL, NULL, x, &rows);
+    assert_int_equal(rows, 4);
+    assert_memory_equal(tokens, expected, sizeof expected);
+    free(tokens);
 }
 
 static void weights_may_be_stored_transposed(void **state)
@@ -233,9 +334,11 @@ static void graphs_are_described(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows_are_normalised),     cmocka_unit_test(patches_are_merged),
-        cmocka_unit_test(values_gate_each_other),  cmocka_unit_test(weights_may_be_stored_transposed),
-        cmocka_unit_test(merges_have_their_order), cmocka_unit_test(graphs_are_described),
+        cmocka_unit_test(rows_are_normalised),      cmocka_unit_test(patches_are_merged),
+        cmocka_unit_test(values_gate_each_other),   cmocka_unit_test(weights_may_be_stored_transposed),
+        cmocka_unit_test(merges_have_their_order),  cmocka_unit_test(halves_gate_each_other),
+        cmocka_unit_test(merges_may_be_transposed), cmocka_unit_test(transposed_windows_go_down),
+        cmocka_unit_test(graphs_are_described),
     };
     return cmocka_run_group_tests(tests, register_all, NULL);
 }

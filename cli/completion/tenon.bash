@@ -21,10 +21,11 @@ _tenon_tokens() {
         --image) ;;
         --patch) ;;
         --prefix-tokens) ;;
+        --option) ;;
         --frames) ;;
         --text) ;;
         --max-seq) ;;
-        *) _tenon_options "--type --window --grid --image --patch --prefix-tokens --ragged --frames --text --max-seq --json --help" ;;
+        *) _tenon_options "--type --window --grid --image --patch --prefix-tokens --ragged --option --frames --text --max-seq --json --help" ;;
     esac
 }
 
@@ -41,8 +42,9 @@ _tenon_init() {
         --window) ;;
         --heads) ;;
         --prefix-tokens) ;;
+        --option) ;;
         --seed) ;;
-        *) _tenon_options "--type --in-dim --out-dim --hidden --activation --window --heads --ragged --prefix-tokens --seed --dtype --output --json --help" ;;
+        *) _tenon_options "--type --in-dim --out-dim --hidden --activation --window --heads --ragged --prefix-tokens --option --seed --dtype --output --json --help" ;;
     esac
 }
 

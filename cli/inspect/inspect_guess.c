@@ -168,9 +168,9 @@ static bool modules_of_type(modules *m, const char *type, int64_t in_dim, int64_
     return good;
 }
 
-/* The file's module for each of the type's: by name where all names are there, else in order, which tells two apart but
- * not more. */
-static bool align(const modules *ours, modules *theirs, int place[TN_GUESS_MODULES])
+/* The file's module for each of the type's: by name (`by_name`, where all names are there), or in order, which tells
+ * two apart but not more. */
+static bool align(const modules *ours, modules *theirs, bool by_name, int place[TN_GUESS_MODULES])
 {
     int named = 0;
     if (ours->count != theirs->count) return false;
@@ -183,7 +183,7 @@ static bool align(const modules *ours, modules *theirs, int place[TN_GUESS_MODUL
             break;
         }
     }
-    if (named == ours->count) return true;
+    if (by_name || named == ours->count) return named == ours->count;
     for (int i = 0; i < ours->count; i++)
         place[i] = i;
     return ours->count <= 2;
@@ -208,12 +208,13 @@ static void note_names(tn_guess *g, const modules *ours, const modules *theirs, 
 }
 
 /* Does the group have exactly the parameters of this type, at some widths? */
-static bool fits(tn_guess *g, const char *type, modules *theirs)
+static bool fits(tn_guess *g, const char *type, bool by_name, modules *theirs)
 {
     modules ours;
     int place[TN_GUESS_MODULES];
     int64_t heads;
-    if (!modules_of_type(&ours, type, 16, 0, 16, &heads) || !ours.count || !align(&ours, theirs, place)) return false;
+    if (!modules_of_type(&ours, type, 16, 0, 16, &heads) || !ours.count || !align(&ours, theirs, by_name, place))
+        return false;
     const module *first = &theirs->list[place[0]], *last = &theirs->list[place[ours.count - 1]];
     int64_t in_dim = first->shape[1], out_dim = last->shape[0];
     int64_t hidden_dim = tenon_type_has_option(type, "hidden_dim") ? first->shape[0] : 0;
@@ -231,7 +232,8 @@ static bool fits(tn_guess *g, const char *type, modules *theirs)
     return true;
 }
 
-/* Types that pool come last: nothing in the tensors tells that they do. */
+/* Types whose names the modules have, or else those that they are in order. Types that pool come last: nothing in the
+ * tensors tells that they do. */
 static void find_types(tn_guess *g, const tenon_file *file)
 {
     enum { MOST = 64 };
@@ -239,9 +241,12 @@ static void find_types(tn_guess *g, const tenon_file *file)
     modules theirs;
     if (!modules_of_file(&theirs, file, g)) return;
     size_t count = tenon_list_adapters(types, MOST);
-    for (int pools = 0; pools < 2; pools++)
+    for (int pass = 0; pass < 4; pass++) {
+        bool by_name = pass < 2, pools = pass % 2 != 0;
+        if (pass == 2 && g->num_types > 0) return;
         for (size_t i = 0; i < count && i < MOST && g->num_types < TN_GUESS_TYPES; i++)
-            if (tenon_type_pools(types[i]) == (pools != 0)) fits(g, types[i], &theirs);
+            if (tenon_type_pools(types[i]) == pools) fits(g, types[i], by_name, &theirs);
+    }
 }
 
 /* ---- the tree ---- */

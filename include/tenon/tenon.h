@@ -191,7 +191,8 @@ TENON_API void tenon_call_init(tenon_call *call);
 TENON_API TENON_MUST_CHECK tenon_status tenon_config_new(const char *type, tenon_config **config, tenon_error *error);
 
 /* Reads {"type": "avgpool", "pool_window": 3}. An integer, a real number, a string, a boolean or a list of integers
- * becomes an option of that kind; "type" may be left out (mlp_2layer). TENON_BAD_FILE: not one JSON object, or a key twice. */
+ * becomes an option of that kind; "type" may be left out (mlp_2layer). TENON_BAD_FILE: not one JSON object, or a key
+ * twice. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_config_from_json(const char *json, size_t length, tenon_config **config,
                                                                tenon_error *error);
 
@@ -219,7 +220,7 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_config_set_ints(tenon_config *conf
 
 TENON_API const char *tenon_config_type(const tenon_config *config);
 
-/* Read an option back, the default where one of the seven fields is not set (`ragged` has none: the type decides).
+/* Read an option back, where one of the seven fields is not set the type's default (`ragged` has none here).
  * TENON_NOT_FOUND: never set; TENON_INVALID: another kind.
  */
 TENON_API TENON_MUST_CHECK tenon_status tenon_config_get_int(const tenon_config *config, const char *name,
@@ -357,8 +358,13 @@ TENON_API int tenon_layer_norm(tenon_builder *builder, const char *name, double 
 TENON_API int tenon_rms_norm(tenon_builder *builder, const char *name, double eps, unsigned flags);
 
 /* The order of a merged row, slowest index first: row and column in the window, then channel; or channel, then row and
- * column, as torch.nn.functional.unfold has it. */
-typedef enum tenon_merge_order { TENON_MERGE_DY_DX_C = 0, TENON_MERGE_C_DY_DX = 1 } tenon_merge_order;
+ * column, as torch.nn.functional.unfold has it. The last has rows as the first, but the windows follow each other
+ * column by column: their grid is the transpose (InternVL's `ps_version` v1). */
+typedef enum tenon_merge_order {
+    TENON_MERGE_DY_DX_C = 0,
+    TENON_MERGE_C_DY_DX = 1,
+    TENON_MERGE_DY_DX_C_TRANSPOSED = 2
+} tenon_merge_order;
 
 /* The patches of each side x side window of the grid side by side in one row of side^2 times the width. `ragged`:
  * "reject" refuses a grid that the side does not divide, "drop" leaves out what does not fill a window, "partial" pads
@@ -367,6 +373,10 @@ TENON_API int tenon_patch_merge(tenon_builder *builder, int64_t side, tenon_merg
 
 /* y = f(gate) value, of two values of one width; f as in tenon_activation. */
 TENON_API int tenon_gate(tenon_builder *builder, const char *activation, int gate, int value);
+
+/* The same of the two halves of one value's columns: y = f(first half) second half, or with `second_is_gate`
+ * f(second half) first half, as Cohere's and Aya's. */
+TENON_API int tenon_gate_halves(tenon_builder *builder, const char *activation, bool second_is_gate);
 
 /* Mean over each window x window block of the grid, from the top left. `ragged` says what happens where the grid ends
  * inside a window: "reject" refuses such a grid, "partial" averages the patches that are there, "drop" leaves them out.

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from tenon import _C
 
-#: Types that pool the patch grid. Those that accept any grid come first.
+_SEED_TYPES = ("attentional_pool", "avgpool", "linear", "mlp_2layer")
+
+#: Types of KempnerForge's adapter module that pool the patch grid. Those that accept any grid come first.
 POOLING_ADAPTER_TYPES: tuple[str, ...] = tuple(
-    sorted((name for name in _C.list_adapters() if _C.type_pools(name)), key=_C.type_needs_divisible)
+    sorted((name for name in _SEED_TYPES if _C.type_pools(name)), key=_C.type_needs_divisible)
 )
 
 #: Pooling types that refuse a grid that is not divisible by the window, unless their config allows it.

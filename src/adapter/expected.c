@@ -85,9 +85,9 @@ static bool find_slopes(tn_expected *expected, const tn_graph *other, int width,
         for (int d = 0; d < expected->parameters[p].ndim; d++) {
             const int64_t difference = other->parameters[p].shape[d] - expected->parameters[p].shape[d];
             tn_side *side = &expected->sides[p][d];
-            if (difference % step != 0) return false;
-            side->slope[width] = difference / step;
-            side->constant -= side->slope[width] * step;
+            if (step % 2 != 0 || difference % (step / 2) != 0) return false;
+            side->slope[width] = difference / (step / 2);
+            side->constant -= difference;
         }
     }
     return true;
@@ -164,7 +164,8 @@ static bool side_length(const tn_side *side, const int64_t widths[TN_NUM_WIDTHS]
     for (int w = 0; w < TN_NUM_WIDTHS; w++) {
         int64_t part;
         if (side->slope[w] == 0) continue;
-        if (widths[w] == 0 || !tn_mul_i64(side->slope[w], widths[w], &part) || !tn_add_i64(*value, part, value)) {
+        if (widths[w] == 0 || !tn_mul_i64(side->slope[w], widths[w], &part) || part % 2 != 0 ||
+            !tn_add_i64(*value, part / 2, value)) {
             return false;
         }
     }
@@ -188,8 +189,8 @@ static int64_t width_of_side(const tn_side *side, const int64_t widths[TN_NUM_WI
     tn_side others = *side;
     others.slope[width] = 0;
     if (side->slope[width] == 0 || !side_length(&others, widths, &known)) return 0;
-    if (__builtin_sub_overflow(length, known, &rest) || rest <= 0 || rest % side->slope[width] != 0) return 0;
-    return rest / side->slope[width];
+    if (__builtin_sub_overflow(length, known, &rest) || rest <= 0 || !tn_mul_i64(rest, 2, &rest)) return 0;
+    return rest % side->slope[width] == 0 ? rest / side->slope[width] : 0;
 }
 
 typedef struct tally {

@@ -2,7 +2,8 @@
 /* The tensors that a connector expects, while its widths may still be unknown.
  *
  * Each side of a tensor is  constant + slope . (in_dim, out_dim, hidden_dim),  which two builds with different widths
- * tell for any builder: nothing here knows a connector. The widths then follow from the sides of a file's tensors. */
+ * tell for any builder: nothing here knows a connector. Slopes count in halves, as a gate may take half of a width. The
+ * widths then follow from the sides of a file's tensors. */
 #ifndef TN_ADAPTER_EXPECTED_H
 #define TN_ADAPTER_EXPECTED_H
 
@@ -13,7 +14,7 @@ enum { TN_MAX_SIDES = sizeof((tn_parameter_spec *)0)->shape / sizeof((tn_paramet
 
 typedef struct tn_side {
     int64_t constant;
-    int64_t slope[TN_NUM_WIDTHS];
+    int64_t slope[TN_NUM_WIDTHS]; /* in halves */
 } tn_side;
 
 typedef struct tn_expected {

@@ -74,6 +74,8 @@ tenon_status tenon_config_new(const char *type, tenon_config **config, tenon_err
     }
     made->type = name;
     made->recipe = recipe;
+    tn_graph *graph = NULL; /* a builder that fails without options has no defaults */
+    if (tn_config_graph(made, 0, 0, &made->defaults, &graph, NULL) == TENON_OK) tn_graph_free(graph);
     *config = made;
     return TENON_OK;
 }
@@ -83,6 +85,7 @@ void tenon_config_free(tenon_config *config)
     if (config == NULL) return;
     tn_options_free(&config->options);
     tn_options_free(&config->unset);
+    tn_options_free(&config->defaults);
     free(config->type);
     free(config);
 }
@@ -157,7 +160,8 @@ tenon_status tenon_config_set_ints(tenon_config *config, const char *name, int64
     return set_option(config, name, &option, error);
 }
 
-/* The option as it was set, or the field's default in *fallback. */
+/* The option as it was set, or of a field that every config has the type's default, or else the field's in *fallback.
+ */
 static tenon_status get_option(const tenon_config *config, const char *name, tn_option_kind kind, tn_option *fallback,
                                const tn_option **found, tenon_error *error)
 {
@@ -166,7 +170,8 @@ static tenon_status get_option(const tenon_config *config, const char *name, tn_
     if (*found == NULL && field != NULL && (field->kind == TN_OPTION_INT || field->string != NULL)) {
         *fallback =
             (tn_option){.kind = field->kind, .integer = field->integer, .string = (char *)(uintptr_t)field->string};
-        *found = fallback;
+        *found = tn_options_find(&config->defaults, name);
+        if (*found == NULL) *found = fallback;
     }
     if (*found == NULL) {
         return tn_fail(error, TENON_NOT_FOUND, "option '%s' is not set", tn_quote(name).text);
@@ -205,8 +210,8 @@ tenon_status tenon_config_get_bool(const tenon_config *config, const char *name,
     return TENON_OK;
 }
 
-tenon_status tenon_config_get_ints(const tenon_config *config, const char *name, const int64_t **values,
-                                   int64_t *count, tenon_error *error)
+tenon_status tenon_config_get_ints(const tenon_config *config, const char *name, const int64_t **values, int64_t *count,
+                                   tenon_error *error)
 {
     const tn_option *found;
     tn_option fallback;
@@ -257,7 +262,9 @@ static tenon_status check_all_read(const tenon_config *config, const tn_options 
     for (size_t i = 0; i < config->options.count; i++) {
         const char *name = config->options.items[i].name;
         const struct field *field = find_field(name);
-        if (tn_options_find(read, name) != NULL || (field != NULL && field->carried)) continue;
+        if (config->options.items[i].kind == TN_OPTION_UNSET || tn_options_find(read, name) != NULL ||
+            (field != NULL && field->carried))
+            continue;
         return fail_unknown(config, name, read, error);
     }
     for (size_t i = 0; i < config->unset.count; i++) {

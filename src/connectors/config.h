@@ -10,8 +10,9 @@
 struct tenon_config {
     char *type;
     tn_recipe recipe;
-    tn_options options; /* what was set; never contains "type" */
-    tn_options unset;   /* names that were given with no value, as null in JSON; their values mean nothing */
+    tn_options options;  /* what was set; never contains "type" */
+    tn_options unset;    /* names that were given with no value, as null in JSON; their values mean nothing */
+    tn_options defaults; /* what the type's builder reads where nothing is set */
 };
 
 /* Notes a name that is given without a value; a name that is no option of the type is refused like one with a value. */

@@ -16,12 +16,22 @@ typedef struct row {
     struct row *_Atomic next;
 } row;
 
-/* Sorted by name. */
+/* Sorted by name; each links to the next. */
 static row shipped[] = {
     {"attentional_pool", {tn_build_attentional_pool, NULL}, &shipped[1]},
     {"avgpool", {tn_build_avgpool, NULL}, &shipped[2]},
-    {"linear", {tn_build_linear, NULL}, &shipped[3]},
-    {"mlp_2layer", {tn_build_mlp_2layer, NULL}, NULL},
+    {"aya", {tn_build_aya, NULL}, &shipped[3]},
+    {"gemma3", {tn_build_gemma3, NULL}, &shipped[4]},
+    {"idefics3", {tn_build_idefics3, NULL}, &shipped[5]},
+    {"internvl", {tn_build_internvl, NULL}, &shipped[6]},
+    {"linear", {tn_build_linear, NULL}, &shipped[7]},
+    {"llama4", {tn_build_llama4, NULL}, &shipped[8]},
+    {"llava", {tn_build_llava, NULL}, &shipped[9]},
+    {"mistral3", {tn_build_mistral3, NULL}, &shipped[10]},
+    {"mlp_2layer", {tn_build_mlp_2layer, NULL}, &shipped[11]},
+    {"qwen2_vl", {tn_build_qwen2_vl, NULL}, &shipped[12]},
+    {"qwen3_vl", {tn_build_qwen3_vl, NULL}, &shipped[13]},
+    {"vip_llava", {tn_build_vip_llava, NULL}, NULL},
 };
 
 /* The list, sorted. Rows are only ever added: under the global lock, and by one store, so that whoever reads, a forked

@@ -109,7 +109,7 @@ tenon_status tn_options_copy(tn_options *to, const tn_options *from, tenon_error
 const char *tn_option_kind_name(tn_option_kind kind)
 {
     static const char *const names[] = {
-        [TN_OPTION_INT] = "an integer",     [TN_OPTION_REAL] = "a real number",      [TN_OPTION_STRING] = "a string",
-        [TN_OPTION_BOOL] = "a boolean",     [TN_OPTION_INTS] = "a list of integers", [TN_OPTION_UNSET] = "not set"};
+        [TN_OPTION_INT] = "an integer", [TN_OPTION_REAL] = "a real number",      [TN_OPTION_STRING] = "a string",
+        [TN_OPTION_BOOL] = "a boolean", [TN_OPTION_INTS] = "a list of integers", [TN_OPTION_UNSET] = "not set"};
     return names[kind];
 }

@@ -359,13 +359,15 @@ void tn_builder_flags(tenon_builder *builder, unsigned flags, unsigned known)
 static bool same_windows(const tn_space *a, const tn_space *b)
 {
     return a->kind == b->kind && a->parent == b->parent && a->windows.side == b->windows.side &&
-           a->windows.ragged == b->windows.ragged && a->windows.is_pool == b->windows.is_pool;
+           a->windows.ragged == b->windows.ragged && a->windows.is_pool == b->windows.is_pool &&
+           a->windows.transposed == b->windows.transposed;
 }
 
-int tn_builder_windows(tenon_builder *builder, int parent, int64_t side, const char *ragged, bool is_pool)
+int tn_builder_windows_by(tenon_builder *builder, int parent, const tn_window_rule *rule, const char *ragged)
 {
+    const int64_t side = rule->side;
     tenon_error error;
-    tn_space space = {.kind = TN_SPACE_WINDOWS, .parent = parent, .layer = -1, .integers = -1};
+    tn_space space = {.kind = TN_SPACE_WINDOWS, .parent = parent, .layer = -1, .integers = -1, .windows = *rule};
     if (tn_builder_failed(builder)) return -1;
     if (ragged == NULL) {
         tenon_builder_fail(builder, "adapter type '%s' has a window layer whose ragged is NULL", builder->build->type);
@@ -378,8 +380,6 @@ int tn_builder_windows(tenon_builder *builder, int parent, int64_t side, const c
                            builder->build->type);
     }
     if (tn_builder_failed(builder)) return -1;
-    space.windows.side = side;
-    space.windows.is_pool = is_pool;
     for (int i = 0; i < builder->graph->num_spaces; i++) {
         if (same_windows(&builder->graph->spaces[i], &space)) return i;
     }
@@ -395,6 +395,11 @@ int tn_builder_shared(tenon_builder *builder, int64_t rows)
     }
     return add_space(builder,
                      &(tn_space){.kind = TN_SPACE_SHARED, .parent = -1, .layer = -1, .integers = -1, .rows = rows});
+}
+
+int tn_builder_windows(tenon_builder *builder, int parent, int64_t side, const char *ragged, bool is_pool)
+{
+    return tn_builder_windows_by(builder, parent, &(tn_window_rule){.side = side, .is_pool = is_pool}, ragged);
 }
 
 int tn_builder_layer_space(tenon_builder *builder, const tn_layer *layer)

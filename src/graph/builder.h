@@ -42,6 +42,9 @@ int tn_builder_windows(tenon_builder *builder, int parent, int64_t side, const c
 /* The space of `rows` rows that are made of parameters alone: the one there is, or a new one. */
 int tn_builder_shared(tenon_builder *builder, int64_t rows);
 
+/* The same with everything said; `ragged` is the name of the rule's. */
+int tn_builder_windows_by(tenon_builder *builder, int parent, const tn_window_rule *rule, const char *ragged);
+
 /* A new space of the layer appended last, whose type has a shape function. */
 int tn_builder_layer_space(tenon_builder *builder, const tn_layer *layer);
 

@@ -7,7 +7,7 @@
 static tenon_status count_windows(int64_t height, int64_t width, int64_t window, tn_ragged ragged, int64_t *count,
                                   tenon_error *error)
 {
-    const tn_window_rule rule = {.side = window, .ragged = ragged};
+    const tn_window_rule rule = {.side = window, .ragged = ragged, .is_pool = true};
     tn_tiling tiling;
     TN_TRY(tn_tile(&tiling, &rule, TENON_UNSET, height, width, false, error));
     *count = tiling.out_height * tiling.out_width;

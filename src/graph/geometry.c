@@ -111,6 +111,39 @@ static bool needs_grid(const tn_graph *graph)
     return false;
 }
 
+/* Block-ordered features whose only geometry is windows of one side over them: every grid of as many blocks gives the
+ * same rows, so that none is needed. Returns that side, or 0. */
+static int64_t find_block_side(const tn_graph *graph)
+{
+    const int features = graph->values[0].space;
+    int64_t side = 0;
+    if (graph->spaces[features].order != TENON_ROWS_BLOCKS) return 0;
+    for (int i = 0; i < graph->num_spaces; i++) {
+        const tn_space *space = &graph->spaces[i];
+        if (space->kind != TN_SPACE_WINDOWS) continue;
+        if (space->parent != features || space->windows.is_pool || space->windows.transposed) return 0;
+        if (side != 0 && side != space->windows.side) return 0;
+        side = space->windows.side;
+    }
+    for (int i = 0; i < graph->num_layers; i++) {
+        if (graph->layers[i]->type->needs_grid) return 0;
+    }
+    return side;
+}
+
+/* A column of blocks. */
+static tenon_status block_features(const tn_graph *graph, int64_t tokens, int64_t side, tn_shape *shape,
+                                   tenon_error *error)
+{
+    const int64_t patches = tokens - graph->prefix_tokens;
+    *shape = (tn_shape){1, patches / side, side};
+    if (patches % side == 0 && patches / side % side == 0) return TENON_OK;
+    return tn_fail(error, TENON_INVALID,
+                   "num_tokens=%lld is no whole number of blocks of %lldx%lld patches, in which the features of this "
+                   "connector lie",
+                   (long long)tokens, (long long)side, (long long)side);
+}
+
 /* The features of images that are all alike. */
 static tenon_status uniform_features(const tn_graph *graph, const tn_extents *extents, tn_shape *shape,
                                      tenon_error *error)
@@ -128,6 +161,8 @@ static tenon_status uniform_features(const tn_graph *graph, const tn_extents *ex
     if (extents->window != TENON_UNSET && extents->window <= 0) {
         return tn_fail(error, TENON_INVALID, "`pool_window` must be positive (got %lld)", (long long)extents->window);
     }
+    const int64_t side = given ? 0 : find_block_side(graph);
+    if (side > 0) return block_features(graph, extents->tokens, side, shape, error);
     if (needed || given) return find_grid(extents, graph->prefix_tokens, shape, error);
     *shape = (tn_shape){1, extents->tokens - graph->prefix_tokens, 1};
     return TENON_OK;
@@ -156,7 +191,14 @@ tenon_status tn_tile(tn_tiling *tiling, const tn_window_rule *rule, int64_t wind
 {
     const int64_t side = rule->is_pool && window != TENON_UNSET ? window : rule->side;
     if (side <= 0) return tn_fail(error, TENON_INVALID, "`pool_window` must be positive (got %lld)", (long long)side);
-    if (rule->ragged == TN_RAGGED_REJECT && (height % side != 0 || width % side != 0)) {
+    const bool divides = height % side == 0 && width % side == 0;
+    if (rule->ragged == TN_RAGGED_REJECT && !divides && !rule->is_pool) {
+        return tn_fail(error, TENON_INVALID,
+                       "this connector merges %lldx%lld patches into one token, which does not divide the patch grid "
+                       "(%lldx%lld); use images whose grid it divides",
+                       (long long)side, (long long)side, (long long)height, (long long)width);
+    }
+    if (rule->ragged == TN_RAGGED_REJECT && !divides) {
         return tn_fail(error, TENON_INVALID,
                        "this pooling connector requires the patch grid (%lldx%lld) be divisible by the pool window "
                        "(%lld); got a ragged grid (num_tokens=%lld). Use avgpool for ragged grids, or pick a divisible "
@@ -169,6 +211,7 @@ tenon_status tn_tile(tn_tiling *tiling, const tn_window_rule *rule, int64_t wind
                           .out_height = drop ? height / side : tn_ceil_div(height, side),
                           .out_width = drop ? width / side : tn_ceil_div(width, side),
                           .side = side,
+                          .transposed = rule->transposed,
                           .slot_height = whole ? side : tn_min_i64(side, height),
                           .slot_width = whole ? side : tn_min_i64(side, width)};
     int64_t slots;
@@ -223,15 +266,16 @@ int64_t tn_geometry_slots(const tn_geometry *geometry, int space)
 void tn_tiling_patches(int64_t *patches, const tn_tiling *tiling, int64_t index)
 {
     const int64_t frame = tiling->out_height * tiling->out_width, t = index / frame;
-    const int64_t before = t * tiling->in_height * tiling->in_width;
+    const int64_t before = t * tiling->in_height * tiling->in_width, within = index % frame;
+    const int64_t row = tiling->transposed ? within % tiling->out_height : within / tiling->out_width;
+    const int64_t column = tiling->transposed ? within / tiling->out_height : within % tiling->out_width;
     if (tiling->blocks) {
-        const int64_t slots = tn_tiling_slots(tiling);
+        const int64_t slots = tn_tiling_slots(tiling), block = t * frame + row * tiling->out_width + column;
         for (int64_t j = 0; j < slots; j++)
-            patches[j] = index * slots + j;
+            patches[j] = block * slots + j;
         return;
     }
-    const int64_t top = index % frame / tiling->out_width * tiling->side;
-    const int64_t left = index % tiling->out_width * tiling->side;
+    const int64_t top = row * tiling->side, left = column * tiling->side;
     for (int64_t y = 0; y < tiling->slot_height; y++) {
         for (int64_t x = 0; x < tiling->slot_width; x++) {
             const bool inside = top + y < tiling->in_height && left + x < tiling->in_width;
@@ -268,6 +312,7 @@ static tenon_status find_shape(const tn_geometry *g, tn_shape *shapes, int space
     case TN_SPACE_WINDOWS:
         TN_TRY(tile_space(g, &tiling, space, &shapes[s->parent], error));
         shapes[space] = (tn_shape){shapes[s->parent].t, tiling.out_height, tiling.out_width};
+        if (tiling.transposed) shapes[space] = (tn_shape){shapes[space].t, tiling.out_width, tiling.out_height};
         return TENON_OK;
     case TN_SPACE_MAP:
         if (g->extents.integers == NULL || g->extents.integers[s->integers].data == NULL) {

@@ -16,7 +16,8 @@ typedef struct tn_tiling {
     int64_t out_height, out_width; /* grid that it makes, in each frame */
     int64_t side;
     int64_t slot_height, slot_width;
-    bool blocks; /* the patches of a window follow each other */
+    bool blocks;     /* the patches of a window follow each other */
+    bool transposed; /* windows are numbered column by column */
 } tn_tiling;
 
 /* Slots of a window; the geometry has checked the product. */

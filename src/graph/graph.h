@@ -45,7 +45,8 @@ tenon_status tn_ragged_from_name(const char *name, tn_ragged *ragged, tenon_erro
 typedef struct tn_window_rule {
     int64_t side;
     tn_ragged ragged;
-    bool is_pool; /* the rule that call.pool_window overrides */
+    bool is_pool;    /* the rule that call.pool_window overrides */
+    bool transposed; /* the windows are numbered column by column, and their grid is width x height */
 } tn_window_rule;
 
 typedef enum tn_space_kind {

@@ -92,6 +92,29 @@ def test_B139_image_and_patch(tenon):
     assert "577" in result.err and "441" in result.err
 
 
+def test_options_of_a_type(tenon):
+    words = ("--type", "idefics3", "--grid", "12x18")
+    assert count(tenon, *words, "--option", "scale_factor=3") == 24 and count(tenon, *words) == 54
+    assert count(tenon, "--type", "llava", "576", "--option", "norm=true", "--option=bias=false") == 576
+    for pair, says in (
+        ("norm=1", "option 'norm' of adapter type 'llava' is an integer; expected a boolean"),
+        ("depth=true", "option 'depth' of adapter type 'llava' is a boolean; expected an integer"),
+        ("depth=[2,3]", "is a list of integers; expected an integer"),
+        ("depth=[2,0.5]", "'depth' is no list of at most 64 integers"),
+        ("dept=2", "--option dept does not apply to the type 'llava'"),
+        ("depth", "--option takes NAME=VALUE, got 'depth'"),
+    ):
+        code = 1 if "adapter type" in says or "expected an integer" in says else 2
+        assert says in tenon("tokens", "--type", "llava", "576", "--option", pair, code=code).err
+
+
+def test_block_ordered_features_need_no_grid(tenon):
+    """Any grid of as many blocks gives the same tokens."""
+    assert count(tenon, "--type", "qwen2_vl", "24") == count(tenon, "--type", "qwen3_vl", "24", "--grid", "2x12") == 6
+    assert "no whole number of blocks of 2x2" in tenon("tokens", "--type", "qwen2_vl", "26", code=1).err
+    assert "does not divide the patch grid (3x4)" in tenon("tokens", "--type", "internvl", "12", "--grid", "3x4", code=1).err
+
+
 def test_budget(tenon):
     words = ["--type", "avgpool", "--window", "3", "729", "--frames", "16", "--text", "512", "--max-seq"]
     out = tenon("tokens", *words, "1808").out

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from . import _plain
 from ._connector import Connector, Grid, Masks, Plainly, Reader, check_settings, is_bare, patches_left
+from ._errors import OptionError
 from ._plain import Layer
 from ._registry import registry
 
@@ -150,9 +151,12 @@ def _build_mlp_2layer(
     hidden_dim: int | None = None,
     activation: str = "gelu",
     prefix_tokens: int = 0,
+    pre_norm: str | None = None,
     **others: Any,
 ) -> Projection:
     check_settings("mlp_2layer", others)
+    if pre_norm:
+        raise OptionError(f"tenon.torch has no pre_norm (got {pre_norm!r}); run the adapter with tenon itself")
     return MLP2LayerAdapter(in_dim, out_dim, hidden_dim, activation, prefix_tokens=prefix_tokens)
 
 
