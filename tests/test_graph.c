@@ -261,6 +261,14 @@ static void packed_images_are_what_they_are_alone(void **state)
         DLTensor ty = {y, {kDLCPU, 0}, 2, {kDLFloat, 32, 1}, (int64_t[]){tokens, out}, NULL, 0};
         tenon_call_init(&call);
         call.grids = &grid;
+        int64_t offsets[images + 1];
+        assert_int_equal(tenon_adapter_output_offsets(adapter, 0, &call, images, 0, offsets, &error), TENON_OK);
+        for (int i = 0; i < images; i++)
+            assert_int_equal(offsets[i + 1] - offsets[i], counts[i]);
+        assert_true(offsets[0] == 0 && offsets[images] == tokens);
+        assert_int_equal(tenon_adapter_output_offsets(adapter, 0, &call, images + 1, 0, offsets, &error),
+                         TENON_MISMATCH);
+        assert_int_equal(tenon_adapter_output_offsets(adapter, 1, &call, images, 0, offsets, &error), TENON_NOT_FOUND);
         if (tenon_adapter_forward(adapter, &tx, &ty, &call, NULL, &error) != TENON_OK) fail_msg("%s", error.message);
         int64_t row = 0, token = 0;
         for (int i = 0; i < images; i++) {
@@ -281,6 +289,32 @@ static void packed_images_are_what_they_are_alone(void **state)
     }
 }
 
+/* The tokens first, then what else the builder named; offsets of images that are all alike. */
+static void outputs_are_told(void **state)
+{
+    (void)state;
+    tenon_config *config;
+    tenon_adapter *adapter;
+    const char *name;
+    int64_t width, offsets[4];
+    assert_int_equal(tenon_config_from_json("{\"type\": \"cut\"}", 15, &config, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_new(config, 4, 5, NULL, &adapter, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_num_outputs(adapter), 2);
+    assert_int_equal(tenon_adapter_output(adapter, 0, &name, &width, &error), TENON_OK);
+    assert_true(strcmp(name, "tokens") == 0 && width == 5);
+    assert_int_equal(tenon_adapter_output(adapter, 1, &name, &width, &error), TENON_OK);
+    assert_true(strcmp(name, "patches") == 0 && width == 5);
+    assert_int_equal(tenon_adapter_output(adapter, 2, &name, &width, &error), TENON_NOT_FOUND);
+    assert_int_equal(tenon_adapter_output_offsets(adapter, 0, NULL, 3, 25, offsets, &error), TENON_OK);
+    assert_true(offsets[0] == 0 && offsets[1] == 9 && offsets[3] == 27);
+    assert_int_equal(tenon_adapter_output_offsets(adapter, 1, NULL, 3, 25, offsets, &error), TENON_OK);
+    assert_true(offsets[1] == 25 && offsets[3] == 75);
+    assert_int_equal(tenon_adapter_output_offsets(adapter, 0, NULL, -1, 25, offsets, &error), TENON_INVALID);
+    assert_int_equal(tenon_adapter_output_offsets(adapter, 0, NULL, 1, 24, offsets, &error), TENON_INVALID);
+    tenon_adapter_free(adapter);
+    tenon_config_free(config);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -291,6 +325,7 @@ int main(void)
         cmocka_unit_test(an_input_can_be_the_output),
         cmocka_unit_test(builders_are_told),
         cmocka_unit_test(packed_images_are_what_they_are_alone),
+        cmocka_unit_test(outputs_are_told),
     };
     return cmocka_run_group_tests(tests, register_all, NULL);
 }

@@ -235,6 +235,9 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_config_get_ints(const tenon_config
                                                               const int64_t **values, int64_t *count,
                                                               tenon_error *error);
 
+/* Lets the type's builder read the options. TENON_INVALID: one that it does not know, or refuses. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_config_check(const tenon_config *config, tenon_error *error);
+
 /* Tokens per image out of num_input_tokens in, prefix tokens included, under this call's window and grid (NULL: none).
  * num_input_tokens <= 0 passes through unchanged: it means "not known yet". Equals the built adapter's count. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_config_output_num_tokens(const tenon_config *config,
@@ -430,6 +433,21 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_output_num_tokens(const te
                                                                         const tenon_call *call,
                                                                         int64_t num_input_tokens, int64_t *count,
                                                                         tenon_error *error);
+
+/* What a call makes: output 0 is the tokens, then further outputs in the order of their declaration, each with a width
+ * of its own. The name lives as long as the adapter. */
+TENON_API int64_t tenon_adapter_num_outputs(const tenon_adapter *adapter);
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_output(const tenon_adapter *adapter, int64_t index,
+                                                             const char **name, int64_t *width, tenon_error *error);
+
+/* Where each image's rows begin in output `index` of a forward with this call: `offsets` has images + 1 numbers, the
+ * last of which is how many rows there are. With grids `images` is theirs and num_input_tokens is not used, else every
+ * image has num_input_tokens tokens. Of the call's inputs only integer tensors count.
+ */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_output_offsets(const tenon_adapter *adapter, int64_t index,
+                                                                     const tenon_call *call, int64_t images,
+                                                                     int64_t num_input_tokens, int64_t *offsets,
+                                                                     tenon_error *error);
 
 /* One parameter: dense row-major data of the given shape; data NULL (and dtype 0 unless the file told it) while it has
  * no storage. */

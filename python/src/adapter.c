@@ -253,7 +253,72 @@ static PyObject *workspace_size(PyObject *self, PyObject *const *args, Py_ssize_
     return status == TENON_OK ? PyLong_FromSize_t(bytes) : tnpy_raise(status, &error);
 }
 
+/* The number of an output of that name; -1 with an exception. */
+static int64_t find_output(const tnpy_adapter *self, PyObject *object)
+{
+    const char *wanted = tnpy_read_string(object, "output"), *name;
+    int64_t width;
+    for (int64_t i = 0; wanted != NULL && tenon_adapter_output(self->handle, i, &name, &width, NULL) == TENON_OK; i++) {
+        if (strcmp(name, wanted) == 0) return i;
+    }
+    if (wanted != NULL) PyErr_Format(PyExc_ValueError, "the adapter has no output %R", object);
+    return -1;
+}
+
+static PyObject *output_offsets(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+{
+    static const int order[] = {TNPY_POOL_WINDOW, TNPY_GRID, TNPY_GRIDS, TNPY_INPUTS};
+    const tnpy_adapter *self = (const tnpy_adapter *)object;
+    int64_t images, tokens;
+    tnpy_settings s;
+    tenon_error error;
+    if (!tnpy_check_count(nargs, 3, 7,
+                          "output_offsets(output, images, num_input_tokens, pool_window, grid, grids, "
+                          "inputs)")) {
+        return NULL;
+    }
+    const int64_t index = find_output(self, args[0]);
+    if (index < 0 || !tnpy_read_int(args[1], "images", &images) ||
+        !tnpy_read_int(args[2], "num_input_tokens", &tokens) ||
+        !tnpy_settings_from_arguments(&s, args + 3, nargs - 3, order, 4)) {
+        return NULL;
+    }
+    int64_t *offsets = images >= 0 && images < PTRDIFF_MAX / 16 ? calloc((size_t)images + 1, sizeof *offsets) : NULL;
+    PyObject *result = NULL;
+    if (offsets == NULL) {
+        PyErr_Format(PyExc_ValueError, "images is %lld; expected a number of images", (long long)images);
+    } else {
+        const tenon_status status =
+            tenon_adapter_output_offsets(self->handle, index, &s.call, images, tokens, offsets, &error);
+        result = status == TENON_OK ? tnpy_ints_to_python(offsets, images + 1) : tnpy_raise(status, &error);
+    }
+    free(offsets);
+    tnpy_settings_give_back(&s);
+    return result;
+}
+
+static PyObject *get_outputs(PyObject *object, void *unused)
+{
+    (void)unused;
+    const tnpy_adapter *self = (const tnpy_adapter *)object;
+    PyObject *list = PyList_New(0);
+    for (int64_t i = 0; i < tenon_adapter_num_outputs(self->handle) && list != NULL; i++) {
+        const char *name = "";
+        int64_t width = 0;
+        PyObject *row = NULL;
+        if (tenon_adapter_output(self->handle, i, &name, &width, NULL) == TENON_OK) {
+            row = Py_BuildValue("(sL)", name, (long long)width);
+        }
+        if (row == NULL || PyList_Append(list, row) < 0) Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
 static PyMethodDef question_methods[] = {
+    {"output_offsets", TNPY_FAST(output_offsets), METH_FASTCALL,
+     "output_offsets(output, images, num_input_tokens, pool_window=None, grid=None, grids=None, inputs=None): where\n"
+     "each image's rows begin in the output of that name, and how many rows there are."},
     {"output_num_tokens", TNPY_FAST(output_num_tokens), METH_FASTCALL,
      "output_num_tokens(num_input_tokens, pool_window, grid): tokens of one image."},
     {"flops", TNPY_FAST(flops), METH_FASTCALL, "flops(num_input_tokens, pool_window, grid): of one image, folded."},
@@ -286,6 +351,7 @@ bool tnpy_adapter_setup(PyObject *module)
         {"out_dim", get_out_dim, NULL, "Width of a token.", NULL},
         {"cpu", get_cpu, NULL, "The CPU level it is prepared for; None when it is not prepared.", NULL},
         {"dtype", get_dtype, NULL, "The parameters' dtype, f32 where they differ; None before they have one.", NULL},
+        {"outputs", get_outputs, NULL, "(name, width) of each output, the tokens first.", NULL},
         {"layers", get_layers, NULL, "(type, name, reach, in_dim, out_dim) of each layer.", NULL},
         {"graph_json", get_graph, NULL, "Inputs, outputs, spaces, values, layers and parameters as JSON.", NULL},
         {NULL, NULL, NULL, NULL, NULL},

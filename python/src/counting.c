@@ -93,28 +93,14 @@ bool tnpy_read_config(PyObject *object, tenon_config **config)
     return status == TENON_OK;
 }
 
-/* Has the type's builder read the options, so that one which it does not know is refused where it is written. A grid of
- * one patch, pooled in windows of one, is legal for every type. */
-static bool check_options(const tenon_config *config)
-{
-    int64_t tokens, count;
-    tenon_error error;
-    tenon_call call;
-    tenon_call_init(&call);
-    call.pool_window = call.grid_height = call.grid_width = 1;
-    tenon_status status = tenon_config_get_int(config, "prefix_tokens", &tokens, &error);
-    if (status == TENON_OK && tokens < INT64_MAX) tokens++;
-    if (status == TENON_OK) status = tenon_config_output_num_tokens(config, &call, tokens, &count, &error);
-    if (status != TENON_OK) tnpy_raise(status, &error);
-    return status == TENON_OK;
-}
-
 static PyObject *check_config(PyObject *module, PyObject *object)
 {
     (void)module;
     tenon_config *config;
     if (!tnpy_read_config(object, &config)) return NULL;
-    PyObject *text = check_options(config) ? tnpy_config_to_python(config) : NULL;
+    tenon_error error;
+    const tenon_status status = tenon_config_check(config, &error);
+    PyObject *text = status == TENON_OK ? tnpy_config_to_python(config) : tnpy_raise(status, &error);
     tenon_config_free(config);
     return text;
 }

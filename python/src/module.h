@@ -209,6 +209,23 @@ extern PyMethodDef tnpy_checkpoint_methods[];
 extern PyMethodDef tnpy_call_methods[];
 extern PyMethodDef tnpy_train_methods[];
 
+/* named.c: tensors by name. */
+
+/* What a mapping of names to arrays holds. Not to be moved: `items` point into it. */
+typedef struct tnpy_named {
+    tenon_named_tensor *items;
+    tnpy_borrowed *borrowed;
+    int64_t count;    /* of both */
+    PyObject *keeper; /* of the names */
+} tnpy_named;
+
+/* Reads {name: array}; None and NULL: none. `what` is the argument's name. After a failure nothing is borrowed. */
+bool tnpy_named_read(tnpy_named *named, PyObject *mapping, const char *what, int how);
+void tnpy_named_give_back(tnpy_named *named);
+
+/* Borrows an array; a list is one of int64. */
+bool tnpy_borrow_integers(tnpy_borrowed *borrowed, PyObject *object, const char *name, int how);
+
 /* settings.c: what a call may be told, and memory to work in. */
 
 enum {
@@ -220,6 +237,8 @@ enum {
     TNPY_THREADS,
     TNPY_SAVED,        /* an array of bytes, to be written */
     TNPY_SAVED_BEFORE, /* or read */
+    TNPY_GRIDS,
+    TNPY_INPUTS,
     TNPY_NUM_SETTINGS
 };
 
@@ -230,12 +249,14 @@ typedef struct tnpy_settings {
     tnpy_borrowed frame_mask;
     tnpy_borrowed attention;
     tnpy_borrowed saved;
+    tnpy_borrowed grids;
+    tnpy_named inputs;
 } tnpy_settings;
 
 /* Reads given[TNPY_NUM_SETTINGS], each an object, None or NULL. After a failure nothing is borrowed. */
 bool tnpy_settings_read(tnpy_settings *s, PyObject *const *given);
 
-/* The same of arguments, args[i] being the setting order[i]. */
+/* The same of arguments, args[i] being the setting order[i]; -1: it is none. */
 bool tnpy_settings_from_arguments(tnpy_settings *s, PyObject *const *args, Py_ssize_t nargs, const int *order,
                                   Py_ssize_t count);
 void tnpy_settings_give_back(tnpy_settings *s);
@@ -259,7 +280,7 @@ tenon_status tnpy_workspace_grow(tnpy_workspace *workspace, size_t size, tenon_e
 /* Whether a function got least to most arguments; else TypeError with its signature. */
 bool tnpy_check_count(Py_ssize_t count, Py_ssize_t least, Py_ssize_t most, const char *signature);
 
-/* adapter(x, out=None, *, dtype, grid, pool_window, patch_mask, frame_mask, threads) */
+/* adapter(x, *, out, dtype, grid, pool_window, patch_mask, frame_mask, threads, grids, inputs) */
 PyObject *tnpy_adapter_call(PyObject *self, PyObject *args, PyObject *kwargs);
 
 bool tnpy_call_setup(void);

@@ -8,6 +8,8 @@ void tnpy_settings_give_back(tnpy_settings *s)
     tnpy_give_back(&s->frame_mask);
     tnpy_give_back(&s->attention);
     tnpy_give_back(&s->saved);
+    tnpy_give_back(&s->grids);
+    tnpy_named_give_back(&s->inputs);
 }
 
 bool tnpy_read_threads(PyObject *object, int *threads)
@@ -51,14 +53,29 @@ static bool read_arrays(tnpy_settings *s, PyObject *const *given)
     return !PyErr_Occurred();
 }
 
+/* Grids of a packed batch, and tensors by name. */
+static bool read_tensors(tnpy_settings *s, PyObject *const *given)
+{
+    PyObject *grids = given[TNPY_GRIDS];
+    if (grids != NULL && grids != Py_None) {
+        if (!tnpy_borrow_integers(&s->grids, grids, "grids", TNPY_UNSEEN)) return false;
+        s->call.grids = &s->grids.tensor;
+    }
+    if (!tnpy_named_read(&s->inputs, given[TNPY_INPUTS], "inputs", TNPY_UNSEEN)) return false;
+    s->call.inputs = s->inputs.items;
+    s->call.num_inputs = s->inputs.count;
+    return true;
+}
+
 bool tnpy_settings_read(tnpy_settings *s, PyObject *const *given)
 {
     tenon_call_init(&s->call);
-    s->patch_mask.keeper = s->frame_mask.keeper = s->attention.keeper = s->saved.keeper = NULL;
+    s->patch_mask.keeper = s->frame_mask.keeper = s->attention.keeper = s->saved.keeper = s->grids.keeper = NULL;
+    s->inputs = (tnpy_named){.count = 0};
     const bool read =
         tnpy_read_optional_int(given[TNPY_POOL_WINDOW], "pool_window", TENON_UNSET, &s->call.pool_window) &&
         tnpy_read_grid(given[TNPY_GRID], &s->call) && tnpy_read_threads(given[TNPY_THREADS], &s->call.threads) &&
-        read_saved(s, given) && read_arrays(s, given);
+        read_saved(s, given) && read_arrays(s, given) && read_tensors(s, given);
     if (!read) tnpy_settings_give_back(s);
     return read;
 }
@@ -67,8 +84,9 @@ bool tnpy_settings_from_arguments(tnpy_settings *s, PyObject *const *args, Py_ss
                                   Py_ssize_t count)
 {
     PyObject *given[TNPY_NUM_SETTINGS] = {NULL};
-    for (Py_ssize_t i = 0; i < count && i < nargs; i++)
-        given[order[i]] = args[i];
+    for (Py_ssize_t i = 0; i < count && i < nargs; i++) {
+        if (order[i] >= 0) given[order[i]] = args[i];
+    }
     return tnpy_settings_read(s, given);
 }
 

@@ -9,6 +9,8 @@ typedef struct targets {
     tnpy_borrowed *parameters; /* [num_parameters] */
     const DLTensor **tensors;  /* [num_parameters] */
     int64_t count;             /* of `parameters` that hold something */
+    tnpy_named inputs;         /* gradients of further inputs, written */
+    tnpy_named outputs;        /* of further outputs, read */
 } targets;
 
 static void drop_targets(targets *t)
@@ -16,6 +18,8 @@ static void drop_targets(targets *t)
     for (int64_t i = 0; i < t->count; i++)
         tnpy_give_back(&t->parameters[i]);
     tnpy_give_back(&t->x);
+    tnpy_named_give_back(&t->inputs);
+    tnpy_named_give_back(&t->outputs);
     PyMem_Free(t->parameters);
     PyMem_Free(t->tensors);
 }
@@ -49,13 +53,29 @@ static bool read_parameters(targets *t, const tnpy_adapter *self, PyObject *list
     return read;
 }
 
-static bool read_targets(targets *t, const tnpy_adapter *self, PyObject *dx, PyObject *parameters)
+static bool read_named(targets *t, PyObject *inputs, PyObject *outputs)
+{
+    if (!tnpy_named_read(&t->inputs, inputs, "input_gradients", TNPY_UNSEEN | TNPY_WRITE) ||
+        !tnpy_named_read(&t->outputs, outputs, "output_gradients", TNPY_UNSEEN)) {
+        return false;
+    }
+    t->gradients.inputs = t->inputs.items;
+    t->gradients.num_inputs = t->inputs.count;
+    t->gradients.outputs = t->outputs.items;
+    t->gradients.num_outputs = t->outputs.count;
+    return true;
+}
+
+/* named[2]: gradients of further inputs and of further outputs, by name. */
+static bool read_targets(targets *t, const tnpy_adapter *self, PyObject *dx, PyObject *parameters,
+                         PyObject *const *named)
 {
     *t = (targets){.count = 0};
     tenon_gradients_init(&t->gradients);
     tnpy_borrow_optional(&t->x, dx, "dx", TNPY_UNSEEN | TNPY_WRITE, &t->gradients.x);
     bool read = !PyErr_Occurred();
     if (read && parameters != Py_None) read = read_parameters(t, self, parameters);
+    if (read) read = read_named(t, named[0], named[1]);
     if (!read) drop_targets(t);
     return read;
 }
@@ -96,20 +116,23 @@ static PyObject *run_on(tnpy_adapter *self, PyObject *dy_object, PyObject *x_obj
 
 static PyObject *backward(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
 {
-    static const int order[] = {TNPY_POOL_WINDOW, TNPY_GRID,    TNPY_PATCH_MASK,
-                                TNPY_FRAME_MASK,  TNPY_THREADS, TNPY_SAVED_BEFORE};
+    enum { overwrite = 10, named = 13, most = 15 };
+    static const int order[] = {TNPY_POOL_WINDOW,  TNPY_GRID, TNPY_PATCH_MASK, TNPY_FRAME_MASK, TNPY_THREADS,
+                                TNPY_SAVED_BEFORE, -1,        TNPY_GRIDS,      TNPY_INPUTS};
+    PyObject *gradients[2] = {nargs > named ? args[named] : NULL, nargs > named + 1 ? args[named + 1] : NULL};
     tnpy_adapter *self = (tnpy_adapter *)object;
     targets t;
     tnpy_settings s;
     if (!tnpy_check_count(
-            nargs, 4, 11,
-            "backward(dy, x, dx, gradients, pool_window, grid, patch_mask, frame_mask, threads, saved, overwrite)") ||
-        !tnpy_settings_from_arguments(&s, args + 4, nargs - 4, order, 6)) {
+            nargs, 4, most,
+            "backward(dy, x, dx, gradients, pool_window, grid, patch_mask, frame_mask, threads, saved, overwrite, "
+            "grids, inputs, input_gradients, output_gradients)") ||
+        !tnpy_settings_from_arguments(&s, args + 4, nargs - 4, order, 9)) {
         return NULL;
     }
     PyObject *result = NULL;
-    if (read_targets(&t, self, args[2], args[3])) {
-        t.gradients.overwrite = nargs == 11 && PyObject_IsTrue(args[10]) == 1;
+    if (read_targets(&t, self, args[2], args[3], gradients)) {
+        t.gradients.overwrite = nargs > overwrite && PyObject_IsTrue(args[overwrite]) == 1;
         result = run_on(self, args[0], args[1], &t, &s);
         drop_targets(&t);
     }
@@ -119,18 +142,19 @@ static PyObject *backward(PyObject *object, PyObject *const *args, Py_ssize_t na
 
 static PyObject *saved_size(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
 {
-    static const int order[] = {TNPY_POOL_WINDOW, TNPY_GRID};
+    static const int order[] = {TNPY_POOL_WINDOW, TNPY_GRID, TNPY_GRIDS, TNPY_INPUTS};
     int64_t batch, tokens;
     size_t bytes;
     tnpy_settings s;
     tenon_error error;
-    if (!tnpy_check_count(nargs, 2, 4, "saved_size(batch, num_input_tokens, pool_window, grid)") ||
+    if (!tnpy_check_count(nargs, 2, 6, "saved_size(batch, num_input_tokens, pool_window, grid, grids, inputs)") ||
         !tnpy_read_int(args[0], "batch", &batch) || !tnpy_read_int(args[1], "num_input_tokens", &tokens) ||
-        !tnpy_settings_from_arguments(&s, args + 2, nargs - 2, order, 2)) {
+        !tnpy_settings_from_arguments(&s, args + 2, nargs - 2, order, 4)) {
         return NULL;
     }
     const tenon_status status =
         tenon_adapter_saved_size(((tnpy_adapter *)object)->handle, batch, tokens, &s.call, &bytes, &error);
+    tnpy_settings_give_back(&s);
     return status == TENON_OK ? PyLong_FromSize_t(bytes) : tnpy_raise(status, &error);
 }
 
@@ -174,13 +198,14 @@ PyMethodDef tnpy_train_methods[] = {
      "the adapter, which holds as much as one gradient of each parameter, and is handed out again."},
     {"backward", TNPY_FAST(backward), METH_FASTCALL,
      "backward(dy, x, dx, gradients, pool_window=None, grid=None, patch_mask=None, frame_mask=None, threads=0,\n"
-     "saved=None, overwrite=False)\n\n"
+     "saved=None, overwrite=False, grids=None, inputs=None, input_gradients=None, output_gradients=None)\n\n"
      "Gradients of sum(y * dy), of an adapter prepared with `train`. Tensors are as forward takes them. dx is\n"
      "overwritten; None: not wanted. gradients is None (all frozen) or has a dense f32 array for each parameter in\n"
      "declaration order, which is added to (with `overwrite`: overwritten), or None for a frozen one. saved is what a\n"
-     "forward of the same x and settings filled; None: recomputed, with the same bits. The GIL is given back\n"
-     "meanwhile."},
+     "forward of the same x and settings filled; None: recomputed, with the same bits. input_gradients maps names of\n"
+     "further inputs to arrays, which are overwritten; output_gradients those of further outputs, which are read (one\n"
+     "that is not there is zero). The GIL is given back meanwhile."},
     {"saved_size", TNPY_FAST(saved_size), METH_FASTCALL,
-     "saved_size(batch, num_input_tokens, pool_window=None, grid=None): bytes of `saved`."},
+     "saved_size(batch, num_input_tokens, pool_window=None, grid=None, grids=None, inputs=None): bytes of `saved`."},
     {NULL, NULL, 0, NULL},
 };

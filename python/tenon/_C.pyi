@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The extension module: what the package is made of. Its functions take positional arguments alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, TypeAlias
 
@@ -106,6 +106,8 @@ class Adapter:
     @property
     def layers(self) -> list[tuple[str, str, str, int, int]]: ...
     @property
+    def outputs(self) -> list[tuple[str, int]]: ...
+    @property
     def graph_json(self) -> str: ...
     def __call__(
         self,
@@ -119,7 +121,20 @@ class Adapter:
         patch_mask: Any = None,
         frame_mask: Any = None,
         threads: int | None = None,
+        grids: Any = None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> Any: ...
+    def output_offsets(
+        self,
+        output: str,
+        images: int,
+        num_input_tokens: int,
+        pool_window: int | None = None,
+        grid: tuple[int, int] | None = None,
+        grids: Any = None,
+        inputs: Mapping[str, Any] | None = None,
+        /,
+    ) -> list[int]: ...
     def output_num_tokens(self, num_input_tokens: int, pool_window: int | None, grid: tuple[int, int] | None, /) -> int: ...
     def flops(self, num_input_tokens: int, pool_window: int | None, grid: tuple[int, int] | None, /) -> float: ...
     def workspace_size(self, num_input_tokens: int, pool_window: int | None, grid: tuple[int, int] | None, /) -> int: ...
@@ -152,6 +167,9 @@ class Adapter:
         attention: Any = None,
         threads: int = 0,
         saved: Any = None,
+        grids: Any = None,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, Any] | None = None,
         /,
     ) -> None: ...
     def lend_gradient(self, index: int, /) -> Array: ...
@@ -168,10 +186,21 @@ class Adapter:
         threads: int = 0,
         saved: Any = None,
         overwrite: bool = False,
+        grids: Any = None,
+        inputs: Mapping[str, Any] | None = None,
+        input_gradients: Mapping[str, Any] | None = None,
+        output_gradients: Mapping[str, Any] | None = None,
         /,
     ) -> None: ...
     def saved_size(
-        self, batch: int, num_input_tokens: int, pool_window: int | None = None, grid: tuple[int, int] | None = None, /
+        self,
+        batch: int,
+        num_input_tokens: int,
+        pool_window: int | None = None,
+        grid: tuple[int, int] | None = None,
+        grids: Any = None,
+        inputs: Mapping[str, Any] | None = None,
+        /,
     ) -> int: ...
     def pooling_weights(
         self,

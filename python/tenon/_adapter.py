@@ -58,6 +58,12 @@ class Adapter(_C.Adapter):
     an array of the same kind. Features (tokens, in_dim) are one image; the tokens are (out_tokens, out_dim) then. No
     gradients are computed: use ``tenon.torch`` for those. Several threads may call one adapter at the same time; the
     GIL is released while it computes.
+
+    ``adapter(x, grids=grids)`` takes a packed batch: images of grids of their own, one row of ``grids`` an image,
+    (height, width) or (time, height, width) in patches; x is (rows, in_dim), image after image, and so are the tokens,
+    whose places :meth:`output_offsets` tells. ``inputs`` maps the names of further inputs and integer tensors of the
+    connector to arrays: ``inputs={"tap.0": features_of_another_layer}``. A connector with several outputs
+    (:attr:`outputs`) returns a dict of all by name, ``"tokens"`` first; ``out`` is then a mapping too.
     """
 
     def __new__(cls, config: Any, in_dim: int, out_dim: int) -> Adapter:
@@ -81,6 +87,25 @@ class Adapter(_C.Adapter):
     ) -> int:
         """The number of tokens that a call returns for each image."""
         return super().output_num_tokens(num_input_tokens, pool_window, grid)
+
+    def output_offsets(
+        self,
+        num_input_tokens: int = 0,
+        images: int | None = None,
+        *,
+        output: str = "tokens",
+        pool_window: int | None = None,
+        grid: tuple[int, int] | None = None,
+        grids: Any = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Where each image's rows begin in an output of a call with these settings; the last number is the row count.
+
+        With `grids` the images are theirs; else there are `images` of `num_input_tokens` tokens each.
+        """
+        if images is None:
+            images = 1 if grids is None else len(grids)
+        return super().output_offsets(output, images, num_input_tokens, pool_window, grid, grids, inputs)
 
     def flops(
         self, num_input_tokens: int, pool_window: int | None = None, grid: tuple[int, int] | None = None

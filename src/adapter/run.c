@@ -119,3 +119,43 @@ tenon_status tenon_adapter_saved_size(const tenon_adapter *adapter, int64_t batc
     end(&p, adapter);
     return status;
 }
+
+int64_t tenon_adapter_num_outputs(const tenon_adapter *adapter)
+{
+    return adapter->graph->num_outputs;
+}
+
+static tenon_status check_output(const tenon_adapter *adapter, int64_t index, tenon_error *error)
+{
+    if (index >= 0 && index < adapter->graph->num_outputs) return TENON_OK;
+    return tn_fail(error, TENON_NOT_FOUND, "there is no output %lld; the adapter has %d", (long long)index,
+                   adapter->graph->num_outputs);
+}
+
+tenon_status tenon_adapter_output(const tenon_adapter *adapter, int64_t index, const char **name, int64_t *width,
+                                  tenon_error *error)
+{
+    TN_TRY(check_output(adapter, index, error));
+    const tn_graph_output *output = &adapter->graph->outputs[index];
+    *name = output->name;
+    *width = adapter->graph->values[output->value].width;
+    return TENON_OK;
+}
+
+tenon_status tenon_adapter_output_offsets(const tenon_adapter *adapter, int64_t index, const tenon_call *call,
+                                          int64_t images, int64_t num_input_tokens, int64_t *offsets,
+                                          tenon_error *error)
+{
+    planned p;
+    tn_engine engine;
+    tenon_call settings;
+    TN_TRY(check_output(adapter, index, error));
+    if (images < 0) return tn_fail(error, TENON_INVALID, "images must not be negative (got %lld)", (long long)images);
+    TN_TRY(tn_call_read(&settings, call, error));
+    tenon_status status = plan(&p, adapter, false, &engine, error);
+    if (status == TENON_OK) {
+        status = tn_engine_output_offsets(&engine, index, images, num_input_tokens, &settings, offsets, error);
+    }
+    end(&p, adapter);
+    return status;
+}

@@ -296,6 +296,15 @@ tenon_status tn_config_graph(const tenon_config *config, int64_t in_dim, int64_t
     return TENON_OK;
 }
 
+tenon_status tenon_config_check(const tenon_config *config, tenon_error *error)
+{
+    tn_graph *graph = NULL;
+    if (config == NULL) return tn_fail(error, TENON_INVALID, "tenon_config_check: the config is NULL");
+    TN_TRY(tn_config_graph(config, 0, 0, NULL, &graph, error));
+    tn_graph_free(graph);
+    return TENON_OK;
+}
+
 tenon_status tenon_config_output_num_tokens(const tenon_config *config, const tenon_call *call,
                                             int64_t num_input_tokens, int64_t *count, tenon_error *error)
 {

@@ -324,3 +324,22 @@ tenon_status tn_engine_saved_size(const tn_engine *engine, int64_t batch, int64_
     if (status == TENON_OK) *bytes = needed;
     return status;
 }
+
+tenon_status tn_engine_output_offsets(const tn_engine *engine, int64_t output, int64_t images, int64_t num_input,
+                                      const tenon_call *call, int64_t *offsets, tenon_error *error)
+{
+    pass p = start(engine);
+    tn_memory memory = {.allocator = &tn_system_allocator};
+    size_t opened = 0;
+    tenon_status status = sized(&p, images, num_input, call, &memory, &opened, error);
+    const tn_geometry *g = &p.run.geometry;
+    if (status == TENON_OK && g->extents.images != images) {
+        status = tn_fail(error, TENON_MISMATCH, "grids has %lld images; expected %lld", (long long)g->extents.images,
+                         (long long)images);
+    }
+    const int space = p.run.graph->values[p.run.graph->outputs[output].value].space;
+    for (int64_t i = 0; i <= images && status == TENON_OK; i++)
+        offsets[i] = tn_geometry_first(g, space, i);
+    tn_memory_close(&memory);
+    return status;
+}

@@ -26,6 +26,10 @@ tenon_status tn_engine_workspace_size(const tn_engine *engine, int64_t num_input
 tenon_status tn_engine_saved_size(const tn_engine *engine, int64_t batch, int64_t num_input, const tenon_call *call,
                                   size_t *bytes, tenon_error *error);
 
+/* First row of each of the images in an output, and behind them how many rows there are: offsets [images + 1]. */
+tenon_status tn_engine_output_offsets(const tn_engine *engine, int64_t output, int64_t images, int64_t num_input,
+                                      const tenon_call *call, int64_t *offsets, tenon_error *error);
+
 tenon_status tn_engine_backward(const tn_engine *engine, const DLTensor *dy, const DLTensor *x,
                                 const tenon_gradients *gradients, const tenon_call *call,
                                 const tenon_workspace *workspace, tenon_error *error);
