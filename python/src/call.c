@@ -148,12 +148,15 @@ static bool find_dtype(const tnpy_adapter *self, PyObject *asked, tenon_dtype *d
     return true;
 }
 
-/* The arrays of a call's outputs, the tokens first. */
+/* The arrays of a call's outputs, the tokens first. Not to be moved. */
 typedef struct outputs {
     int64_t count;
     PyObject **objects;        /* [count] new arrays; NULL: the caller's */
     tnpy_borrowed *borrowed;   /* [count] */
     tenon_named_tensor *named; /* [count] */
+    PyObject *object;          /* the arrays of one output, for which nothing is allocated */
+    tnpy_borrowed memory;
+    tenon_named_tensor tensor;
 } outputs;
 
 static void drop_outputs(outputs *o)
@@ -162,6 +165,7 @@ static void drop_outputs(outputs *o)
         if (o->borrowed != NULL) tnpy_give_back(&o->borrowed[i]);
         if (o->objects != NULL) Py_XDECREF(o->objects[i]);
     }
+    if (o->count == 1) return;
     PyMem_Free(o->objects);
     PyMem_Free(o->borrowed);
     PyMem_Free(o->named);
@@ -172,10 +176,10 @@ static bool new_outputs(outputs *o, const tnpy_adapter *self)
     tenon_error error;
     int64_t width;
     const size_t count = (size_t)tenon_adapter_num_outputs(self->handle);
-    *o = (outputs){.count = (int64_t)count,
-                   .objects = PyMem_Calloc(count, sizeof *o->objects),
-                   .borrowed = PyMem_Calloc(count, sizeof *o->borrowed),
-                   .named = PyMem_Calloc(count, sizeof *o->named)};
+    *o = (outputs){.count = (int64_t)count};
+    o->objects = count > 1 ? PyMem_Calloc(count, sizeof *o->objects) : &o->object;
+    o->borrowed = count > 1 ? PyMem_Calloc(count, sizeof *o->borrowed) : &o->memory;
+    o->named = count > 1 ? PyMem_Calloc(count, sizeof *o->named) : &o->tensor;
     bool made = o->objects != NULL && o->borrowed != NULL && o->named != NULL;
     if (!made) PyErr_NoMemory();
     for (int64_t i = 0; i < o->count && made; i++) {
