@@ -4,7 +4,7 @@
 
     make_format_fixtures.py FOLDER
 
-Needs numpy and safetensors, and torch for what the 8-bit floats mean. Element i of every array is `pattern(dtype)[i]`;
+Needs numpy, safetensors and gguf, and torch for what the 8-bit floats mean. Element i of every array is `pattern(dtype)[i]`;
 tests/test_format_fixtures.c has the same formula. Where tenon delivers another dtype than the stored one, the file also
 holds what it must deliver, under the name + ".f32".
 """
@@ -13,6 +13,7 @@ import struct
 import sys
 from pathlib import Path
 
+import gguf
 import numpy as np
 import safetensors.torch
 import torch
@@ -93,12 +94,58 @@ def write_npy(folder):
     save_npy(folder, "complex", np.zeros(2, dtype="<c8"))
 
 
+QUANTISED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+SCALES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108],
+          "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}  # where the f16 numbers of a block are
+
+
+def random_blocks(name, rows, row, rng):
+    """Rows of blocks with any bits, whose scales are finite."""
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
+    data = rng.integers(0, 256, (rows * row // block, size), dtype=np.uint8)
+    for at in SCALES[name]:
+        scale = rng.standard_normal(len(data)).astype("<f2") * np.float16(0.1)
+        data[:, at : at + 2] = scale.view(np.uint8).reshape(-1, 2)
+    return data.reshape(rows, -1)
+
+
+def write_gguf(folder):
+    rng = np.random.default_rng(15)
+    writer = gguf.GGUFWriter(folder / "types.gguf", "clip")
+    writer.add_string("general.name", "caf\u00e9 \"q\"\n")
+    for name, value in {"uint8": 200, "int8": -100, "uint16": 60000, "int16": -30000, "uint32": 4000000000,
+                        "int32": -2000000000, "uint64": 2**64 - 1, "int64": -(2**63), "float32": 1e-5,
+                        "float64": 0.1, "bool": True}.items():
+        getattr(writer, f"add_{name}")(f"value.{name}", value)
+    writer.add_array("array.floats", [0.5, 0.25, 1.0])
+    writer.add_array("array.bools", [True, False])
+    writer.add_array("array.integers", [-1, 2, 3])
+    writer.add_array("array.strings", ["a", "b", "longer"])
+    for name, dtype in {"F32": "f4", "F16": "f2", "F64": "f8", "I8": "i1", "I16": "i2", "I32": "i4",
+                        "I64": "i8"}.items():
+        writer.add_tensor(name, pattern(dtype, 6).reshape(2, 3))
+    bits = (pattern("f4", 6).view("u4") >> 16).astype("u2")
+    writer.add_tensor("BF16", bits.view("u1").reshape(2, 6), raw_dtype=gguf.GGMLQuantizationType.BF16)
+    values = {}
+    for name in QUANTISED:
+        kind = gguf.GGMLQuantizationType[name]
+        data = random_blocks(name, 3, 256, rng)
+        writer.add_tensor(name, data, raw_dtype=kind)
+        values[name] = torch.from_numpy(gguf.quants.dequantize(data, kind))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    safetensors.torch.save_file(values, folder / "types-gguf.safetensors")
+
+
 def main():
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder)
     write_shards(folder)
     write_npy(folder)
+    write_gguf(folder)
 
 
 main()

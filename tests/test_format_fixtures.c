@@ -169,6 +169,71 @@ static void other_npy(void **state)
     expect_refused(DATA "complex.npy", TENON_UNSUPPORTED, "'<c8'", NULL);
 }
 
+/* GGUF's types without blocks, and its metadata, as the package gguf writes them. */
+static void gguf_of_every_type(void **state)
+{
+    (void)state;
+    static const char *const values[][2] = {{"general.architecture", "clip"},
+                                            {"general.name", "caf\xc3\xa9 \"q\"\n"},
+                                            {"value.uint8", "200"},
+                                            {"value.int8", "-100"},
+                                            {"value.uint16", "60000"},
+                                            {"value.int16", "-30000"},
+                                            {"value.uint32", "4000000000"},
+                                            {"value.int32", "-2000000000"},
+                                            {"value.uint64", "18446744073709551615"},
+                                            {"value.int64", "-9223372036854775808"},
+                                            {"value.float32", "1e-05"},
+                                            {"value.float64", "0.1"},
+                                            {"value.bool", "true"},
+                                            {"array.floats", "[0.5, 0.25, 1.0]"},
+                                            {"array.bools", "[true, false]"},
+                                            {"array.integers", "[-1, 2, 3]"},
+                                            {"array.strings", "[3 strings]"}};
+    const int64_t count = sizeof values / sizeof values[0];
+    tenon_file *file = open_file(DATA "types.gguf", NULL);
+    assert_string_equal(tenon_file_kind(file), "GGUF");
+    for (int64_t i = 0; i < count; i++) {
+        assert_string_equal(tenon_file_metadata_key(file, i), values[i][0]);
+        assert_string_equal(tenon_file_metadata(file, values[i][0]), values[i][1]);
+    }
+    assert_null(tenon_file_metadata_key(file, count));
+    assert_null(tenon_file_metadata_key(file, -1));
+    for (int i = 0; i < num_types; i++) {
+        int64_t index;
+        if (tenon_file_find_tensor(file, types[i].name, &index, NULL) != TENON_OK) continue;
+        expect_pattern(file, index, types[i].dtype, 0, types[i].name);
+    }
+    tenon_file_close(file);
+}
+
+/* Every bit of every quantised value against the package gguf, whole and in slices. */
+static void gguf_blocks_are_the_references(void **state)
+{
+    (void)state;
+    enum { rows = 3, row = 256 };
+    static const char *const names[] = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"};
+    tenon_file *file = open_file(DATA "types.gguf", NULL), *reference = open_file(DATA "types-gguf.safetensors", NULL);
+    for (size_t t = 0; t < sizeof names / sizeof names[0]; t++) {
+        static float expected[rows * row], got[rows * row];
+        int64_t index = -1, at = -1;
+        tenon_error error;
+        assert_int_equal(tenon_file_find_tensor(reference, names[t], &at, NULL), TENON_OK);
+        assert_int_equal(tenon_file_read(reference, at, 0, rows, expected, sizeof expected, &error), TENON_OK);
+        assert_int_equal(tenon_file_find_tensor(file, names[t], &index, NULL), TENON_OK);
+        for (int first = 0; first < rows; first++) {
+            for (int count = 1; first + count <= rows; count++) {
+                const size_t bytes = (size_t)count * row * sizeof *got;
+                if (tenon_file_read(file, index, first, count, got, bytes, &error) != TENON_OK)
+                    fail_msg("%s", error.message);
+                if (memcmp(got, expected + first * row, bytes) != 0) fail_msg("%s from row %d", names[t], first);
+            }
+        }
+    }
+    tenon_file_close(file);
+    tenon_file_close(reference);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -177,6 +242,8 @@ int main(void)
         cmocka_unit_test(other_safetensors),
         cmocka_unit_test(npy_of_every_dtype),
         cmocka_unit_test(other_npy),
+        cmocka_unit_test(gguf_of_every_type),
+        cmocka_unit_test(gguf_blocks_are_the_references),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -91,6 +91,10 @@ static void hostile_headers_allocate_little(void **state)
         {"\xf8\xff\xff\xff\xff\xff\xff\xff{\"a\":{\"d", 16},
         {"\x09\0\0\0\0\0\0\0{\"a\":{\"d", 16},
         {"\0\0\0\0\0\0\0\0{\"a\":{\"d", 16},
+        {"GGUF\3\0\0\0\xff\xff\xff\xff\xff\xff\xff\x0f\0\0\0\0\0\0\0\0", 24}, /* B95 */
+        {"GGUF\3\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\x0f", 24},
+        {"GGUF\3\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff........", 40},
+        {"GGUF\3\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0k\x08\0\0\0\0\0\0\0\1\0\0\0", 45},
         {"\x93NUMPY\2\0\xf0\xff\xff\xff", 12}, /* B106 */
         {"\x93NUMPY\1\0\xff\xff{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }            ", 80},
     };
@@ -120,19 +124,22 @@ static void hostile_headers_allocate_little(void **state)
 static void reads_allocate_nothing(void **state)
 {
     (void)state;
-    tenon_file *file = NULL;
-    assert_int_equal(tenon_file_open(DATA "dtypes.safetensors", NULL, &file, NULL), TENON_OK);
-    start_counting(0);
-    char data[4096];
-    tenon_file_tensor tensor;
-    tenon_file_tensor_init(&tensor);
-    for (int64_t i = 0; i < tenon_file_num_tensors(file); i++) {
-        assert_int_equal(tenon_file_get_tensor(file, i, &tensor, NULL), TENON_OK);
-        const int64_t slices = tensor.ndim > 0 ? tensor.shape[0] : 1;
-        assert_int_equal(tenon_file_read(file, i, 0, slices, data, sizeof data, NULL), TENON_OK);
+    static const char *const paths[] = {DATA "dtypes.safetensors", DATA "types.gguf"};
+    for (int p = 0; p < 2; p++) {
+        tenon_file *file = NULL;
+        assert_int_equal(tenon_file_open(paths[p], NULL, &file, NULL), TENON_OK);
+        start_counting(0);
+        char data[4096];
+        tenon_file_tensor tensor;
+        tenon_file_tensor_init(&tensor);
+        for (int64_t i = 0; i < tenon_file_num_tensors(file); i++) {
+            assert_int_equal(tenon_file_get_tensor(file, i, &tensor, NULL), TENON_OK);
+            const int64_t slices = tensor.ndim > 0 ? tensor.shape[0] : 1;
+            assert_int_equal(tenon_file_read(file, i, 0, slices, data, sizeof data, NULL), TENON_OK);
+        }
+        assert_int_equal(calls, 0);
+        tenon_file_close(file);
     }
-    assert_int_equal(calls, 0);
-    tenon_file_close(file);
 }
 
 /* B116: of a large unaligned file only what is asked for is read; nothing is copied on the way. */
@@ -214,6 +221,11 @@ static tenon_status open_path(const char *path, tenon_error *error)
 static tenon_status open_safetensors(tenon_error *error)
 {
     return open_path(DATA "dtypes.safetensors", error);
+}
+
+static tenon_status open_gguf(tenon_error *error)
+{
+    return open_path(DATA "types.gguf", error);
 }
 
 static tenon_status open_folder(tenon_error *error)
@@ -308,6 +320,7 @@ static void each_failure_is_told(void **state)
     fail_each_allocation(open_absent);
     /* Jansson's parser is left out: it asserts, or drops characters, where an allocation of its own fails. */
     json_set_alloc_funcs(__wrap_malloc, free);
+    fail_each_allocation(open_gguf);
     fail_each_allocation(write_safetensors);
     fail_each_allocation(write_npy);
     assert_int_equal(symlink("memory-linked.npy", scratch_path("memory-link.npy")), 0);

@@ -700,11 +700,11 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_flops(const tenon_adapter 
 
 /* ---- 9. tensor files -------------------------------------------------------------------------------------------- */
 
-/* A file of tensors open for reading: safetensors, an index of safetensors shards, npy. The kind is told by the
- * content, never by the name. Of a folder it is model.safetensors.index.json, or its only index, or model.safetensors,
- * or its only .safetensors file; of a repository in a Hugging Face cache (blobs, refs, snapshots) the snapshot that
- * refs/main names, or the only one. Several candidates are an error, and so are an index and a model.safetensors that
- * it does not name, which are two models.
+/* A file of tensors open for reading: safetensors, an index of safetensors shards, npy, GGUF (versions 2 and 3,
+ * little-endian, not split). The kind is told by the content, never by the name. Of a folder it is
+ * model.safetensors.index.json, or its only index, or model.safetensors, or its only .safetensors file; of a repository
+ * in a Hugging Face cache (blobs, refs, snapshots) the snapshot that refs/main names, or the only one. Several
+ * candidates are an error, and so are an index and a model.safetensors that it does not name, which are two models.
  *
  * An index names its shards inside its own folder, "sub/x.safetensors" included (of an index that is a symbolic link,
  * next in the folder of the file that it leads to); links that lead out of it are refused, save those of a Hugging Face
@@ -721,10 +721,10 @@ typedef struct tenon_file_options {
 
 TENON_API void tenon_file_options_init(tenon_file_options *options);
 
-/* What a file is, told by its content, never by its name: "safetensors", "safetensors index" or "npy", which
+/* What a file is, told by its content, never by its name: "safetensors", "safetensors index", "npy" or "GGUF", which
  * tenon_file_open reads; what it refuses with a sentence of its own, such as "empty file", "Git LFS pointer",
  * "HTML page", "XML document", "JSON error", "JSON document", "text", "UTF-16 text", "PyTorch checkpoint (zip)",
- * "PyTorch checkpoint (pickle)", "npz", "zip archive", "tar archive", "gzip file", "pickle", "GGUF", "HDF5";
+ * "PyTorch checkpoint (pickle)", "npz", "zip archive", "tar archive", "gzip file", "pickle", "HDF5";
  * "unknown" for the rest. *kind is a static string. The file's first bytes are looked at, its headers are not checked:
  * a file that is told to be safetensors can be a broken one. TENON_INVALID: the path is no regular file. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_identify(const char *path, const char **kind, tenon_error *error);
@@ -749,12 +749,13 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_file_beside(const char *path, cons
                                                           size_t capacity, tenon_error *error);
 
 /* A tensor of the file. `dtype` is what tenon_file_read delivers: f32 for stored f64 (narrowed unless the file
- * was opened with keep_f64) and 8-bit floats (widened), the stored dtype in the machine's byte order otherwise;
- * kDLOpaqueHandle for what it does not read. The strings and the shape live as long as the file. */
+ * was opened with keep_f64), 8-bit floats and the quantised blocks of GGUF (widened), the stored dtype in the machine's
+ * byte order otherwise; kDLOpaqueHandle for what it does not read. The strings and the shape live as long as the file.
+ */
 struct tenon_file_tensor {
     size_t size;
     const char *name;   /* "" for npy */
-    const char *stored; /* as the file spells it: "BF16", "<f4" */
+    const char *stored; /* as the file spells it: "BF16", "<f4", "Q4_K" */
     DLDataType dtype;
     int ndim;
     const int64_t *shape;
@@ -769,9 +770,9 @@ TENON_API void tenon_file_tensor_init(tenon_file_tensor *tensor);
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_open(const char *path, const tenon_file_options *options,
                                                         tenon_file **file, tenon_error *error);
 
-/* Opens the one safetensors or npy file that a descriptor delivers: a pipe, a socket, standard input. It is read to its
- * end now and copied to a file without a name in $TMPDIR (/tmp by default), which must have room for it and goes with
- * the tenon_file; a regular file that is at its beginning is read in place instead. `name` stands for the path in
+/* Opens the one safetensors, npy or GGUF file that a descriptor delivers: a pipe, a socket, standard input. It is read
+ * to its end now and copied to a file without a name in $TMPDIR (/tmp by default), which must have room for it and goes
+ * with the tenon_file; a regular file that is at its beginning is read in place instead. `name` stands for the path in
  * messages. The descriptor stays the caller's. TENON_INVALID: a terminal, a folder, an index of shards. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_open_stream(int descriptor, const char *name,
                                                                const tenon_file_options *options, tenon_file **file,
@@ -779,7 +780,7 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_file_open_stream(int descriptor, c
 
 TENON_API void tenon_file_close(tenon_file *file);
 
-/* "safetensors", "safetensors index" or "npy". */
+/* "safetensors", "safetensors index", "npy" or "GGUF". */
 TENON_API const char *tenon_file_kind(const tenon_file *file);
 
 TENON_API int64_t tenon_file_num_tensors(const tenon_file *file);
@@ -790,8 +791,13 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_file_get_tensor(const tenon_file *
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_find_tensor(const tenon_file *file, const char *name, int64_t *index,
                                                                tenon_error *error);
 
-/* The value of a metadata key of a safetensors file or of an index; NULL when there is none. */
+/* The value of a metadata key of a safetensors file, an index or a GGUF file; NULL when there is none. GGUF's numbers,
+ * bools and short arrays of them are as JSON writes them ("1e-05", "true", "[1, 2]"); of an array that is longer or
+ * holds strings, and of a string of more than 1 MiB, only what it is: "[32000 strings]". */
 TENON_API const char *tenon_file_metadata(const tenon_file *file, const char *key);
+
+/* The key of that number, from 0 on, in the order of the file; NULL past the last one. */
+TENON_API const char *tenon_file_metadata_key(const tenon_file *file, int64_t number);
 
 /* Reads `count` slices along the first axis, from `first` on, as dense row-major elements of the tensor's `dtype` into
  * `data`, which holds `capacity` bytes. A scalar is one slice. Any number of threads may read one file at once.

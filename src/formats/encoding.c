@@ -57,35 +57,35 @@ static void normalise_bool(void *to, const void *from, size_t count)
 
 /* clang-format off */
 static const tn_encoding encodings[] = {
-    {"F32",     "f4", 32, {kDLFloat, 32, 1},  NULL},
-    {"F16",     "f2", 16, {kDLFloat, 16, 1},  NULL},
-    {"BF16",    NULL, 16, {kDLBfloat, 16, 1}, NULL},
-    {"F64",     "f8", 64, {kDLFloat, 32, 1},  narrow_f64},
-    {"F8_E4M3", NULL,  8, {kDLFloat, 32, 1},  widen_e4m3},
-    {"F8_E5M2", NULL,  8, {kDLFloat, 32, 1},  widen_e5m2},
-    {"BOOL",    "b1",  8, {TN_DL_BOOL, 8, 1},   normalise_bool},
-    {"I8",      "i1",  8, {kDLInt, 8, 1},     NULL},
-    {"I16",     "i2", 16, {kDLInt, 16, 1},    NULL},
-    {"I32",     "i4", 32, {kDLInt, 32, 1},    NULL},
-    {"I64",     "i8", 64, {kDLInt, 64, 1},    NULL},
-    {"U8",      "u1",  8, {kDLUInt, 8, 1},    NULL},
-    {"U16",     "u2", 16, {kDLUInt, 16, 1},   NULL},
-    {"U32",     "u4", 32, {kDLUInt, 32, 1},   NULL},
-    {"U64",     "u8", 64, {kDLUInt, 64, 1},   NULL},
-    {"C64",     NULL, 64, {kDLOpaqueHandle, 64, 1}, NULL},
-    {"F8_E8M0", NULL,  8, {kDLOpaqueHandle, 8, 1},  NULL},
-    {"F8_E4M3FNUZ", NULL,  8, {kDLOpaqueHandle, 8, 1}, NULL},
-    {"F8_E5M2FNUZ", NULL,  8, {kDLOpaqueHandle, 8, 1}, NULL},
-    {"F6_E2M3", NULL,  6, {kDLOpaqueHandle, 8, 1},  NULL},
-    {"F6_E3M2", NULL,  6, {kDLOpaqueHandle, 8, 1},  NULL},
-    {"F4",      NULL,  4, {kDLOpaqueHandle, 8, 1},  NULL},
+    {"F32",     "f4", 32, {kDLFloat, 32, 1},  NULL, 0},
+    {"F16",     "f2", 16, {kDLFloat, 16, 1},  NULL, 0},
+    {"BF16",    NULL, 16, {kDLBfloat, 16, 1}, NULL, 0},
+    {"F64",     "f8", 64, {kDLFloat, 32, 1},  narrow_f64, 0},
+    {"F8_E4M3", NULL,  8, {kDLFloat, 32, 1},  widen_e4m3, 0},
+    {"F8_E5M2", NULL,  8, {kDLFloat, 32, 1},  widen_e5m2, 0},
+    {"BOOL",    "b1",  8, {TN_DL_BOOL, 8, 1},   normalise_bool, 0},
+    {"I8",      "i1",  8, {kDLInt, 8, 1},     NULL, 0},
+    {"I16",     "i2", 16, {kDLInt, 16, 1},    NULL, 0},
+    {"I32",     "i4", 32, {kDLInt, 32, 1},    NULL, 0},
+    {"I64",     "i8", 64, {kDLInt, 64, 1},    NULL, 0},
+    {"U8",      "u1",  8, {kDLUInt, 8, 1},    NULL, 0},
+    {"U16",     "u2", 16, {kDLUInt, 16, 1},   NULL, 0},
+    {"U32",     "u4", 32, {kDLUInt, 32, 1},   NULL, 0},
+    {"U64",     "u8", 64, {kDLUInt, 64, 1},   NULL, 0},
+    {"C64",     NULL, 64, {kDLOpaqueHandle, 64, 1}, NULL, 0},
+    {"F8_E8M0", NULL,  8, {kDLOpaqueHandle, 8, 1},  NULL, 0},
+    {"F8_E4M3FNUZ", NULL,  8, {kDLOpaqueHandle, 8, 1}, NULL, 0},
+    {"F8_E5M2FNUZ", NULL,  8, {kDLOpaqueHandle, 8, 1}, NULL, 0},
+    {"F6_E2M3", NULL,  6, {kDLOpaqueHandle, 8, 1},  NULL, 0},
+    {"F6_E3M2", NULL,  6, {kDLOpaqueHandle, 8, 1},  NULL, 0},
+    {"F4",      NULL,  4, {kDLOpaqueHandle, 8, 1},  NULL, 0},
 };
 /* clang-format on */
 enum { num_encodings = sizeof encodings / sizeof encodings[0] };
 
-const tn_encoding tn_encoding_unknown = {NULL, NULL, 0, {kDLOpaqueHandle, 8, 1}, NULL};
-const tn_encoding tn_encoding_f64 = {"F64", "f8", 64, {kDLFloat, 64, 1}, NULL};
-const tn_encoding tn_encoding_npy_bfloat16 = {NULL, "u2", 16, {kDLBfloat, 16, 1}, NULL};
+const tn_encoding tn_encoding_unknown = {NULL, NULL, 0, {kDLOpaqueHandle, 8, 1}, NULL, 0};
+const tn_encoding tn_encoding_f64 = {"F64", "f8", 64, {kDLFloat, 64, 1}, NULL, 0};
+const tn_encoding tn_encoding_npy_bfloat16 = {NULL, "u2", 16, {kDLBfloat, 16, 1}, NULL, 0};
 
 static bool same(const char *known, const char *name, size_t length)
 {

@@ -182,6 +182,14 @@ const char *tenon_file_metadata(const tenon_file *file, const char *key)
     return key != NULL ? json_string_value(json_object_get(file->metadata, key)) : NULL;
 }
 
+const char *tenon_file_metadata_key(const tenon_file *file, int64_t number)
+{
+    void *at = json_object_iter(file->metadata);
+    for (int64_t i = 0; i < number && at != NULL; i++)
+        at = json_object_iter_next(file->metadata, at);
+    return number >= 0 && at != NULL ? json_object_iter_key(at) : NULL;
+}
+
 /* ---- reading ---- */
 
 /* Elements [first, first + count) that are delivered in another form than they are stored in. */
@@ -206,8 +214,33 @@ static tenon_status read_converted(const tn_entry *entry, uint64_t first, size_t
     return TENON_OK;
 }
 
+/* The same of elements that are stored in blocks, of which the first and the last may be wanted in part. */
+static tenon_status read_blocks(const tn_entry *entry, uint64_t first, size_t count, char *data, tenon_error *error)
+{
+    enum { most_elements = 4096, most_bytes = 2 * most_elements }; /* no block takes more than 2 bytes an element */
+    unsigned char stored[most_bytes];
+    float values[most_elements];
+    const size_t block = entry->encoding->block, size = tn_stored_size(entry->encoding);
+    while (count > 0) {
+        const size_t skipped = (size_t)(first % block), most = most_elements / block;
+        const size_t wanted = (skipped + count - 1) / block + 1, blocks = wanted < most ? wanted : most;
+        const size_t rest = blocks * block - skipped, now = count < rest ? count : rest;
+        TN_TRY(tn_input_read(entry->input, entry->offset + first / block * size, stored, blocks * size, error));
+        tn_environment environment; /* products are rounded to nearest, whatever the caller's mode is */
+        tn_environment_enter(&environment);
+        entry->encoding->convert(values, stored, blocks * block);
+        tn_environment_leave(&environment);
+        memcpy(data, values + skipped, now * sizeof *values);
+        data += now * sizeof *values;
+        first += now;
+        count -= now;
+    }
+    return TENON_OK;
+}
+
 tenon_status tn_read_elements(const tn_entry *entry, uint64_t first, size_t count, void *data, tenon_error *error)
 {
+    if (entry->encoding->block > 0) return read_blocks(entry, first, count, data, error);
     if (entry->encoding->convert != NULL) return read_converted(entry, first, count, data, error);
     const size_t stored = tn_stored_size(entry->encoding);
     TN_TRY(tn_input_read(entry->input, entry->offset + first * stored, data, count * stored, error));

@@ -28,12 +28,13 @@ enum { TN_DL_BOOL = 6 };
 typedef struct tn_encoding {
     const char *safetensors; /* its name there, NULL: it has none */
     const char *npy;         /* the same, without the byte order: "f4" */
-    size_t stored_bits;      /* of an element in the file; 0: not known */
+    size_t stored_bits;      /* of an element in the file, or of a block; 0: not known */
     DLDataType dtype;        /* what a read delivers; kDLOpaqueHandle: it cannot be read */
     void (*convert)(void *to, const void *from, size_t count); /* NULL: delivered as stored */
+    size_t block; /* elements that are stored together, with a scale of their own, as f32; 0: each by itself */
 } tn_encoding;
 
-/* Bytes of an element in the file; 0: not known, or no whole number. */
+/* Bytes of an element, or of a block, in the file; 0: not known, or no whole number. */
 static inline size_t tn_stored_size(const tn_encoding *encoding)
 {
     return encoding->stored_bits % 8 == 0 ? encoding->stored_bits / 8 : 0;
@@ -127,6 +128,7 @@ tenon_status tn_read_column_major(const tn_entry *entry, int64_t first, int64_t 
 tenon_status tn_safetensors_open(tenon_file *file, const tn_input *input, tenon_error *error);
 tenon_status tn_index_open(tenon_file *file, const tn_input *input, tenon_error *error);
 tenon_status tn_npy_open(tenon_file *file, const tn_input *input, tenon_error *error);
+tenon_status tn_gguf_open(tenon_file *file, const tn_input *input, tenon_error *error);
 
 /* ---- what a file is ---- */
 

@@ -243,8 +243,7 @@ static const tn_kind kinds[] = {
          "is a PyTorch checkpoint (a pickle); tenon.convert, of the Python package, reads it and saves safetensors")},
     {"pickle", TOLD_BY(tn_is_pickle),
      FOREIGN("is a Python pickle, which can run any code when it is loaded, so tenon does not; " SAFE_COPY)},
-    {"GGUF", MAGIC("GGUF"),
-     FOREIGN("is a GGUF file, which this version does not read; name the safetensors files that it was made from")},
+    {"GGUF", MAGIC("GGUF"), OPENED_BY(tn_gguf_open)},
     {"HDF5", MAGIC("\x89HDF\r\n\x1a\n"), FOREIGN("is an HDF5 file; " SAFE_COPY)},
     {"MAT-file", MAGIC("MATLAB 5.0 MAT-file"), FOREIGN("is a MATLAB file; " SAFE_COPY)},
     {"Parquet", MAGIC("PAR1"), FOREIGN("is a Parquet file; " SAFE_COPY)},
@@ -254,7 +253,8 @@ static const tn_kind kinds[] = {
     {"JPEG image", MAGIC("\xff\xd8\xff"),
      FOREIGN("is an image; tenon starts at the features that a vision encoder makes of it")},
     {"text", TOLD_BY(is_text),
-     WRONG("is a text file, which begins '%s'; tenon reads safetensors, an index of safetensors (.json) and npy")},
+     WRONG("is a text file, which begins '%s'; tenon reads safetensors, an index of safetensors (.json), GGUF "
+           "and npy")},
     {"unknown", TOLD_BY(is_anything), OPENED_BY(tn_safetensors_open)},
 };
 

@@ -68,7 +68,7 @@ static void read_tensor(const tenon_file *file, int64_t index, size_t file_size)
     size_t bytes = tensor.dtype.bits / 8;
     for (int i = 0; i < tensor.ndim && bytes > 0; i++) {
         if (tensor.shape[i] < 0) abort();
-        bytes = tensor.shape[i] == 0 || bytes > 4 * file_size ? 0 : bytes * (size_t)tensor.shape[i];
+        bytes = tensor.shape[i] == 0 || bytes > 16 * file_size ? 0 : bytes * (size_t)tensor.shape[i];
     }
     for (int i = 0; i < tensor.ndim; i++) {
         if (tensor.shape[i] == 0) bytes = 0;

@@ -34,8 +34,106 @@ static size_t splice(uint8_t *data, size_t size, size_t at, size_t cut, const vo
     return size - cut + count;
 }
 
+/* ---- GGUF: its numbers, found by walking the header as far as it makes sense ---- */
+
+enum { max_places = 512 };
+
+typedef struct walk {
+    const uint8_t *data;
+    size_t size, at;
+    size_t places[max_places]; /* where a number of 4 or 8 bytes begins */
+    int bytes[max_places];
+    int count;
+} walk;
+
+/* The number of that many bytes, noted; past the end it is 0. */
+static uint64_t walk_number(walk *w, int bytes)
+{
+    uint64_t value = 0;
+    if (w->size - w->at < (size_t)bytes) {
+        w->at = w->size;
+        return 0;
+    }
+    if (w->count < max_places) {
+        w->places[w->count] = w->at;
+        w->bytes[w->count++] = bytes;
+    }
+    for (int i = bytes - 1; i >= 0; i--)
+        value = value << 8 | w->data[w->at + (size_t)i];
+    w->at += (size_t)bytes;
+    return value;
+}
+
+static void walk_over(walk *w, uint64_t bytes)
+{
+    w->at = bytes < w->size - w->at ? w->at + (size_t)bytes : w->size;
+}
+
+static void walk_value(walk *w, uint64_t type)
+{
+    static const int sizes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+    if (type == 8) {
+        walk_over(w, walk_number(w, 8));
+    } else if (type == 9) {
+        const uint64_t inner = walk_number(w, 4);
+        for (uint64_t n = walk_number(w, 8); n > 0 && w->at < w->size && inner < 13 && inner != 9; n--)
+            walk_value(w, inner);
+    } else if (type < 13) {
+        walk_over(w, (uint64_t)sizes[type]);
+    }
+}
+
+static void walk_gguf(walk *w)
+{
+    walk_over(w, 4);
+    walk_number(w, 4);
+    const uint64_t tensors = walk_number(w, 8);
+    for (uint64_t keys = walk_number(w, 8); keys > 0 && w->at < w->size; keys--) {
+        walk_over(w, walk_number(w, 8));
+        walk_value(w, walk_number(w, 4));
+    }
+    for (uint64_t i = 0; i < tensors && w->at < w->size; i++) {
+        walk_over(w, walk_number(w, 8));
+        for (uint64_t dims = walk_number(w, 4); dims > 0 && w->at < w->size; dims--)
+            walk_number(w, 8);
+        walk_number(w, 4);
+        walk_number(w, 8);
+    }
+}
+
+/* One of its numbers becomes another: near, small, a power of two, the largest. */
+static void mutate_gguf(uint8_t *data, size_t size)
+{
+    static walk w;
+    w = (walk){.data = data, .size = size};
+    walk_gguf(&w);
+    const size_t chosen = draw((size_t)w.count);
+    uint64_t value = 0;
+    for (int i = w.bytes[chosen] - 1; i >= 0; i--)
+        value = value << 8 | data[w.places[chosen] + (size_t)i];
+    switch (draw(4)) {
+    case 0:
+        value += draw(9) - 4;
+        break;
+    case 1:
+        value = draw(48);
+        break;
+    case 2:
+        value = (UINT64_C(1) << draw(64)) - draw(2);
+        break;
+    default:
+        value *= (uint64_t)1 << (1 + draw(63));
+    }
+    for (int i = 0; i < w.bytes[chosen]; i++)
+        data[w.places[chosen] + (size_t)i] = (uint8_t)(value >> 8 * i);
+}
+
 static size_t mutate(uint8_t *data, size_t size)
 {
+    if (size >= 24 && memcmp(data, "GGUF", 4) == 0 && draw(2) == 0) {
+        mutate_gguf(data, size);
+        return size;
+    }
     static const char *const words[] = {"0",
                                         "1",
                                         "-1",
