@@ -4,7 +4,7 @@
 
     check_written_files.py WRITE_FILES    the program built from tests/write_files.c
 
-Exits with 77 (skipped) where numpy or safetensors is not installed.
+Exits with 77 (skipped) where gguf, numpy or safetensors is not installed.
 """
 import json
 import struct
@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 try:
+    import gguf
     import numpy as np
     import safetensors
 except ImportError as missing:
@@ -66,6 +67,28 @@ def check_safetensors(path):
         check_equal("f32-matrix", file.get_tensor("f32-matrix"), pattern("f32", (3, 5)))
 
 
+def check_gguf(path):
+    reader = gguf.GGUFReader(path)
+    keys = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
+    assert keys == {"general.architecture": "clip", "note": "caf\u00e9 \"q\"\n\t\\"}, keys
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    names = [name for name in TYPES if name[0] in "fi" or name == "bf16"]
+    expected = {f"{name}-{shape}": (name, SHAPES[shape]) for name in names for shape in SHAPES}
+    assert found.keys() == expected.keys() | {"q8_0"}, found.keys() ^ expected.keys()
+    for key, (name, shape) in expected.items():
+        tensor = found[key]
+        assert tensor.tensor_type.name == name.upper(), (key, tensor.tensor_type)
+        assert tuple(reversed(tensor.shape.tolist())) == (shape or (1,)), (key, tensor.shape)
+        assert tensor.data.tobytes() == pattern(name, shape).tobytes(), key
+        assert tensor.data_offset % 32 == 0, key
+    i = np.arange(512)
+    block = i // 32 % 5
+    values = (i * 7919 % 1009 - 504).astype("f4") * np.where(block == 3, np.float32(1e-6), np.float32(0.0137))
+    values = np.where(block == 4, np.float32(0), values).reshape(8, 64)
+    check_equal("q8_0", found["q8_0"].data, gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0))
+    assert path.stat().st_size % 32 == 0
+
+
 def check_alignment(path):
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
@@ -84,6 +107,7 @@ def main():
         check_npy(folder)
         check_safetensors(folder / "all.safetensors")
         check_alignment(folder / "all.safetensors")
+        check_gguf(folder / "all.gguf")
         left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
         assert not left, left
     print(f"{len(TYPES) * len(SHAPES)} arrays in each format read back equal")

@@ -261,6 +261,25 @@ static tenon_status open_npy(tenon_error *error)
     return open_path(DATA "version1.npy", error);
 }
 
+static tenon_status fill_gguf(tenon_writer *writer, tenon_error *error)
+{
+    const float values[64] = {0};
+    tenon_status status = tenon_writer_set_metadata(writer, "key", "value", error);
+    if (status == TENON_OK) status = tenon_writer_add_as(writer, "tensor", "Q8_0", 1, (int64_t[]){64}, NULL, error);
+    if (status == TENON_OK) status = tenon_writer_write(writer, 0, values, sizeof values, error);
+    return status == TENON_OK ? tenon_writer_commit(writer, error) : status;
+}
+
+static tenon_status write_gguf(tenon_error *error)
+{
+    tenon_writer *writer = NULL;
+    tenon_status status = tenon_writer_new(scratch_path("memory.gguf"), &writer, error);
+    if (status != TENON_OK) return status;
+    status = fill_gguf(writer, error);
+    tenon_writer_free(writer);
+    return status;
+}
+
 static tenon_status fill_writer(tenon_writer *writer, bool is_npy, tenon_error *error)
 {
     int64_t index = 0;
@@ -323,6 +342,7 @@ static void each_failure_is_told(void **state)
     fail_each_allocation(open_gguf);
     fail_each_allocation(write_safetensors);
     fail_each_allocation(write_npy);
+    fail_each_allocation(write_gguf);
     assert_int_equal(symlink("memory-linked.npy", scratch_path("memory-link.npy")), 0);
     fail_each_allocation(write_through_link);
     json_set_alloc_funcs(malloc, free);

@@ -498,6 +498,76 @@ static void b102_duplicates(void **state)
     expect_refused(finish(m), TENON_BAD_FILE, "duplicate GGUF metadata 'clip.use_gelu'", NULL);
 }
 
+/* ---- writing ---- */
+
+static tenon_writer *new_writer(void)
+{
+    tenon_writer *writer = NULL;
+    tenon_error error;
+    if (tenon_writer_new(scratch_path("w.gguf"), &writer, &error) != TENON_OK) fail_msg("%s", error.message);
+    return writer;
+}
+
+static void writes_what_it_reads(void **state)
+{
+    (void)state;
+    static float values[2 * 96];
+    for (int i = 0; i < 2 * 96; i++)
+        values[i] = (float)(i % 32 - 16) / 16 * 127; /* whole multiples of the scale */
+    tenon_writer *writer = new_writer();
+    assert_int_equal(tenon_writer_set_metadata(writer, "a", "b", NULL), TENON_OK);
+    assert_int_equal(tenon_writer_add_as(writer, "q", "Q8_0", 2, (int64_t[]){2, 96}, NULL, NULL), TENON_OK);
+    assert_int_equal(tenon_writer_add_as(writer, "f", "F32", 1, (int64_t[]){3}, NULL, NULL), TENON_OK);
+    assert_int_equal(tenon_writer_write(writer, 1, values, 12, NULL), TENON_OK);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(tenon_writer_write(writer, 0, values + 64 * i, 256, NULL), TENON_OK);
+    assert_int_equal(tenon_writer_commit(writer, NULL), TENON_OK);
+    tenon_writer_free(writer);
+    tenon_file *file = open_file(scratch_path("w.gguf"), NULL);
+    assert_string_equal(tenon_file_metadata(file, "a"), "b");
+    float got[2 * 96];
+    assert_int_equal(tenon_file_read(file, 0, 0, 2, got, sizeof got, NULL), TENON_OK);
+    for (int i = 0; i < 2 * 96; i++)
+        assert_true(got[i] - values[i] <= 0.5f && values[i] - got[i] <= 0.5f);
+    expect_tensor(file, "f", f32, 1, (int64_t[]){3}, values, 12);
+    tenon_file_close(file);
+}
+
+static void refuses_to_write(void **state)
+{
+    (void)state;
+    tenon_writer *writer = new_writer();
+    tenon_error error;
+    assert_int_equal(tenon_writer_add_as(writer, "q", "Q8_0", 2, (int64_t[]){2, 48}, NULL, &error), TENON_INVALID);
+    expect_message(&error, "'q' [2, 48]", "rows of 48", "blocks of 32", "F16", NULL);
+    assert_int_equal(tenon_writer_add_as(writer, "q", "Q8_0", 0, NULL, NULL, &error), TENON_INVALID);
+    static const char *const types[] = {"Q4_K", "U8", "BOOL", "F8_E4M3", "MXFP4", "", NULL};
+    for (int i = 0; i < 7; i++) {
+        assert_int_equal(tenon_writer_add_as(writer, "q", types[i], 1, (int64_t[]){256}, NULL, &error),
+                         TENON_UNSUPPORTED);
+        expect_message(&error, "'q'", "does not write", NULL);
+    }
+    assert_int_equal(tenon_writer_add(writer, "x", f32, 5, (int64_t[]){1, 1, 1, 1, 1}, NULL, &error), TENON_INVALID);
+    expect_message(&error, "5 dimensions; 0 to 4", NULL);
+    char name[65] = {0};
+    memset(name, 'n', 64);
+    assert_int_equal(tenon_writer_add(writer, name, f32, 0, NULL, NULL, &error), TENON_INVALID);
+    expect_message(&error, "64 bytes long; readers take at most 63", NULL);
+    assert_int_equal(tenon_writer_add(writer, name + 1, f32, 0, NULL, NULL, &error), TENON_OK);
+    assert_int_equal(tenon_writer_add_as(writer, "q", "Q8_0", 1, (int64_t[]){64}, NULL, &error), TENON_OK);
+    float values[64] = {0};
+    assert_int_equal(tenon_writer_write(writer, 1, values, 64, &error), TENON_INVALID);
+    expect_message(&error, "blocks of 32 elements, but 64 bytes", NULL);
+    assert_int_equal(tenon_writer_write(writer, 1, values, 257, &error), TENON_INVALID);
+    expect_message(&error, "takes 256 bytes more, but 257", NULL);
+    tenon_writer_free(writer);
+    assert_int_equal(tenon_writer_new_stream(1, "standard output", "gguf", &writer, &error), TENON_INVALID);
+    tenon_writer *plain = NULL;
+    assert_int_equal(tenon_writer_new(scratch_path("w.safetensors"), &plain, &error), TENON_OK);
+    assert_int_equal(tenon_writer_add_as(plain, "q", "Q8_0", 1, (int64_t[]){64}, NULL, &error), TENON_UNSUPPORTED);
+    tenon_writer_free(plain);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -517,6 +587,8 @@ int main(void)
         cmocka_unit_test(b42_rows_are_whole_blocks),
         cmocka_unit_test(b101_places),
         cmocka_unit_test(b102_duplicates),
+        cmocka_unit_test(writes_what_it_reads),
+        cmocka_unit_test(refuses_to_write),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -452,7 +452,7 @@ static void writer_refuses(void **state)
     assert_int_equal(scratch_count(), before - 1); /* the temporary file is gone */
     tenon_writer_free(NULL);
     assert_int_equal(tenon_writer_new(scratch_path("x.bin"), &w, &error), TENON_INVALID);
-    expect_message(&error, ".npy or .safetensors", NULL);
+    expect_message(&error, ".npy, .safetensors or .gguf", NULL);
     assert_int_equal(tenon_writer_new("/dev/full", &w, &error), TENON_INVALID);
     expect_message(&error, "/dev/full", "a device", NULL);
 }

@@ -94,10 +94,46 @@ static void write_safetensors(const char *folder)
     tenon_writer_free(writer);
 }
 
+/* The types that GGUF has, and Q8_0: 8 rows of two blocks, of which some are zeros and some are tiny. */
+static void write_gguf(const char *folder)
+{
+    enum { rows = 8, row = 64 };
+    static float values[rows * row];
+    char path[1024], name[64];
+    tenon_writer *writer = NULL;
+    int64_t index;
+    snprintf(path, sizeof path, "%s/all.gguf", folder);
+    for (int i = 0; i < rows * row; i++)
+        values[i] = i / 32 % 5 == 4 ? 0 : (float)(i * 7919 % 1009 - 504) * (i / 32 % 5 == 3 ? 1e-6f : 0.0137f);
+    TRY(tenon_writer_new(path, &writer, &error));
+    TRY(tenon_writer_set_metadata(writer, "general.architecture", "clip", &error));
+    TRY(tenon_writer_set_metadata(writer, "note", "caf\xc3\xa9 \"q\"\n\t\\", &error));
+    TRY(tenon_writer_add_as(writer, "q8_0", "Q8_0", 2, (int64_t[]){rows, row}, &index, &error));
+    for (int i = 0; i < num_types * num_shapes; i++) {
+        const int type = i / num_shapes, shape = i % num_shapes;
+        if (types[type].dtype.code == kDLUInt || types[type].dtype.code == 6) continue;
+        snprintf(name, sizeof name, "%s-%s", types[type].name, shapes[shape].name);
+        TRY(tenon_writer_add(writer, name, types[type].dtype, shapes[shape].ndim, shapes[shape].shape, &index, &error));
+    }
+    TRY(tenon_writer_write(writer, 0, values, 3 * 128, &error)); /* in pieces */
+    for (int i = num_types * num_shapes - 1; i >= 0; i--) {
+        unsigned char data[256];
+        const int type = i / num_shapes, shape = i % num_shapes;
+        if (types[type].dtype.code == kDLUInt || types[type].dtype.code == 6) continue;
+        fill(types[type].dtype, shapes[shape].count, data);
+        TRY(tenon_writer_write(writer, index--, data, (size_t)shapes[shape].count * types[type].dtype.bits / 8,
+                               &error));
+    }
+    TRY(tenon_writer_write(writer, 0, values + 96, sizeof values - 3 * 128, &error));
+    TRY(tenon_writer_commit(writer, &error));
+    tenon_writer_free(writer);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) return 2;
     write_safetensors(argv[1]);
+    write_gguf(argv[1]);
     for (int i = 0; i < num_types * num_shapes; i++)
         write_npy(argv[1], i / num_shapes, i % num_shapes);
     return 0;

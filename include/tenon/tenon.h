@@ -805,8 +805,8 @@ TENON_API const char *tenon_file_metadata_key(const tenon_file *file, int64_t nu
 TENON_API TENON_MUST_CHECK tenon_status tenon_file_read(const tenon_file *file, int64_t index, int64_t first,
                                                         int64_t count, void *data, size_t capacity, tenon_error *error);
 
-/* A file of tensors being written: .npy or .safetensors, told by the name's suffix. It appears under its name only when
- * committed; until then, and after a failure, what was there stays. */
+/* A file of tensors being written: .npy, .safetensors or .gguf (version 3), told by the name's suffix. It appears under
+ * its name only when committed; until then, and after a failure, what was there stays. */
 typedef struct tenon_writer tenon_writer;
 
 /* Opens a hidden file beside the target; under its name nothing is written yet. TENON_INVALID: another suffix, or the
@@ -821,12 +821,19 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_writer_new_stream(int descriptor, 
                                                                 tenon_writer **writer, tenon_error *error);
 
 /* Declares a tensor, before the first write; *index (may be NULL) numbers it. f32, f16, integers and bool; bf16 in
- * safetensors, and in npy as uint16. An npy file has exactly one; its name is ignored. */
+ * safetensors and GGUF, and in npy as uint16. An npy file has exactly one; its name is ignored. GGUF has no unsigned
+ * integers and no bool, 1 to 4 dimensions (a scalar becomes a vector of 1), and names of at most 63 bytes. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_writer_add(tenon_writer *writer, const char *name, DLDataType dtype,
                                                          int ndim, const int64_t *shape, int64_t *index,
                                                          tenon_error *error);
 
-/* Adds a metadata string to a safetensors file, before the first write. TENON_UNSUPPORTED for npy. */
+/* The same with the stored type's name: those of tenon_writer_add as safetensors spells them ("F32", "BF16", "I64"), or
+ * "Q8_0" of GGUF, whose elements are given as f32, in each write a multiple of 32. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_writer_add_as(tenon_writer *writer, const char *name, const char *stored,
+                                                            int ndim, const int64_t *shape, int64_t *index,
+                                                            tenon_error *error);
+
+/* Adds a metadata string to a safetensors or GGUF file, before the first write. TENON_UNSUPPORTED for npy. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_writer_set_metadata(tenon_writer *writer, const char *key,
                                                                   const char *value, tenon_error *error);
 

@@ -121,6 +121,13 @@ const tn_encoding *tn_encoding_to_write(DLDataType dtype)
     return NULL;
 }
 
+const tn_encoding *tn_encoding_to_write_as(const char *stored)
+{
+    const tn_encoding *found = tn_encoding_of_safetensors(stored, strlen(stored));
+    if (found != NULL) return tn_encoding_to_write(found->dtype) == found ? found : NULL;
+    return strcmp(stored, "Q8_0") == 0 ? tn_encoding_q8_0() : NULL;
+}
+
 bool tn_host_is_big_endian(void)
 {
     const uint16_t probe = 1;

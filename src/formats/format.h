@@ -205,20 +205,47 @@ struct tenon_writer {
     tn_part *parts;
     int64_t num_parts, capacity;
     json_t *names;    /* name -> number of the part */
-    json_t *metadata; /* an object of strings, or NULL */
+    json_t *metadata; /* an object of strings, in GGUF of values of any kind; or NULL */
+    uint64_t end;     /* of the file, padding included, as the layout sets it; 0: that of the last part */
     bool is_direct;   /* the data is to be aligned to TN_DIRECT_ALIGN */
     bool started, committed;
 };
+
+/* The header as it grows. After a failure for lack of memory nothing more is added. */
+typedef struct tn_header_text {
+    char *data; /* owned */
+    size_t length, capacity;
+    bool failed;
+} tn_header_text;
+void tn_header_add(tn_header_text *text, const void *bytes, size_t count);
+
+/* A metadata value that is no string, for formats that have such; the reference is taken over, NULL is a lack of
+ * memory. */
+tenon_status tn_writer_set_value(tenon_writer *writer, const char *key, json_t *value, tenon_error *error);
 
 /* Places the parts (their `offset`) and makes the bytes before them, which the caller frees with free(). */
 typedef struct tn_write_format {
     const char *suffix;
     int64_t max_parts;
+    int max_dims;
+    size_t max_name; /* bytes of a tensor's name */
     bool has_metadata;
+    bool streams;                                  /* its parts follow each other without gaps */
+    bool (*has_type)(const tn_encoding *encoding); /* NULL: every encoding that tn_encoding_to_write delivers */
     tenon_status (*layout)(tenon_writer *writer, char **header, size_t *length, tenon_error *error);
 } tn_write_format;
 
 tenon_status tn_safetensors_layout(tenon_writer *writer, char **header, size_t *length, tenon_error *error);
 tenon_status tn_npy_layout(tenon_writer *writer, char **header, size_t *length, tenon_error *error);
+tenon_status tn_gguf_layout(tenon_writer *writer, char **header, size_t *length, tenon_error *error);
+bool tn_gguf_has_type(const tn_encoding *encoding);
+
+/* The encoding of that name that writers write: those of tn_encoding_to_write, and Q8_0. NULL: there is none. */
+const tn_encoding *tn_encoding_to_write_as(const char *stored);
+
+const tn_encoding *tn_encoding_q8_0(void);
+
+/* `count` elements, a multiple of 32, as blocks of Q8_0; the rounding mode is to be to nearest. */
+void tn_encode_q8_0(void *to, const void *from, size_t count);
 
 #endif

@@ -49,4 +49,7 @@ tenon_status tn_gguf_read_values(tenon_file *file, tn_gguf *g, uint64_t count, t
 /* The encoding of a type's number, and its name; NULL: there is no such type. */
 const tn_encoding *tn_encoding_of_gguf(uint32_t number, const char **name);
 
+/* The number of an encoding's type; false: GGUF has no such type. */
+bool tn_gguf_number(const tn_encoding *encoding, uint32_t *number);
+
 #endif

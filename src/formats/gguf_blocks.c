@@ -13,6 +13,7 @@
 #include "formats/gguf.h"
 
 #include "core/dtype.h"
+#include <math.h>
 #include <string.h>
 
 enum { small = 32, large = 256 };
@@ -178,6 +179,39 @@ BLOCKS(q4_k, 256, 144)
 BLOCKS(q5_k, 256, 176)
 BLOCKS(q6_k, 256, 210)
 
+/* ---- writing Q8_0 ---- */
+
+/* Ties away from zero, as the reference rounds. */
+static int round_to_int8(float value)
+{
+    const float size = fabsf(value), whole = floorf(size), rounded = whole + floorf(2 * (size - whole));
+    if (!(rounded <= 127)) return 0; /* NaN: no number survives it anyway */
+    return value < 0 ? -(int)rounded : (int)rounded;
+}
+
+/* d = max |x| / 127, q = x / d. */
+static void encode_q8_0(uint8_t *block, const float *x)
+{
+    float largest = 0;
+    for (int i = 0; i < small; i++)
+        largest = fabsf(x[i]) > largest || isnan(x[i]) ? fabsf(x[i]) : largest;
+    const float d = largest / 127, inverse = d > 0 ? 1 / d : 0;
+    const uint16_t half = tn_f32_to_f16(d);
+    block[0] = (uint8_t)(half & 0xff);
+    block[1] = (uint8_t)(half >> 8);
+    for (int i = 0; i < small; i++)
+        block[2 + i] = (uint8_t)round_to_int8(x[i] * inverse);
+}
+
+void tn_encode_q8_0(void *to, const void *from, size_t count)
+{
+    for (size_t i = 0; i < count / small; i++) {
+        float x[small];
+        memcpy(x, (const char *)from + i * sizeof x, sizeof x);
+        encode_q8_0((uint8_t *)to + i * 34, x);
+    }
+}
+
 /* ---- the table ---- */
 
 #define F32                                                                                                            \
@@ -240,4 +274,21 @@ const tn_encoding *tn_encoding_of_gguf(uint32_t number, const char **name)
         return tn_encoding_of_safetensors(types[i].name, strlen(types[i].name));
     }
     return NULL;
+}
+
+bool tn_gguf_number(const tn_encoding *encoding, uint32_t *number)
+{
+    const char *name;
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        if (tn_encoding_of_gguf(types[i].number, &name) != encoding) continue;
+        *number = types[i].number;
+        return true;
+    }
+    return false;
+}
+
+const tn_encoding *tn_encoding_q8_0(void)
+{
+    const char *name;
+    return tn_encoding_of_gguf(8, &name);
 }

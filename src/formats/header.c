@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the formats with JSON headers share: reading a header into memory and parsing it. */
+/* What headers share: reading one into memory, parsing its JSON, writing one. */
 #include "formats/format.h"
 
 #include "core/error.h"
@@ -60,4 +60,19 @@ tenon_status tn_json_parse(const char *path, const char *what, const char *text,
     }
     *json = parsed;
     return TENON_OK;
+}
+
+void tn_header_add(tn_header_text *text, const void *bytes, size_t count)
+{
+    if (text->failed) return;
+    if (count > text->capacity - text->length) {
+        const size_t capacity = 2 * (text->capacity + count);
+        char *grown = realloc(text->data, capacity);
+        text->failed = grown == NULL;
+        if (text->failed) return;
+        text->data = grown;
+        text->capacity = capacity;
+    }
+    memcpy(text->data + text->length, bytes, count);
+    text->length += count;
 }

@@ -27,49 +27,28 @@ static tenon_status place_parts(tenon_writer *writer, tenon_error *error)
     return TENON_OK;
 }
 
-/* The header's text as it grows. It is written by hand, because Jansson's json_dumps leaves out keys for which it finds
- * no memory, and says nothing. */
-typedef struct header_text {
-    char *data;
-    size_t length, capacity;
-    bool failed; /* no memory */
-} header_text;
-
-static void add_bytes(header_text *text, const char *bytes, size_t count)
+/* The header is written by hand, because Jansson's json_dumps leaves out keys for which it finds no memory, and says
+ * nothing. */
+static void add_text(tn_header_text *text, const char *more)
 {
-    if (text->failed) return;
-    if (count > text->capacity - text->length) {
-        const size_t capacity = 2 * (text->capacity + count);
-        char *grown = realloc(text->data, capacity);
-        text->failed = grown == NULL;
-        if (text->failed) return;
-        text->data = grown;
-        text->capacity = capacity;
-    }
-    memcpy(text->data + text->length, bytes, count);
-    text->length += count;
+    tn_header_add(text, more, strlen(more));
 }
 
-static void add_text(header_text *text, const char *more)
-{
-    add_bytes(text, more, strlen(more));
-}
-
-static void add_integer(header_text *text, uint64_t value)
+static void add_integer(tn_header_text *text, uint64_t value)
 {
     char digits[24];
-    add_bytes(text, digits, (size_t)snprintf(digits, sizeof digits, "%llu", (unsigned long long)value));
+    tn_header_add(text, digits, (size_t)snprintf(digits, sizeof digits, "%llu", (unsigned long long)value));
 }
 
 /* UTF-8 that was checked when it was declared; only quotes, backslashes and control characters need escapes. */
-static void add_string(header_text *text, const char *string)
+static void add_string(tn_header_text *text, const char *string)
 {
     add_text(text, "\"");
     while (*string != 0) {
         const char *end = string;
         while ((unsigned char)*end >= 0x20 && *end != '"' && *end != '\\')
             end++;
-        add_bytes(text, string, (size_t)(end - string));
+        tn_header_add(text, string, (size_t)(end - string));
         if (*end == 0) break;
         char escape[8];
         snprintf(escape, sizeof escape, (unsigned char)*end < 0x20 ? "\\u%04x" : "\\%c", (unsigned char)*end);
@@ -79,7 +58,7 @@ static void add_string(header_text *text, const char *string)
     add_text(text, "\"");
 }
 
-static void add_metadata(header_text *text, json_t *metadata)
+static void add_metadata(tn_header_text *text, json_t *metadata)
 {
     const char *key, *before = "\"__metadata__\":{";
     json_t *value;
@@ -94,7 +73,7 @@ static void add_metadata(header_text *text, json_t *metadata)
     add_text(text, "}");
 }
 
-static void add_part(header_text *text, const tn_part *part)
+static void add_part(tn_header_text *text, const tn_part *part)
 {
     add_string(text, part->name);
     add_text(text, ":{\"dtype\":\"");
@@ -112,10 +91,10 @@ static void add_part(header_text *text, const tn_part *part)
 }
 
 /* The length, still zero, then the JSON, padded so that the data is aligned. */
-static void write_header(const tenon_writer *writer, header_text *text)
+static void write_header(const tenon_writer *writer, tn_header_text *text)
 {
     const bool metadata = json_object_size(writer->metadata) > 0;
-    add_bytes(text, "\0\0\0\0\0\0\0\0", 8);
+    tn_header_add(text, "\0\0\0\0\0\0\0\0", 8);
     add_text(text, "{");
     if (metadata) add_metadata(text, writer->metadata);
     for (int64_t i = 0; i < writer->num_parts; i++) {
@@ -131,7 +110,7 @@ static void write_header(const tenon_writer *writer, header_text *text)
 tenon_status tn_safetensors_layout(tenon_writer *writer, char **header, size_t *length, tenon_error *error)
 {
     TN_TRY(place_parts(writer, error));
-    header_text text = {0};
+    tn_header_text text = {0};
     write_header(writer, &text);
     if (text.failed) {
         free(text.data);
