@@ -6,6 +6,8 @@
     adapter = build_adapter(AdapterConfig(type="avgpool", pool_window=3), in_dim=1152, out_dim=4096)
     tokens = adapter(features)  # (B, 729, 1152) -> (B, 81, 4096)
 
+:class:`Connector` is a connector of any type of the library. The classes of KempnerForge's four types are connectors too.
+
 Forward and backward run in the C library on CPUs in float32, bfloat16 and float16. On other devices and in other dtypes
 the same modules run in plain PyTorch. docs/pytorch.md says when weights are packed.
 """
@@ -20,7 +22,7 @@ except ModuleNotFoundError as error:
 from tenon._counts import DIVISIBLE_ONLY_POOL_TYPES, POOLING_ADAPTER_TYPES, pooled_token_count
 
 from ._config import AdapterConfig, build_adapter
-from ._connector import VisionAdapter
+from ._connector import Connector, VisionAdapter
 from ._pools import AttentionalPoolAdapter, AvgPoolAdapter
 from ._projections import LinearAdapter, MLP2LayerAdapter, QuickGELU
 from ._registry import registry
@@ -31,6 +33,7 @@ __all__ = [
     "AdapterConfig",
     "AttentionalPoolAdapter",
     "AvgPoolAdapter",
+    "Connector",
     "LinearAdapter",
     "MLP2LayerAdapter",
     "QuickGELU",

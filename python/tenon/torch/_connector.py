@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,35 +13,16 @@ from torch.compiler import is_compiling
 from torch.onnx import is_in_onnx_export
 
 from tenon import _C
-from tenon._config import to_json
+from tenon._config import Config, as_config, to_json
 
-from . import _ops, _packs
+from . import _ops, _packs, _plain
+from ._arguments import Grid, as_given, as_images, expect_tensor, patches_left, read_grid
 from ._errors import FeaturesError
+from ._graph import Graph, Layer, graph_of
+from ._layers import ACTIVATIONS, Group, Part, draw, parts_of
 from ._ops import Masks, is_inside_transform
-from ._plain import Layer
-
-Grid = tuple[int, int]
-
-
-def patches_left(tokens: int, prefix_tokens: int) -> int:
-    """The number of patches. Raises the library's ValueError if there are fewer tokens than prefix tokens."""
-    if tokens < prefix_tokens:
-        raise ValueError(f"num_tokens={tokens} leaves no patches after prefix_tokens={prefix_tokens}")
-    return tokens - prefix_tokens
-
-
-def _as_images(x: Tensor) -> Tensor:
-    """Features (..., N, C), with any number of leading axes, as (B, N, C)."""
-    if x.dim() > 3:
-        return x.flatten(0, -3)
-    return x[(None,) * (3 - x.dim())]
-
-
-def _as_given(y: Tensor, x: Tensor) -> Tensor:
-    """Tokens (B, M, D) with the leading axes of x."""
-    if x.dim() > 3:
-        return y.unflatten(0, x.shape[:-2])
-    return y[(0,) * (3 - x.dim())]
+from ._plain import Modules, Source, Tensors
+from ._several import run_several
 
 
 def check_settings(kind: str, settings: dict[str, Any]) -> None:
@@ -160,43 +141,140 @@ class _Route(NamedTuple):
 
 
 class Connector(VisionAdapter):
-    """A connector of linear layers that the library can run.
+    """A connector of any type of the library::
 
-    Parameters are ordinary ``nn.Parameter`` objects. With gradients enabled, each call packs them. Under
-    ``torch.no_grad()`` or ``inference_mode()`` a pack is reused until a parameter changes. Call ``refresh`` after a
-    change of a few values that PyTorch does not record: in-place changes through `.data`, writes of NumPy or of other
-    processes into a parameter's memory, and collectives on a parameter.
+        connector = Connector({"type": "qwen2_vl", "spatial_merge_size": 2}, in_dim=1280, out_dim=3584)
+        tokens = connector(features, grid=(24, 32))
+
+    ``config`` is a :class:`tenon.Config`, a mapping, a type's name, or an object with ``type`` and ``extra_kwargs()``.
+    Parameters are ordinary ``nn.Parameter`` objects; their names are the type's, and dots in them make submodules. They
+    are initialised as the library does: after ``torch.manual_seed(seed)`` they are those of
+    ``tenon.build_adapter(config, in_dim, out_dim, seed=seed)``, bit for bit.
+
+    With gradients enabled, each call packs them. Under ``torch.no_grad()`` or ``inference_mode()`` a pack is reused
+    until a parameter changes. Call ``refresh`` after a change of a few values that PyTorch does not record: in-place
+    changes through `.data`, writes of NumPy or of other processes into a parameter's memory, and collectives on a
+    parameter. Connectors with further inputs or outputs, and packed batches, run in plain PyTorch.
     """
 
-    _type: str  # the library's name of it
-    _linears: tuple[str, ...]  # in declaration order
+    _graph: Graph  # as it was built; `_overrides` are newer
+    _parts: tuple[Part, ...]  # in declaration order
+    _linears: tuple[str, ...]  # their names
     _last: _Route | None = None
 
-    def _setup(self, prefix_tokens: int) -> None:
-        """Must be called last in a constructor."""
-        self.prefix_tokens = prefix_tokens
-        _C.check_config(self._config())
+    def __init__(self, config: Any, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        settings = as_config(config).to_dict()
+        prefix_tokens = settings.pop("prefix_tokens", 0)
+        self._head = to_json(settings)[:-1]
+        self._build(f'{self._head}, "prefix_tokens": {prefix_tokens}}}', in_dim, out_dim)
+
+    def _build(self, config: str, in_dim: int, out_dim: int) -> None:
+        """Makes the submodules. Must be called last in a constructor."""
+        self._graph = graph = graph_of(config, in_dim, out_dim)
+        self.in_dim, self.out_dim, self.prefix_tokens = in_dim, out_dim, graph.prefix_tokens
+        self._parts = tuple(part for layer in graph.layers for part in parts_of(layer))
+        self._linears = tuple(part.name for part in self._parts)
+        self._type = graph.type
+        single = len(graph.inputs) == len(graph.outputs) == 1 and not graph.integers
+        self._is_single = single and len(self._parts) > 0
+        self._ends_in_product = _ends_in_product(graph)
+        for layer in graph.layers:
+            self._add(layer)
         self.register_load_state_dict_post_hook(_after_load)
         _packs.know(parameter for _, parameter in self._own())
 
+    def _add(self, layer: Layer) -> None:
+        """Makes the submodules of a layer."""
+        for part in parts_of(layer):
+            around: nn.Module = self
+            for name in part.path if part.kind is None else part.path[:-1]:
+                if name not in around._modules:
+                    around.add_module(name, Group())
+                around = around._modules[name]
+            if part.kind is not None:
+                around.add_module(part.path[-1], part.make())
+                continue
+            for name, parameter in zip(part.names, part.parameters, strict=True):
+                tensor = torch.empty(parameter.shape)
+                draw(tensor, parameter.rule, parameter.number)
+                around.register_parameter(name, nn.Parameter(tensor))
+
+    @property
+    def config(self) -> Config:
+        """The type and its settings."""
+        return Config.from_json(self._config())
+
     def reset_parameters(self) -> None:
-        """Initialises every layer, in order, as ``nn.Linear`` does."""
-        for name in self._linears:
-            getattr(self, name).reset_parameters()
+        """Initialises every layer, in order."""
+        for part in self._parts:
+            module = self.get_submodule(part.name)
+            if part.kind is not None and part.is_standard:
+                module.reset_parameters()
+                continue
+            for name, parameter in zip(part.names, part.parameters, strict=True):
+                draw(module._parameters[name], parameter.rule, parameter.number)
 
     def refresh(self) -> None:
         """Drops the packed weights, so that the next call packs the parameters again. Any thread may call it."""
         self._last = None
         self._know_again(self._known_places())
 
+    def output_num_tokens(
+        self, num_input_tokens: int, pool_window: int | None = None, *, grid: Grid | None = None
+    ) -> int:
+        """The number of tokens that ``forward`` returns for an image of ``num_input_tokens`` tokens. A count that is
+        not positive means "not known yet" and is returned."""
+        return _C.config_output_num_tokens(self._config(), num_input_tokens, pool_window, grid)
+
+    def forward(
+        self,
+        x: Tensor,
+        pool_window: int | None = None,
+        *,
+        grid: Grid | None = None,
+        grids: Any = None,
+        inputs: Mapping[str, Tensor] | None = None,
+        patch_mask: Tensor | None = None,
+        frame_mask: Tensor | None = None,
+    ) -> Tensor | dict[str, Tensor]:
+        """Maps ``(B, N, in_dim)`` to ``(B, M, out_dim)``, with any number of leading axes. If the type needs a grid, the
+        patches lie on ``grid`` (height, width), by default a square. ``pool_window`` replaces the window of a type that
+        pools.
+
+        With ``grids``, (images, 2) heights and widths or (images, 3) times, heights and widths, the batch is packed: x is
+        (rows, in_dim), image after image, and so are the tokens.
+
+        ``inputs`` are the further inputs that the type declares, by name. If it declares further outputs, the result is
+        a dictionary of all outputs, ``"tokens"`` first.
+
+        Patches that are 0 in ``patch_mask`` (B, N - prefix_tokens), and images that are 0 in ``frame_mask`` (B), are
+        not read. Where a token has no valid patch it is zero. B is the product of the leading axes; the ``patch_mask``
+        of one image may have one axis, and that of a packed batch is (rows).
+        """
+        if pool_window is not None and pool_window <= 0:
+            raise ValueError(f"pool_window must be positive (got {pool_window})")
+        window, masks = pool_window or 0, (patch_mask, frame_mask)
+        if grid is not None:
+            grid = read_grid(grid)
+        if grids is not None or not self._is_single or inputs:
+            return run_several(self, x, window, grid, grids, inputs or {}, masks)
+        if x.dim() == 3:
+            return self._run(x, window, grid, masks)
+        return self._run_reshaped(x, window, grid, masks)
+
     # ---- which parameters can be tracked (_packs) ----
 
     def _own(self) -> Iterator[tuple[tuple[str, str], Tensor]]:
-        """((layer, name), parameter) of the linear layers."""
-        for layer in self._linears:
-            module = self._modules.get(layer)
-            if isinstance(module, nn.Linear):
-                yield from (((layer, name), p) for name, p in module._parameters.items() if p is not None)
+        """((part, name), parameter) of the parts that are as they were made."""
+        for part in self._parts:
+            module: nn.Module | None = self
+            for name in part.path:
+                module = module._modules.get(name) if module is not None else None
+            if module is not None and (part.kind is None or isinstance(module, part.kind)):
+                for name, parameter in module._parameters.items():
+                    if parameter is not None and (part.kind is not None or name in part.names):
+                        yield (part.name, name), parameter
 
     def _known_places(self) -> frozenset[tuple[str, str]]:
         return frozenset(place for place, parameter in self._own() if _packs.is_known(parameter))
@@ -237,11 +315,49 @@ class Connector(VisionAdapter):
 
     def _config(self, read: Reader = Plainly) -> str:
         """The JSON config of the library's adapter; valid if `_native_parameters` is not None."""
-        raise NotImplementedError
+        return f'{read.attribute(self, "_head")}, "prefix_tokens": {read.attribute(self, "prefix_tokens")}}}'
 
-    def _plain(self, layers: Sequence[Layer], x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
-        """`_run` in plain PyTorch, with the layers of `_linears`."""
-        raise NotImplementedError
+    def _overrides(self) -> dict[str, Any]:
+        """Settings of layers and windows that have changed since the graph was made."""
+        return {}
+
+    def _activation(self, name: str) -> Callable[[Tensor], Tensor]:
+        return ACTIVATIONS[name]
+
+    def _in_width(self) -> int | None:
+        """The width of features; None if it cannot be told."""
+        return self._graph.in_dim
+
+    def _widths(self, parameters: Sequence[Tensor]) -> tuple[int, int] | None:
+        """Widths of features and tokens; None if the parameters do not fit the graph."""
+        for wanted, found in zip(self._graph.parameters, parameters, strict=True):
+            if found.shape != wanted.shape:
+                return None
+        return self._graph.in_dim, self._graph.out_dim
+
+    def _plain(self, source: Source, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
+        """`_run` in plain PyTorch, with the parts of a source."""
+        if not is_compiling():
+            self._check_grid(x.shape[1], window, grid)
+        x = _plain.without_prefix(x, self.prefix_tokens)
+        there = _plain.present(x, *masks)
+        return self._interpret(source, [x], there, masks[1], _plain.Settings(window, grid))["tokens"]
+
+    def _interpret(
+        self,
+        source: Source,
+        inputs: Sequence[Tensor],
+        there: Tensor | None,
+        frames: Tensor | None,
+        settings: _plain.Settings,
+    ) -> dict[str, Tensor]:
+        settings = settings._replace(overrides=self._overrides())
+        return _plain.Run(self._graph, source, self._activation, settings).run(inputs, there, frames)
+
+    def _check_grid(self, tokens: int, window: int, grid: Grid | None) -> None:
+        """Refuses what the library refuses, with its sentences."""
+        if self._graph.has_one_space:
+            _C.config_output_num_tokens(self._config(), tokens, window or None, grid)
 
     def _check(self, x: Tensor, masks: Masks) -> None:
         """Refuses what the library refuses, with its sentences: plain PyTorch has other sentences, or none."""
@@ -250,13 +366,13 @@ class Connector(VisionAdapter):
         if not x.is_floating_point():
             kind = str(x.dtype).removeprefix("torch.")
             raise FeaturesError(f"x is {kind}; expected float32, bfloat16, float16 or another floating-point dtype")
-        first = self._modules.get(self._linears[0])
-        if type(first) is nn.Linear and x.shape[-1] != first.in_features:
-            raise FeaturesError(f"x has width {x.shape[-1]}; the adapter's in_dim is {first.in_features}")
+        width = self._in_width()
+        if width is not None and x.shape[-1] != width:
+            raise FeaturesError(f"x has width {x.shape[-1]}; the adapter's in_dim is {width}")
         batch, tokens, _ = x.shape
         patches = patches_left(tokens, self.prefix_tokens)
         for name, mask, shape in zip(("patch_mask", "frame_mask"), masks, ((batch, patches), (batch,)), strict=True):
-            _expect_tensor(name, mask)
+            expect_tensor(name, mask)
             if mask is not None and tuple(mask.shape) != shape:
                 raise ValueError(f"{name} has shape {tuple(mask.shape)}; expected {shape}")
 
@@ -269,22 +385,26 @@ class Connector(VisionAdapter):
         return x
 
     def _native_parameters(self, read: Reader) -> list[Tensor] | None:
-        """The parameters in declaration order, or None if a layer is not a plain product that has a kernel."""
+        """The parameters in declaration order, or None if a part is not as it was made, or has no kernel."""
         parameters: list[Tensor] = []
         for hooks in _HOOKS_OF_ALL:
             if not read.is_empty(hooks):
                 return None
         layers = read.attribute(self, "_modules")
-        for layer_name in self._linears:
-            layer = read.item(layers, layer_name)
-            if read.type_of(layer) is not nn.Linear or not is_bare(layer, read):
+        for part in self._parts:
+            module = self if not part.path else read.item(layers, part.path[0])
+            for name in part.path[1:]:
+                module = None if module is None else read.item(read.attribute(module, "_modules"), name)
+            if module is None or not _is_as_made(module, part, read):
                 return None
-            own = read.attribute(layer, "_parameters")
-            for name in ("weight", "bias"):
+            own = read.attribute(module, "_parameters")
+            for name in part.names:
                 parameter = read.item(own, name)
                 if parameter is None or not _has_kernel(read.tensor(parameter)):
                     return None
                 parameters.append(parameter)
+            if part.lacks_bias and read.item(own, "bias") is not None:
+                return None
         return parameters
 
     def _run_reshaped(self, x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
@@ -292,7 +412,7 @@ class Connector(VisionAdapter):
         patch_mask, frame_mask = masks
         if x.dim() == 2 and isinstance(patch_mask, Tensor) and patch_mask.dim() == 1:
             masks = (patch_mask[None], frame_mask)
-        return _as_given(self._run(_as_images(x), window, grid, masks), x)
+        return as_given(self._run(as_images(x), window, grid, masks), x)
 
     def _run(
         self, x: Tensor, window: int, grid: Grid | None, masks: Masks, is_shown: bool = False
@@ -312,30 +432,53 @@ class Connector(VisionAdapter):
             self._last = None  # it would keep what it has read alive
         elsewhere = is_inside_transform() if eager else is_in_onnx_export()  # which knows PyTorch's own operators alone
         computed = _has_kernel(x) and x.numel() > 0 and _on_cpu(masks) and not elsewhere
+        if computed and not self._ends_in_product and _is_any_autocast_enabled():
+            computed = False  # the result has another dtype than that of products
         watch = None
         if computed and ordinary:
             watch = _C.Watch(self, x)
             watch.item(vars(_packs), "generation")
         read: Reader = watch if watch is not None else Plainly
         parameters = self._native_parameters(read) if computed else None
-        if parameters is None or x.shape[2] != parameters[0].shape[1]:
+        widths = self._widths(parameters) if parameters is not None else None
+        if widths is None or x.shape[2] != widths[0]:
             if eager:
                 self._check(x, masks)
                 _say_once((x, *(parameter for _, parameter in self._own())))
-            layers = [getattr(self, name) for name in self._linears]
-            return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
+            return self._plain(Modules(self), self._in_their_dtype(x), window, grid, masks)
         fresh = torch.is_grad_enabled()
         train = fresh and (x.requires_grad or any(p.requires_grad for p in parameters))
-        place = _ops.Place(self._config(read), window, *(grid or (0, 0)))
+        place = _ops.Place(self._config(read), window, *(grid or (0, 0)), widths[1])
         call = _ops.Call(_token_dtype(parameters[-1]), fresh, train)
 
-        def plain(layers: Sequence[Layer], x: Tensor) -> Tensor:
-            return self._plain(layers, self._in_their_dtype(x), window, grid, masks)
+        def plain(tensors: Sequence[Tensor], x: Tensor) -> Tensor:
+            return self._plain(self._tensors(tensors), self._in_their_dtype(x), window, grid, masks)
 
         y = _ops.connect(x, parameters, masks, place, call, plain)
         if watch is not None:
             self._last = _find_route(watch, x, parameters, place)
         return y
+
+    def _tensors(self, tensors: Sequence[Tensor]) -> Tensors:
+        names = [parameter.name for part in self._parts for parameter in part.parameters]
+        return Tensors(dict(zip(names, tensors, strict=True)))
+
+def _ends_in_product(graph: Graph) -> bool:
+    """Whether the tokens are those of a linear layer or of attention, with an activation behind it or not."""
+    makers = {layer.output: layer for layer in graph.layers}
+    last = makers[graph.outputs["tokens"]]
+    while last.type in ("activation", "copy") and last.inputs[0] in makers:
+        last = makers[last.inputs[0]]
+    return last.type in ("linear", "window_attention")
+
+
+def _is_as_made(module: nn.Module, part: Part, read: Reader) -> bool:
+    """Whether the library computes what this submodule computes."""
+    if part.kind is None:
+        return True
+    if read.type_of(module) is not part.kind or not is_bare(module, read):
+        return False
+    return all(read.attribute(module, name) == value for name, value in part.settings.items())
 
 
 def _find_route(watch: _C.Watch, x: Tensor, parameters: Sequence[Tensor], place: _ops.Place) -> _Route | None:
@@ -350,17 +493,8 @@ def _on_cpu(masks: Masks) -> bool:
 
 
 def _is_cpu(name: str, mask: Tensor | None) -> bool:
-    _expect_tensor(name, mask)
+    expect_tensor(name, mask)
     return mask is None or mask.is_cpu
-
-
-def _expect_tensor(name: str, mask: Any) -> None:
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor):
-        raise TypeError(f"{name} is of type {type(mask).__name__}; expected a torch.Tensor")
-    if mask.is_floating_point() or mask.is_complex():
-        raise ValueError(_C.MASK_SENTENCE % (name, str(mask.dtype).removeprefix("torch.")))
 
 
 def _token_dtype(parameter: Tensor) -> torch.dtype:

@@ -10,13 +10,11 @@ cold. With gradients they save the values between the layers for the backward pa
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
@@ -24,8 +22,7 @@ from torch.compiler import is_compiling
 from tenon import _C
 
 from . import _packs
-from ._plain import Layer
-
+from ._graph import graph_of
 
 profiler = torch.autograd.profiler  # of which _is_profiler_enabled is a bool, for those who ask often
 LARGE = 4 << 20  # bytes
@@ -47,6 +44,7 @@ class Place(NamedTuple):
     window: int
     height: int
     width: int
+    out_dim: int  # 0: that of the last parameter
 
     def settings(self) -> Settings:
         return settings(self.window, self.height, self.width)
@@ -88,7 +86,7 @@ def shown(what: str, kind: str) -> Any:
 
 def key(x: Tensor, parameters: Sequence[Tensor], place: Place) -> _packs.Key:
     """The key of the adapter for a call."""
-    return (place.config, x.shape[2], parameters[-1].shape[0])
+    return (place.config, x.shape[2], place.out_dim or parameters[-1].shape[0])
 
 
 # ---- the library's calls ----
@@ -163,25 +161,29 @@ def forward(
     dtype: torch.dtype,
     fresh: bool,
     train: bool,
+    out_dim: int = 0,
 ) -> Tensor:
     """x (B, N, in_dim) -> (B, M, out_dim)."""
-    place, call = Place(config, window, height, width), Call(dtype, fresh, train)
+    place, call = Place(config, window, height, width, out_dim), Call(dtype, fresh, train)
     with shown("forward", place.type()) if profiler._is_profiler_enabled else contextlib.nullcontext():
         return _forward(x, parameters, (patch_mask, frame_mask), place, call)
 
 
-def _count(tokens: int, place: Place) -> int:
+def _count(x: Tensor, out_dim: int, place: Place) -> int:
     """The token count of an image. A symbolic count is possible only for types without a grid."""
-    options = json.loads(place.config)
-    if isinstance(tokens, torch.SymInt) and not _C.type_pools(options["type"]):
-        return tokens - options.get("prefix_tokens", 0)
+    tokens = x.shape[1]
+    if isinstance(tokens, torch.SymInt):
+        graph = graph_of(place.config, int(x.shape[2]), int(out_dim))
+        if not graph.has_grid:
+            return tokens - graph.prefix_tokens
     return _C.config_output_num_tokens(place.config, int(tokens), *place.settings())
 
 
 @forward.register_fake
-def _(x, parameters, patch_mask, frame_mask, config, window, height, width, dtype, fresh, train):
-    tokens = _count(x.shape[1], Place(config, window, height, width))
-    return x.new_empty((x.shape[0], tokens, parameters[-1].shape[0]), dtype=dtype)
+def _(x, parameters, patch_mask, frame_mask, config, window, height, width, dtype, fresh, train, out_dim=0):
+    out_dim = out_dim or parameters[-1].shape[0]
+    tokens = _count(x, out_dim, Place(config, window, height, width, out_dim))
+    return x.new_empty((x.shape[0], tokens, out_dim), dtype=dtype)
 
 
 @torch.library.custom_op("tenon::backward", mutates_args=(), device_types="cpu")
@@ -196,13 +198,14 @@ def backward(
     height: int,
     width: int,
     wanted: Sequence[bool],
+    out_dim: int = 0,
 ) -> list[Tensor]:
     """The gradients of sum(y * dy) that are wanted, of x and of each parameter."""
-    return _backward(dy, x, parameters, (patch_mask, frame_mask), Place(config, window, height, width), wanted)
+    return _backward(dy, x, parameters, (patch_mask, frame_mask), Place(config, window, height, width, out_dim), wanted)
 
 
 @backward.register_fake
-def _(dy, x, parameters, patch_mask, frame_mask, config, window, height, width, wanted):
+def _(dy, x, parameters, patch_mask, frame_mask, config, window, height, width, wanted, out_dim=0):
     tensors = zip((x, *parameters), wanted, strict=True)
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t, want in tensors if want]
 
@@ -215,7 +218,7 @@ def _spread(found: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | No
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     x, parameters, patch_mask, frame_mask, *settings = inputs
-    ctx.place = settings[:4]
+    ctx.place, ctx.out_dim = settings[:4], settings[7]
     ctx.save_for_backward(x, patch_mask, frame_mask, *parameters)
 
 
@@ -223,7 +226,7 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple:
     x, patch_mask, frame_mask, *parameters = ctx.saved_tensors
     want_x, want_parameters, *others = ctx.needs_input_grad
     wanted = [want_x, *want_parameters]
-    found = torch.ops.tenon.backward.default(dy, x, parameters, patch_mask, frame_mask, *ctx.place, wanted)
+    found = torch.ops.tenon.backward.default(dy, x, parameters, patch_mask, frame_mask, *ctx.place, wanted, ctx.out_dim)
     dx, *grads = _spread(found, wanted)
     return dx, grads, *(None for _ in others)
 
@@ -246,7 +249,7 @@ def is_inside_transform() -> bool:
     return _get_tracing_state() is not None
 
 
-Plain = Callable[[Sequence[Layer], Tensor], Tensor]
+Plain = Callable[[Sequence[Tensor], Tensor], Tensor]  # of parameters and x
 
 
 class _Connect(torch.autograd.Function):
@@ -276,13 +279,9 @@ def _differentiable(
 ) -> Sequence[Tensor]:
     """The same gradients in plain PyTorch, for second derivatives (create_graph=True) and batches of gradients
     (is_grads_batched=True)."""
-    layers = [
-        functools.partial(F.linear, weight=weight, bias=bias)
-        for weight, bias in zip(parameters[::2], parameters[1::2], strict=True)
-    ]
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        y = plain(layers, x)
+        y = plain(parameters, x)
     inputs = [t for t, want in zip((x, *parameters), wanted, strict=True) if want]
     return torch.autograd.grad(y, inputs, dy.to(y.dtype), create_graph=again, materialize_grads=True)
 
@@ -297,7 +296,7 @@ def connect(
 ) -> Tensor:
     """x (B, N, in_dim) -> (B, M, out_dim), differentiable."""
     if is_compiling() or torch._C._len_torch_dispatch_stack():
-        return torch.ops.tenon.forward.default(x, parameters, *masks, *place, *call)
+        return torch.ops.tenon.forward.default(x, parameters, *masks, *place[:4], *call, place.out_dim)
     if call.train:
         return _Connect.apply(x, masks, place, call, plain, *parameters)
     return _forward(x, parameters, masks, place, call)

@@ -1,42 +1,53 @@
 # SPDX-License-Identifier: MIT
-"""The connectors in plain PyTorch, for devices and dtypes that the library has no kernel for.
+"""A connector in plain PyTorch, interpreted from its graph: for devices and dtypes that the library has no kernel for,
+for further inputs and outputs, and under transforms.
 
-Windows are cut out of the padded grid, with a mask of the valid patches:
+Rows of a space are (B, rows, width). Windows are cut out of the padded grid, with a mask of the valid patches:
 
-    cut      (B, H W, C) -> patches (B, M, k, C), valid (B or 1, M, k)
-    mean     sum of the valid patches / their count
-    attend   per head h: softmax_j(q_h . k_hj / sqrt(d)) over the valid j, weighted sum of v_hj, with q from the mean
+    windows  (B, t H W, C) -> patches (B, M, k, C), valid (B or 1, M, k)
 
-Layers are callables: the submodules, so that wrapped and replaced layers take part, or products with given weights. A
-token without valid patches is zero and has no gradient.
+A masked patch is absent in means and attention and zero in merges. A row without valid patches is zero in an output and
+has no gradient.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-Layer = Callable[[Tensor], Tensor]
+from ._graph import Graph, Layer, Space
+from ._layers import Part, form_of, parts_of
+
+Shape = tuple[int, int, int]  # time, height and width of an image's rows
 
 
-@dataclass(frozen=True)
-class Tiling:
+class Tiling(NamedTuple):
     """Windows on a grid of patches; `whole` leaves out incomplete windows."""
 
     height: int
     width: int
     window: int
     whole: bool
+    is_cut: bool  # windows larger than the grid have its size
 
     def axis(self, length: int) -> tuple[int, int]:
         """(number of windows, patches of a window) along one side."""
-        side = min(self.window, length)
+        side = min(self.window, length) if self.is_cut else self.window
         return (length // side if self.whole else -(-length // side)), side
+
+
+class Settings(NamedTuple):
+    """What a call says besides its tensors."""
+
+    window: int = 0  # instead of that of the pooling windows; 0: that of the graph
+    grid: tuple[int, int] | None = None
+    frames: int = 1  # grids, one behind the other
+    overrides: dict[str, Any] = {}  # settings of the module that replace those of the graph
 
 
 def without_prefix(x: Tensor, count: int) -> Tensor:
@@ -61,8 +72,8 @@ def blank(x: Tensor, there: Tensor | None) -> Tensor:
     return x if there is None else torch.where(there[..., None], x, 0)
 
 
-def _windows(grid: Tensor, tiling: Tiling) -> Tensor:
-    """(B, H, W, C) -> (B, M, k, C), with zeros outside the grid."""
+def _cut(grid: Tensor, tiling: Tiling) -> Tensor:
+    """(B, H, W, C) -> (B, rows, columns, k, C) of windows, with zeros outside the grid."""
     rows, high = tiling.axis(tiling.height)
     columns, wide = tiling.axis(tiling.width)
     grid = grid[:, : rows * high, : columns * wide]
@@ -70,44 +81,156 @@ def _windows(grid: Tensor, tiling: Tiling) -> Tensor:
     if below or right:
         grid = F.pad(grid, (0, 0, 0, right, 0, below))
     cells = grid.unflatten(2, (columns, wide)).unflatten(1, (rows, high))
-    return cells.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return cells.transpose(2, 3).flatten(3, 4)
 
 
-def cut(x: Tensor, tiling: Tiling, there: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """(B, H W, C) -> (B, M, k, C), and which of them are valid patches: (B or 1, M, k), or None if all are."""
-    shape = (tiling.height, tiling.width)
-    patches = _windows(blank(x, there).unflatten(1, shape), tiling)
-    full = patches.shape[1] * patches.shape[2] <= tiling.height * tiling.width
-    if there is None and full:
-        return patches, None
-    if there is None:
-        there = torch.ones((1, tiling.height * tiling.width), dtype=torch.bool, device=x.device)
-    valid = _windows(there.unflatten(1, shape)[..., None].to(torch.uint8), tiling)[..., 0] != 0
-    return patches, valid
+def _side(count: int) -> int:
+    """Of a square of this many patches."""
+    side = math.isqrt(count)
+    if side * side != count:
+        raise ValueError(f"{count} patches are no square; set grid")
+    return side
 
 
-def mean(patches: Tensor, valid: Tensor | None) -> Tensor:
-    """(B, M, k, C) -> (B, M, C)"""
-    if valid is None:
-        return patches.mean(dim=2)
-    count = valid.sum(dim=2, keepdim=True).clamp(min=1)
-    return patches.sum(dim=2) / count.to(patches.dtype)
+class Modules:
+    """The parts of a connector are its submodules."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+
+    def part(self, part: Part) -> Callable[[Tensor], Tensor]:
+        module = self.root
+        for name in part.path:
+            module = getattr(module, name)
+        return module if part.kind is not None else part.function([getattr(module, name) for name in part.names])
 
 
-def attend(patches: Tensor, valid: Tensor | None, heads: int, q_proj: Layer, k_proj: Layer, v_proj: Layer) -> Tensor:
-    """(B, M, k, C) -> (B, M, C), each window's heads side by side."""
-    query = q_proj(mean(patches, valid)).unflatten(-1, (heads, -1))
-    keys = k_proj(patches).unflatten(-1, (heads, -1))
-    values = v_proj(patches).unflatten(-1, (heads, -1))
-    scores = torch.einsum("bmhd,bmkhd->bmhk", query, keys) / math.sqrt(query.shape[-1])
-    if valid is not None:
-        empty = ~valid.any(dim=2, keepdim=True)  # the softmax would be 0/0: it gets the zeros of the padding
-        scores = scores.masked_fill(~(valid | empty)[:, :, None, :], -math.inf)
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    shares = scores.softmax(dim=-1, dtype=wide).to(values.dtype)
-    return torch.einsum("bmhk,bmkhd->bmhd", shares, values).flatten(-2)
+class Tensors:
+    """The parts of a connector are functions of these tensors, its parameters by name."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    def part(self, part: Part) -> Callable[[Tensor], Tensor]:
+        return part.function([self.tensors[parameter.name] for parameter in part.parameters])
 
 
-def drop_empty(y: Tensor, valid: Tensor | None) -> Tensor:
-    """y with zeros for windows without a valid patch; valid is (B or 1, M, k)."""
-    return blank(y, None if valid is None else valid.any(dim=2))
+Source = Modules | Tensors
+
+
+class Run:
+    """One call."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        source: Modules | Tensors,
+        activation: Callable[[str], Callable[[Tensor], Tensor]],
+        settings: Settings,
+    ) -> None:
+        self.graph = graph
+        self.source = source
+        self.activation = activation  # by name
+        self.settings = settings
+        self.valid: dict[int, Tensor | None] = {}  # by space, (B or 1, rows); None: all
+        self.counts: dict[int, int] = {}  # rows of an image in the spaces of inputs
+
+    # ---- what a layer asks ----
+
+    def parts(self, layer: Layer) -> list[Callable[[Tensor], Tensor]]:
+        return [self.source.part(part) for part in parts_of(layer)]
+
+    def setting(self, layer: Layer, name: str) -> Any:
+        overrides = self.settings.overrides
+        return overrides[name] if name in overrides else layer.settings[name]
+
+    def windows(self, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x (B, rows, C) -> the patches (B, M, k, C) of the windows of the layer's result, and which of them are valid:
+        (B or 1, M, k), or None if all are."""
+        number = self.graph.values[layer.output].space
+        space = self.graph.spaces[number]
+        shape = self._shape(space.parent)
+        there = self.valid[space.parent]
+        patches = self._cut(space, shape, blank(x, there))
+        if there is None and patches.shape[1] * patches.shape[2] <= shape[0] * shape[1] * shape[2]:
+            self.valid[number] = None
+            return patches, None
+        if there is None:
+            self.valid[number] = None  # there is a patch in each window
+            there = torch.ones((1, x.shape[1]), dtype=torch.bool, device=x.device)
+            return patches, self._cut(space, shape, there[..., None].to(torch.uint8))[..., 0] != 0
+        valid = self._cut(space, shape, there[..., None].to(torch.uint8))[..., 0] != 0
+        self.valid[number] = valid.any(dim=2)
+        return patches, valid
+
+    # ---- spaces ----
+
+    def _cut(self, space: Space, shape: Shape, x: Tensor) -> Tensor:
+        """(B, t H W, C) -> (B, M, k, C)"""
+        frames, height, width = shape
+        tiling = self._tiling(space, height, width)
+        if self.graph.spaces[space.parent].order == "blocks":
+            rows, columns = height // tiling.window, width // tiling.window
+            cells = x.unflatten(1, (frames * rows, columns, tiling.window**2))
+        else:
+            grids = x.unflatten(1, (height, width)) if frames == 1 else x.reshape(-1, height, width, x.shape[-1])
+            cells = _cut(grids, tiling)
+            if space.transposed:
+                cells = cells.transpose(1, 2)
+            if frames > 1:
+                cells = cells.unflatten(0, (-1, frames)).flatten(1, 2)
+        return cells.flatten(1, 2)
+
+    def _tiling(self, space: Space, height: int, width: int) -> Tiling:
+        side, ragged = space.side, space.ragged
+        if space.is_pool:
+            side = self.settings.window or side
+            ragged = self.settings.overrides.get("ragged", ragged)
+        return Tiling(height, width, side, ragged == "drop", space.is_pool)
+
+    def _shape(self, number: int) -> Shape:
+        """Of an image's rows in a space."""
+        space = self.graph.spaces[number]
+        if space.kind == "windows":
+            frames, height, width = self._shape(space.parent)
+            tiling = self._tiling(space, height, width)
+            rows, columns = tiling.axis(height)[0], tiling.axis(width)[0]
+            return (frames, columns, rows) if space.transposed else (frames, rows, columns)
+        if space.kind != "input":
+            raise NotImplementedError(f"tenon.torch has no windows over rows of kind {space.kind!r} in this version")
+        features = self.graph.values[0].space
+        count = self.counts[number]
+        if number == features and self.settings.grid is not None:
+            return (self.settings.frames, *self.settings.grid)
+        if number == features and space.order == "blocks" and (side := self._block_side()):
+            return 1, count // side, side
+        side = math.isqrt(count) if number != features else _side(count)
+        return (1, side, side) if side * side == count else (1, count, 1)
+
+    def _block_side(self) -> int:
+        """Rows in blocks need no grid if windows of one side over them are all there is; that side, else 0."""
+        features, spaces = self.graph.values[0].space, self.graph.spaces
+        sides = {space.side for space in spaces if space.kind == "windows"}
+        over = all(s.parent == features and not s.is_pool and not s.transposed for s in spaces if s.kind == "windows")
+        return sides.pop() if over and len(sides) == 1 else 0
+
+    # ---- all layers ----
+
+    def run(self, inputs: Sequence[Tensor], there: Tensor | None, frames: Tensor | None) -> dict[str, Tensor]:
+        """The outputs by name, of inputs (B, rows, width) without prefix tokens. `there`: the valid patches, (B, N);
+        `frames`: the valid images, (B)."""
+        graph = self.graph
+        values: list[Tensor | None] = [None] * len(graph.values)
+        for x, value in zip(inputs, graph.inputs.values(), strict=True):
+            space = graph.values[value].space
+            if space not in self.counts:
+                self.counts[space] = x.shape[1]
+                is_first = space == graph.values[0].space
+                self.valid[space] = there if is_first else present(x, None, frames)
+            values[value] = blank(x, self.valid[space])
+        for layer in graph.layers:
+            read = [values[value] for value in layer.inputs]
+            values[layer.output] = form_of(layer).run(layer, read, self)
+        return {
+            name: blank(values[value], self.valid[graph.values[value].space]) for name, value in graph.outputs.items()
+        }

@@ -4,46 +4,33 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.compiler import is_compiling
+from torch import Tensor
 
 from tenon import _C
+from tenon._config import to_json
 from tenon._counts import pooled_token_count
 
-from . import _plain
-from ._connector import Connector, Grid, Masks, Plainly, Reader, check_settings
-from ._plain import Layer
+from ._arguments import Grid, read_grid
+from ._connector import Plainly, Reader, check_settings
+from ._ops import Masks
 from ._registry import registry
+from ._seed import SeedConnector
 
 
-def _read_grid(grid: Any) -> Grid:
-    """Checks a grid as the library does. Inside this package (0, 0) means a square."""
-    try:
-        height, width = map(operator.index, grid)
-    except (TypeError, ValueError):
-        raise TypeError(f"grid is {grid!r}; expected a pair (rows, columns) of integers") from None
-    if height <= 0 or width <= 0:
-        raise ValueError(f"grid {height}x{width}: height and width must be positive")
-    return height, width
-
-
-class Pool(Connector):
+class Pool(SeedConnector):
     """A connector that pools in windows. ``prefix_tokens`` is the number of leading tokens that are no patches.
     ``ragged`` is what to do with incomplete windows at the edge: "reject" refuses the grid, "partial" pools the patches
     they have, "drop" leaves them out.
     """
 
-    def _setup_pool(self, in_dim: int, out_dim: int, pool_window: int, prefix_tokens: int, ragged: str) -> None:
-        self.in_dim = in_dim
-        self.out_dim = out_dim
-        self.pool_window = pool_window
-        self.ragged = ragged
-        self._setup(prefix_tokens)
+    def _build_pool(self, kind: str, in_dim: int, out_dim: int, **settings: Any) -> None:
+        self.pool_window, self.ragged = settings["pool_window"], settings["ragged"]
+        self._build(to_json({"type": kind, **settings}), in_dim, out_dim)
+
+    def _overrides(self) -> dict[str, Any]:
+        return {"ragged": self.ragged}
 
     def output_num_tokens(
         self, num_input_tokens: int, pool_window: int | None = None, *, grid: Grid | None = None
@@ -77,7 +64,7 @@ class Pool(Connector):
         if window <= 0:
             raise ValueError(f"pool_window must be positive (got {window})")
         if grid is not None:
-            grid = _read_grid(grid)
+            grid = read_grid(grid)
         run = self._run if x.dim() == 3 else self._run_image
         try:
             return run(x, window, grid, (patch_mask, frame_mask))
@@ -100,30 +87,10 @@ class Pool(Connector):
         """Raises the type's own sentence, if it has one, for a grid that the library has refused. Called afterwards, so
         that it costs valid calls nothing."""
 
-    def _tiling(self, tokens: int, window: int, grid: Grid | None) -> _plain.Tiling:
-        """The windows of a call, after the library's checks."""
-        if not is_compiling():
-            self.output_num_tokens(tokens, window, grid=grid)
-        height, width = grid or (math.isqrt(tokens - self.prefix_tokens),) * 2
-        return _plain.Tiling(height, width, window, self.ragged == "drop")
-
-    def _plain(self, layers: Sequence[Layer], x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
-        tiling = self._tiling(x.shape[1], window, grid)
-        x = _plain.without_prefix(x, self.prefix_tokens)
-        patches, valid = _plain.cut(x, tiling, _plain.present(x, *masks))
-        return _plain.drop_empty(self._pool(layers, patches, valid), valid)
-
-    def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
-        """patches (B, M, k, C), valid (B or 1, M, k) or None -> (B, M, out_dim)"""
-        raise NotImplementedError
-
 
 class AvgPoolAdapter(Pool):
     """``proj`` of the mean of each ``pool_window`` x ``pool_window`` window. Windows at the edge average the patches
     they have."""
-
-    _type = "avgpool"
-    _linears = ("proj",)
 
     def __init__(
         self, in_dim: int, out_dim: int, pool_window: int = 2, *, prefix_tokens: int = 0, ragged: str = "partial"
@@ -133,25 +100,18 @@ class AvgPoolAdapter(Pool):
             raise ValueError("AvgPoolAdapter in_dim and out_dim must be positive")
         if pool_window <= 0:
             raise ValueError(f"AvgPoolAdapter pool_window must be positive (got {pool_window})")
-        self.proj = nn.Linear(in_dim, out_dim)
-        self._setup_pool(in_dim, out_dim, pool_window, prefix_tokens, ragged)
+        settings = {"pool_window": pool_window, "prefix_tokens": prefix_tokens, "ragged": ragged}
+        self._build_pool("avgpool", in_dim, out_dim, **settings)
 
     def _config(self, read: Reader = Plainly) -> str:
         ragged, prefix_tokens = read.attribute(self, "ragged"), read.attribute(self, "prefix_tokens")
         return f'{{"type":"avgpool","ragged":"{ragged}","prefix_tokens":{prefix_tokens}}}'
-
-    def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
-        (proj,) = layers
-        return proj(_plain.mean(patches, valid))
 
 
 class AttentionalPoolAdapter(Pool):
     """Multi-head attention inside each window (Molmo2): the query is the mean of the patches, keys and values are the
     patches; then ``o_proj`` and ``out_proj``. A grid that is not divisible by the window is refused unless ``ragged``
     allows it."""
-
-    _type = "attentional_pool"
-    _linears = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj")
 
     def __init__(
         self,
@@ -174,12 +134,11 @@ class AttentionalPoolAdapter(Pool):
             raise ValueError(f"AttentionalPoolAdapter in_dim ({in_dim}) must be divisible by pool_heads ({pool_heads})")
         self.pool_heads = pool_heads
         self.head_dim = in_dim // pool_heads
-        self.q_proj = nn.Linear(in_dim, in_dim)
-        self.k_proj = nn.Linear(in_dim, in_dim)
-        self.v_proj = nn.Linear(in_dim, in_dim)
-        self.o_proj = nn.Linear(in_dim, in_dim)
-        self.out_proj = nn.Linear(in_dim, out_dim)
-        self._setup_pool(in_dim, out_dim, pool_window, prefix_tokens, ragged)
+        settings = {"pool_window": pool_window, "prefix_tokens": prefix_tokens, "ragged": ragged}
+        self._build_pool("attentional_pool", in_dim, out_dim, pool_heads=pool_heads, **settings)
+
+    def _overrides(self) -> dict[str, Any]:
+        return {"ragged": self.ragged, "heads": self.pool_heads}
 
     def _config(self, read: Reader = Plainly) -> str:
         heads, ragged = read.attribute(self, "pool_heads"), read.attribute(self, "ragged")
@@ -195,10 +154,6 @@ class AttentionalPoolAdapter(Pool):
                 f"({window}); ragged edge windows are not yet supported. Use avgpool for ragged grids, or pick a "
                 "divisible window. Or set ragged to 'partial'."
             ) from None
-
-    def _pool(self, layers: Sequence[Layer], patches: Tensor, valid: Tensor | None) -> Tensor:
-        q_proj, k_proj, v_proj, o_proj, out_proj = layers
-        return out_proj(o_proj(_plain.attend(patches, valid, self.pool_heads, q_proj, k_proj, v_proj)))
 
 
 @registry.register_adapter("avgpool")

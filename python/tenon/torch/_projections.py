@@ -3,24 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from . import _plain
-from ._connector import Connector, Grid, Masks, Plainly, Reader, check_settings, is_bare, patches_left
-from ._errors import OptionError
-from ._plain import Layer
+from tenon._config import to_json
+
+from ._arguments import Grid, patches_left
+from ._connector import Plainly, Reader, check_settings, is_bare
+from ._graph import Layer
+from ._layers import quick_gelu
 from ._registry import registry
+from ._seed import SeedConnector
 
 
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x)"""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+        return quick_gelu(x)
 
 
 _ADAPTER_ACTIVATIONS: dict[str, Any] = {
@@ -43,7 +45,7 @@ def _activation_name(module: nn.Module | None, read: Reader) -> str | None:
     return _NAMES.get(kind)
 
 
-class Projection(Connector):
+class Projection(SeedConnector):
     """A connector that maps each patch by itself. ``prefix_tokens`` is the number of leading tokens that are no
     patches."""
 
@@ -54,6 +56,9 @@ class Projection(Connector):
         ``prefix_tokens``.
         """
         return patches_left(num_input_tokens, self.prefix_tokens) if num_input_tokens > 0 else num_input_tokens
+
+    def _check_grid(self, tokens: int, window: int, grid: Grid | None) -> None:
+        """Any number of patches will do."""
 
     def forward(self, x: Tensor, *, patch_mask: Tensor | None = None, frame_mask: Tensor | None = None) -> Tensor:
         """Maps ``(..., N, in_dim)`` to ``(..., N - prefix_tokens, out_dim)``.
@@ -66,14 +71,6 @@ class Projection(Connector):
             return self._run(x, 0, None, (patch_mask, frame_mask))
         return self._run_reshaped(x, 0, None, (patch_mask, frame_mask))
 
-    def _plain(self, layers: Sequence[Layer], x: Tensor, window: int, grid: Grid | None, masks: Masks) -> Tensor:
-        x = _plain.without_prefix(x, self.prefix_tokens)
-        there = _plain.present(x, *masks)
-        return _plain.blank(self._project(layers, _plain.blank(x, there)), there)
-
-    def _project(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
-        raise NotImplementedError
-
 
 class MLP2LayerAdapter(Projection):
     """``proj2(act(proj1(x)))``, the two-layer MLP of the LLaVA family.
@@ -81,9 +78,6 @@ class MLP2LayerAdapter(Projection):
     ``hidden_dim`` None or 0 is ``out_dim``; ``activation`` is "gelu" (the erf form), "silu", "relu", "gelu_tanh" or
     "quick_gelu".
     """
-
-    _type = "mlp_2layer"
-    _linears = ("proj1", "proj2")
 
     def __init__(
         self,
@@ -100,10 +94,17 @@ class MLP2LayerAdapter(Projection):
         if activation not in _ADAPTER_ACTIVATIONS:
             raise ValueError(f"Unknown adapter activation: {activation!r}. Options: {list(_ADAPTER_ACTIVATIONS)}")
         hidden = hidden_dim if hidden_dim and hidden_dim > 0 else out_dim
-        self.proj1 = nn.Linear(in_dim, hidden)
-        self.act = _ADAPTER_ACTIVATIONS[activation]()
-        self.proj2 = nn.Linear(hidden, out_dim)
-        self._setup(prefix_tokens)
+        settings = {"hidden_dim": hidden, "activation": activation, "prefix_tokens": prefix_tokens}
+        self._build(to_json({"type": "mlp_2layer", **settings}), in_dim, out_dim)
+
+    def _add(self, layer: Layer) -> None:
+        """The activation is a submodule too."""
+        if layer.type == "activation":
+            self.act = _ADAPTER_ACTIVATIONS[layer.settings["activation"]]()
+        super()._add(layer)
+
+    def _activation(self, name: str) -> Callable[[Tensor], Tensor]:
+        return self.act
 
     def _config(self, read: Reader = Plainly) -> str:
         layers = read.attribute(self, "_modules")
@@ -118,30 +119,18 @@ class MLP2LayerAdapter(Projection):
             return None
         return super()._native_parameters(read)
 
-    def _project(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
-        proj1, proj2 = layers
-        return proj2(self.act(proj1(x)))
-
 
 class LinearAdapter(Projection):
     """``proj(x)``: one linear layer, a baseline."""
-
-    _type = "linear"
-    _linears = ("proj",)
 
     def __init__(self, in_dim: int, out_dim: int, *, prefix_tokens: int = 0) -> None:
         super().__init__()
         if in_dim <= 0 or out_dim <= 0:
             raise ValueError("LinearAdapter in_dim and out_dim must be positive")
-        self.proj = nn.Linear(in_dim, out_dim)
-        self._setup(prefix_tokens)
+        self._build(to_json({"type": "linear", "prefix_tokens": prefix_tokens}), in_dim, out_dim)
 
     def _config(self, read: Reader = Plainly) -> str:
         return f'{{"type":"linear","prefix_tokens":{read.attribute(self, "prefix_tokens")}}}'
-
-    def _project(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
-        (proj,) = layers
-        return proj(x)
 
 
 @registry.register_adapter("mlp_2layer")
@@ -155,9 +144,8 @@ def _build_mlp_2layer(
     **others: Any,
 ) -> Projection:
     check_settings("mlp_2layer", others)
-    if pre_norm:
-        raise OptionError(f"tenon.torch has no pre_norm (got {pre_norm!r}); run the adapter with tenon itself")
-    return MLP2LayerAdapter(in_dim, out_dim, hidden_dim, activation, prefix_tokens=prefix_tokens)
+    settings = {} if pre_norm is None else {"pre_norm": pre_norm}
+    return MLP2LayerAdapter(in_dim, out_dim, hidden_dim, activation, prefix_tokens=prefix_tokens, **settings)
 
 
 @registry.register_adapter("linear")

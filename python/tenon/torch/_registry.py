@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The registry of module builders, with the interface of KempnerForge's."""
+"""The registry of module builders, with the interface of KempnerForge's. Every type of the library is in it too: what
+has no builder of its own here is built as a :class:`Connector`."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,9 +34,11 @@ class Registry:
     def get(self, category: str, name: str) -> Builder:
         """The builder of that name. Raises NotFoundError, a KeyError, with the registered names if there is none."""
         builders = self._builders.get(category, {})
-        if name not in builders:
-            raise _C.NotFoundError(f"unknown {category}: {name!r}. Available: {', '.join(sorted(builders)) or 'none'}")
-        return builders[name]
+        if name in builders:
+            return builders[name]
+        if category == "adapter" and name in _C.list_adapters():
+            return functools.partial(_build, name)
+        raise _C.NotFoundError(f"unknown {category}: {name!r}. Available: {', '.join(self.list(category)) or 'none'}")
 
     def register_adapter(self, name: str) -> Callable[[Builder], Builder]:
         return self.register("adapter", name)
@@ -46,7 +50,16 @@ class Registry:
         return self.list("adapter")
 
     def list(self, category: str) -> list[str]:  # last: what follows would take `list` for this
-        return sorted(self._builders.get(category, {}))
+        library = _C.list_adapters() if category == "adapter" else []
+        return sorted({*self._builders.get(category, {}), *library})
+
+
+def _build(kind: str, in_dim: int, out_dim: int, **settings: Any) -> Any:
+    """A connector of a type of the library. None: a setting is not given."""
+    from ._connector import Connector
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    return Connector({"type": kind, **given}, in_dim, out_dim)
 
 
 registry = Registry()

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""Calls of a connector with several inputs or outputs, and of packed batches. They run in plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from . import _plain
+from ._arguments import Grid, as_given, as_images, expect_tensor, read_grids
+from ._errors import FeaturesError
+from ._ops import Masks
+from ._plain import Modules
+
+if TYPE_CHECKING:
+    from ._connector import Connector
+
+
+def run_several(
+    connector: Connector, x: Tensor, window: int, grid: Grid | None, grids: Any, inputs: Mapping[str, Tensor], masks: Masks
+) -> Tensor | dict[str, Tensor]:
+    graph = connector._graph
+    if graph.integers:
+        raise NotImplementedError(f"{graph.type} reads the integers {', '.join(graph.integers)}, which tenon.torch "
+                                  "does not take in this version")
+    further = list(graph.inputs)[1:]
+    for name in inputs:
+        if name not in further:
+            known = ", ".join(further) or "none"
+            raise ValueError(f"adapter type '{graph.type}' has no input '{name}'; beside the features it takes: {known}")
+    for name in further:
+        if name not in inputs:
+            raise ValueError(f"adapter type '{graph.type}' also needs the input '{name}'")
+    every = [x, *(inputs[name] for name in further)]
+    if grids is not None:
+        if grid is not None:
+            raise ValueError("a call has grids, one for each image, or one grid for all, not both")
+        found = _run_packed(connector, every, window, grids, masks)
+    else:
+        patch_mask, frame_mask = masks
+        if x.dim() == 2 and isinstance(patch_mask, Tensor) and patch_mask.dim() == 1:
+            masks = (patch_mask[None], frame_mask)
+        found = _run_images(connector, [as_images(value) for value in every], window, grid, masks)
+        found = {name: as_given(y, x) for name, y in found.items()}
+    return found if len(found) > 1 else found["tokens"]
+
+
+def _without_prefix(connector: Connector, values: Sequence[Tensor]) -> list[Tensor]:
+    """Inputs whose rows are those of the features have their prefix tokens too."""
+    graph = connector._graph
+    spaces = [graph.values[number].space for number in graph.inputs.values()]
+    return [
+        _plain.without_prefix(value, connector.prefix_tokens if space == spaces[0] else 0)
+        for value, space in zip(values, spaces, strict=True)
+    ]
+
+
+def _run_images(
+    connector: Connector, values: list[Tensor], window: int, grid: Grid | None, masks: Masks
+) -> dict[str, Tensor]:
+    """Inputs (B, N, C) -> outputs (B, M, D) by name."""
+    x = values[0]
+    if not is_compiling():
+        connector._check(x, masks)
+        _check_further(connector, values, 2)
+        connector._check_grid(x.shape[1], window, grid)
+    x, *further = _without_prefix(connector, [connector._in_their_dtype(value) for value in values])
+    there = _plain.present(x, *masks)
+    return connector._interpret(Modules(connector), [x, *further], there, masks[1], _plain.Settings(window, grid))
+
+
+def _check_further(connector: Connector, values: list[Tensor], axes: int) -> None:
+    """Inputs in the space of the features have as many rows; all have as many images, and their own width."""
+    graph, x = connector._graph, values[0]
+    for (name, number), value in list(zip(graph.inputs.items(), values, strict=True))[1:]:
+        width, space = graph.values[number].width, graph.values[number].space
+        if value.shape[-1] != width:
+            raise FeaturesError(f"{name} has width {value.shape[-1]}; the adapter's width of it is {width}")
+        if axes == 2 and value.shape[0] != x.shape[0]:
+            raise ValueError(f"x is of {x.shape[0]} images, '{name}' of {value.shape[0]}")
+        if space == graph.values[0].space and value.shape[-2] != x.shape[-2]:
+            raise ValueError(f"'{name}' has {value.shape[-2]} rows an image, the features have {x.shape[-2]}")
+
+
+def _run_packed(connector: Connector, values: list[Tensor], window: int, grids: Any, masks: Masks) -> dict[str, Tensor]:
+    """Inputs (rows, C) -> outputs (rows, D) by name, image by image."""
+    shapes = read_grids(grids)
+    patch_mask, frame_mask = masks
+    patches = [t * height * width for t, height, width in shapes]
+    rows = sum(patches) + connector.prefix_tokens * len(shapes)
+    for name, value in zip(("x", *list(connector._graph.inputs)[1:]), values, strict=True):
+        if value.dim() != 2:
+            raise ValueError(f"{name} has {value.dim()} dimensions; expected 2 beside grids: (rows, width)")
+        if value.shape[0] != rows:
+            raise ValueError(f"{name} has {value.shape[0]} rows; the grids of its {len(shapes)} images make {rows}")
+    for name, mask, size in (("patch_mask", patch_mask, sum(patches)), ("frame_mask", frame_mask, len(shapes))):
+        expect_tensor(name, mask)
+        if mask is not None and tuple(mask.shape) != (size,):
+            raise ValueError(f"{name} has shape {tuple(mask.shape)}; expected {(size,)}")
+    if values[0].shape[-1] != connector._graph.in_dim:
+        raise FeaturesError(f"x has width {values[0].shape[-1]}; the adapter's in_dim is {connector._graph.in_dim}")
+    _check_further(connector, values, 1)
+    values = [connector._in_their_dtype(value) for value in values]
+    found: list[dict[str, Tensor]] = []
+    row = patch = 0
+    for image, (t, height, width) in enumerate(shapes):
+        connector._check_grid(connector.prefix_tokens + height * width, window, (height, width))
+        end = row + connector.prefix_tokens + patches[image]
+        x, *further = _without_prefix(connector, [value[None, row:end] for value in values])
+        mask = None if patch_mask is None else patch_mask[None, patch : patch + patches[image]]
+        frames = None if frame_mask is None else frame_mask[image : image + 1]
+        settings = _plain.Settings(window, (height, width), t)
+        there = _plain.present(x, mask, frames)
+        found.append(connector._interpret(Modules(connector), [x, *further], there, frames, settings))
+        row, patch = end, patch + patches[image]
+    widths = {name: connector._graph.values[number].width for name, number in connector._graph.outputs.items()}
+    return {
+        name: torch.cat([y[name][0] for y in found]) if found else values[0].new_zeros((0, width))
+        for name, width in widths.items()
+    }
