@@ -331,6 +331,24 @@ static void graphs_are_described(void **state)
                                        "\"is_pool\": true", NULL});
 }
 
+/* Whatever grid a type needs. */
+static void configs_are_checked_without_a_grid(void **state)
+{
+    (void)state;
+    tenon_config *config;
+    assert_int_equal(tenon_config_from_json("{\"type\": \"merger\"}", 18, &config, &error), TENON_OK);
+    assert_int_equal(tenon_config_set_int(config, "side", 3, &error), TENON_OK);
+    assert_int_equal(tenon_config_check(config, &error), TENON_OK);
+    assert_int_equal(tenon_config_set_int(config, "side", 0, &error), TENON_OK);
+    assert_int_equal(tenon_config_check(config, &error), TENON_INVALID);
+    assert_non_null(strstr(error.message, "a patch merge needs a positive side"));
+    assert_int_equal(tenon_config_set_int(config, "side", 3, &error), TENON_OK);
+    assert_int_equal(tenon_config_set_int(config, "sides", 3, &error), TENON_OK);
+    assert_int_equal(tenon_config_check(config, &error), TENON_INVALID);
+    assert_non_null(strstr(error.message, "has no option 'sides' (did you mean 'side'?)"));
+    tenon_config_free(config);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -339,6 +357,7 @@ int main(void)
         cmocka_unit_test(merges_have_their_order),  cmocka_unit_test(halves_gate_each_other),
         cmocka_unit_test(merges_may_be_transposed), cmocka_unit_test(transposed_windows_go_down),
         cmocka_unit_test(graphs_are_described),
+        cmocka_unit_test(configs_are_checked_without_a_grid),
     };
     return cmocka_run_group_tests(tests, register_all, NULL);
 }

@@ -164,10 +164,10 @@ class Connector(VisionAdapter):
 
     def __init__(self, config: Any, in_dim: int, out_dim: int) -> None:
         super().__init__()
-        settings = as_config(config).to_dict()
-        prefix_tokens = settings.pop("prefix_tokens", 0)
-        self._head = to_json(settings)[:-1]
-        self._build(f'{self._head}, "prefix_tokens": {prefix_tokens}}}', in_dim, out_dim)
+        self._build(as_config(config).to_json(), in_dim, out_dim)
+        settings = self._graph.config | {"prefix_tokens": 0}
+        del settings["prefix_tokens"]
+        self._head = to_json(settings)[:-1]  # of the config
 
     def _build(self, config: str, in_dim: int, out_dim: int) -> None:
         """Makes the submodules. Must be called last in a constructor."""

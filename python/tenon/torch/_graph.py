@@ -44,6 +44,7 @@ class Layer(NamedTuple):
 
 class Graph(NamedTuple):
     type: str
+    config: dict[str, Any]  # the type and all options that its builder reads
     in_dim: int
     out_dim: int
     prefix_tokens: int
@@ -84,7 +85,8 @@ def _read_parameter(found: dict[str, Any]) -> Parameter:
 @functools.lru_cache(maxsize=256)
 def graph_of(config: str, in_dim: int, out_dim: int) -> Graph:
     """The graph of a config (JSON) for these widths."""
-    found = json.loads(_C.Adapter(config, in_dim, out_dim).graph_json)
+    adapter = _C.Adapter(config, in_dim, out_dim)
+    found = json.loads(adapter.graph_json)
     parameters = {entry["name"]: _read_parameter(entry) for entry in found["parameters"]}
     layers = [
         Layer(
@@ -98,6 +100,7 @@ def graph_of(config: str, in_dim: int, out_dim: int) -> Graph:
     ]
     return Graph(
         found["type"],
+        json.loads(adapter.config_json),
         found["in_dim"],
         found["out_dim"],
         found["prefix_tokens"],
