@@ -36,6 +36,25 @@ def check_a_connector(folder):
         tenon.build_adapter({"type": "bottleneck", "rang": 2}, 5, 7)
 
 
+def check_its_module(folder):
+    """The same type as a module of PyTorch."""
+    torch = pytest.importorskip("torch")
+    import tenon.torch as tt
+
+    assert "bottleneck" in tt.registry.list_adapters()
+    module = tt.Connector.load(f"{folder}/a.safetensors")
+    assert list(module.state_dict()) == ["down.weight", "up.weight", "up.bias"] and module.down.bias is None
+    x = torch.randn(2, 16, 5)
+    with torch.no_grad():
+        found = module(x)
+        assert found.numpy().tobytes() == tenon.load(f"{folder}/a.safetensors")(x.numpy()).tobytes()
+        assert torch.allclose(module.double()(x.double()).float(), found, atol=1e-5)
+    made = tt.build_adapter(tenon.Config("bottleneck", rank=4), 5, 7)
+    assert type(made) is tt.Connector and made.down.out_features == 4
+    with pytest.raises(ValueError, match="did you mean 'rank'"):
+        tt.Connector({"type": "bottleneck", "rang": 2}, 5, 7)
+
+
 def check_what_a_connector_raises():
     @tenon.registry.register_adapter("never")
     def never(builder):
@@ -47,4 +66,5 @@ def check_what_a_connector_raises():
 
 if __name__ == "__main__":
     check_a_connector(sys.argv[1])
+    check_its_module(sys.argv[1])
     check_what_a_connector_raises()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,13 +14,14 @@ from torch.compiler import is_compiling
 from torch.onnx import is_in_onnx_export
 
 from tenon import _C
+from tenon._adapter import Adapter, load
 from tenon._config import Config, as_config, to_json
 
 from . import _ops, _packs, _plain
 from ._arguments import Grid, as_given, as_images, expect_tensor, patches_left, read_grid
 from ._errors import FeaturesError
 from ._graph import Graph, Layer, graph_of
-from ._layers import ACTIVATIONS, Group, Part, draw, parts_of
+from ._layers import ACTIVATIONS, Group, Part, parts_of
 from ._ops import Masks, is_inside_transform
 from ._plain import Modules, Source, Tensors
 from ._several import run_several
@@ -169,6 +171,39 @@ class Connector(VisionAdapter):
         del settings["prefix_tokens"]
         self._head = to_json(settings)[:-1]  # of the config
 
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        config: Any = None,
+        in_dim: int | None = None,
+        out_dim: int | None = None,
+        prefix: str | None = None,
+        rename: Mapping[str, str] | None = None,
+    ) -> Connector:
+        """The connector in a file or folder, with its parameters in their dtype. The arguments are those of
+        :func:`tenon.load`."""
+        if cls is not Connector:
+            raise TypeError(f"{cls.__name__} cannot be loaded from a file; use Connector.load, or load_state_dict")
+        adapter = load(path, config, in_dim, out_dim, prefix, rename)
+        with torch.device("meta"):
+            made = Connector(adapter.config, adapter.in_dim, adapter.out_dim)
+        names = [name for name, *_ in adapter.parameters()]
+        state = {name: torch.from_dlpack(adapter.parameter(name)).clone() for name in names}
+        made.load_state_dict(state, strict=True, assign=True)
+        return made
+
+    def save(
+        self, path: str | os.PathLike[str], prefix: str | None = None, *, allow_nonfinite: bool = False
+    ) -> None:
+        """Writes a safetensors file that describes itself, as :meth:`tenon.Adapter.save` does."""
+        adapter = Adapter(self.config, self.in_dim, self.out_dim)
+        for part in self._parts:
+            module = self.get_submodule(part.name)
+            for name, parameter in zip(part.names, part.parameters, strict=True):
+                adapter.set_parameter(parameter.name, getattr(module, name).detach().cpu().contiguous())
+        adapter.save(path, prefix, allow_nonfinite=allow_nonfinite)
+
     def _build(self, config: str, in_dim: int, out_dim: int) -> None:
         """Makes the submodules. Must be called last in a constructor."""
         self._graph = graph = graph_of(config, in_dim, out_dim)
@@ -196,9 +231,8 @@ class Connector(VisionAdapter):
                 around.add_module(part.path[-1], part.make())
                 continue
             for name, parameter in zip(part.names, part.parameters, strict=True):
-                tensor = torch.empty(parameter.shape)
-                draw(tensor, parameter.rule, parameter.number)
-                around.register_parameter(name, nn.Parameter(tensor))
+                around.register_parameter(name, nn.Parameter(torch.empty(parameter.shape)))
+            part.reset(around)
 
     @property
     def config(self) -> Config:
@@ -208,12 +242,7 @@ class Connector(VisionAdapter):
     def reset_parameters(self) -> None:
         """Initialises every layer, in order."""
         for part in self._parts:
-            module = self.get_submodule(part.name)
-            if part.kind is not None and part.is_standard:
-                module.reset_parameters()
-                continue
-            for name, parameter in zip(part.names, part.parameters, strict=True):
-                draw(module._parameters[name], parameter.rule, parameter.number)
+            part.reset(self.get_submodule(part.name))
 
     def refresh(self) -> None:
         """Drops the packed weights, so that the next call packs the parameters again. Any thread may call it."""
@@ -356,6 +385,8 @@ class Connector(VisionAdapter):
 
     def _check_grid(self, tokens: int, window: int, grid: Grid | None) -> None:
         """Refuses what the library refuses, with its sentences."""
+        if tokens <= 0 and self._graph.has_grid:
+            raise ValueError(f"num_input_tokens must be positive (got {tokens})")
         if self._graph.has_one_space:
             _C.config_output_num_tokens(self._config(), tokens, window or None, grid)
 

@@ -20,6 +20,7 @@ class Space(NamedTuple):
     ragged: str = ""
     is_pool: bool = False
     transposed: bool = False
+    integers: str = ""
 
 
 class Value(NamedTuple):

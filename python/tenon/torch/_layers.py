@@ -8,7 +8,9 @@
     patch_merge       the patches of a window side by side, zeros for absent ones
     window_mean       sum of the valid patches / their count
     window_attention  per head h: softmax_j(q_h . k_hj / sqrt(d)) over the valid j, weighted sum of v_hj, with q from the mean
-    sum, concat, copy of values
+    attention         softmax(q . k / sqrt(d)) v of an image's rows, whose queries, keys and values are made already
+    parameter         its rows, the same for all images
+    sum, concat, concat_rows, copy of values
 
 A form gets the layer, the values it reads (B, rows, width) and the call (`_plain.Run`), which gives it windows, and its
 parts as callables: the submodules, so that wrapped and replaced ones take part, or functions of given tensors.
@@ -16,6 +18,7 @@ parts as callables: the submodules, so that wrapped and replaced ones take part,
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -111,22 +114,27 @@ class Part(NamedTuple):
         return len(self.names) == 1 and self.kind in (nn.Linear, TransposedLinear)
 
     @property
-    def is_standard(self) -> bool:
-        """Whether it is initialised as the module does by itself."""
-        first = self.parameters[0]
-        if self.kind in (nn.Linear, TransposedLinear):
-            rules = [(first.name, "kaiming_uniform"), *((p.name, "uniform") for p in self.parameters[1:])]
-            return [(p.name, p.rule) for p in self.parameters] == rules
-        return all(p.rule == "constant" for p in self.parameters)
+    def draws_itself(self) -> bool:
+        """Whether its own reset_parameters draws by the rules of the graph, as those of linear layers usually do."""
+        rules = [parameter.rule for parameter in self.parameters]
+        return self.kind in (nn.Linear, TransposedLinear) and rules == ["kaiming_uniform", "uniform"][: len(rules)]
+
+    def reset(self, module: nn.Module) -> None:
+        """Initialises its parameters, in `module`."""
+        if self.draws_itself:
+            module.reset_parameters()
+            return
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            draw(module._parameters[name], parameter.rule, parameter.number)
 
     def make(self) -> nn.Module:
         """The submodule, with initial values."""
-        if self.is_standard:
+        if self.draws_itself:
             return self._construct()
-        with torch.random.fork_rng(devices=[]):
+        makes_draws = self.kind in (nn.Linear, TransposedLinear)
+        with torch.random.fork_rng(devices=[]) if makes_draws else contextlib.nullcontext():
             module = self._construct()
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            draw(module._parameters[name], parameter.rule, parameter.number)
+        self.reset(module)
         return module
 
     def _construct(self) -> nn.Module:
@@ -147,6 +155,8 @@ class Part(NamedTuple):
             return lambda x: F.layer_norm(x, tensors[0].shape, *tensors, **self.settings)
         if self.kind is RMSNorm:
             return lambda x: rms_norm(x, weight=tensors[0], **self.settings)
+        if self.kind is None and not self.settings["transposed"]:
+            return functools.partial(F.linear, weight=tensors[0])
         return lambda x: _transposed_linear(x, *tensors)
 
 
@@ -175,7 +185,10 @@ def _module(kind: type[nn.Module], parameters: Sequence[Parameter], settings: di
 def _linear_parts(layer: Layer) -> list[Part]:
     *path, last = layer.parameters[0].name.split(".")
     if last != "weight":  # a parameter of the module around it
-        return [Part(tuple(path), None, (last,), layer.parameters, {})]
+        if len(layer.parameters) > 1:
+            name = layer.parameters[0].name
+            raise ValueError(f"PyTorch cannot have a parameter '{name}' and another one inside it; name it '{name}.weight'")
+        return [Part(tuple(path), None, (last,), layer.parameters, {"transposed": layer.settings["transposed"]})]
     return [_module(TransposedLinear if layer.settings["transposed"] else nn.Linear, layer.parameters)]
 
 
@@ -234,7 +247,48 @@ def _sum(layer: Layer, values: list[Tensor], run: Run) -> Tensor:
 
 
 def _concat(layer: Layer, values: list[Tensor], run: Run) -> Tensor:
-    return torch.cat(values, dim=-1)
+    images, rows = max(value.shape[0] for value in values), max(value.shape[1] for value in values)
+    return torch.cat([value.expand(images, rows, -1) for value in values], dim=-1)
+
+
+def _concat_rows(layer: Layer, values: list[Tensor], run: Run) -> Tensor:
+    images = max(value.shape[0] for value in values)
+    there = [run.valid_of(number) for number in layer.inputs]
+    if any(valid is not None for valid in there):
+        everywhere = [value.new_ones((images, value.shape[1]), dtype=torch.bool) for value in values]
+        pairs = zip(everywhere, there, strict=True)
+        run.set_valid(layer, torch.cat([one if valid is None else one & valid for one, valid in pairs], dim=1))
+    return torch.cat([value.expand(images, -1, -1) for value in values], dim=1)
+
+
+def _parameter_parts(layer: Layer) -> list[Part]:
+    *path, last = layer.parameters[0].name.split(".")
+    return [Part(tuple(path), None, (last,), layer.parameters, {})]
+
+
+def _parameter(layer: Layer, values: list[Tensor], run: Run) -> Tensor:
+    (rows,) = run.tensors(layer)
+    return rows.reshape(1, -1, rows.shape[-1])
+
+
+def _attention(layer: Layer, values: list[Tensor], run: Run) -> Tensor:
+    """Queries (B or 1, Q, H d), keys (B, n, G d), values (B, n, G e) -> (B, Q, H e); a masked row is no key."""
+    keys, inner, queries = values
+    heads, key_heads = layer.settings["heads"], layer.settings["key_heads"]
+    queries = queries.unflatten(-1, (key_heads, heads // key_heads, -1))
+    keys, inner = (value.unflatten(-1, (key_heads, -1)) for value in (keys, inner))
+    queries = queries.expand(keys.shape[0], -1, -1, -1, -1)
+    scores = torch.einsum("bqghd,bngd->bghqn", queries, keys) / math.sqrt(keys.shape[-1])
+    valid = run.valid_of(layer.inputs[0])
+    if valid is not None:
+        some = valid.any(dim=1)
+        scores = scores.masked_fill(~(valid | ~some[:, None])[:, None, None, None, :], -math.inf)
+        if run.makes_space(layer):
+            run.set_valid(layer, some[:, None].expand(-1, queries.shape[1]))
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    shares = scores.softmax(dim=-1, dtype=wide).to(inner.dtype)
+    found = torch.einsum("bghqn,bnge->bqghe", shares, inner).flatten(2)
+    return found if valid is None else torch.where(some[:, None, None], found, 0)
 
 
 def _copy(layer: Layer, values: list[Tensor], run: Run) -> Tensor:
@@ -291,11 +345,14 @@ class Form(NamedTuple):
 
 FORMS: dict[str, Form] = {
     "activation": Form(_activation),
+    "attention": Form(_attention),
     "concat": Form(_concat),
+    "concat_rows": Form(_concat_rows),
     "copy": Form(_copy),
     "gate": Form(_gate),
     "linear": Form(_linear, _linear_parts),
     "norm": Form(_norm, _norm_parts),
+    "parameter": Form(_parameter, _parameter_parts),
     "patch_merge": Form(_patch_merge),
     "sum": Form(_sum),
     "window_attention": Form(_window_attention, _window_attention_parts),

@@ -47,6 +47,7 @@ class Settings(NamedTuple):
     window: int = 0  # instead of that of the pooling windows; 0: that of the graph
     grid: tuple[int, int] | None = None
     frames: int = 1  # grids, one behind the other
+    integers: dict[str, Tensor] = {}  # by name, (B, rows, columns)
     overrides: dict[str, Any] = {}  # settings of the module that replace those of the graph
 
 
@@ -99,10 +100,17 @@ class Modules:
         self.root = root
 
     def part(self, part: Part) -> Callable[[Tensor], Tensor]:
+        return self._module(part) if part.kind is not None else part.function(self.parameters(part))
+
+    def parameters(self, part: Part) -> list[Tensor]:
+        module = self._module(part)
+        return [getattr(module, name) for name in part.names]
+
+    def _module(self, part: Part) -> nn.Module:
         module = self.root
         for name in part.path:
             module = getattr(module, name)
-        return module if part.kind is not None else part.function([getattr(module, name) for name in part.names])
+        return module
 
 
 class Tensors:
@@ -112,7 +120,10 @@ class Tensors:
         self.tensors = tensors
 
     def part(self, part: Part) -> Callable[[Tensor], Tensor]:
-        return part.function([self.tensors[parameter.name] for parameter in part.parameters])
+        return part.function(self.parameters(part))
+
+    def parameters(self, part: Part) -> list[Tensor]:
+        return [self.tensors[parameter.name] for parameter in part.parameters]
 
 
 Source = Modules | Tensors
@@ -140,6 +151,22 @@ class Run:
     def parts(self, layer: Layer) -> list[Callable[[Tensor], Tensor]]:
         return [self.source.part(part) for part in parts_of(layer)]
 
+    def tensors(self, layer: Layer) -> list[Tensor]:
+        """Its parameters as they are."""
+        return [tensor for part in parts_of(layer) for tensor in self.source.parameters(part)]
+
+    def valid_of(self, value: int) -> Tensor | None:
+        """Which rows of a value are valid, (B or 1, rows); None: all."""
+        return self.valid.get(self.graph.values[value].space)
+
+    def set_valid(self, layer: Layer, valid: Tensor | None) -> None:
+        """Says the same of a layer's result."""
+        self.valid[self.graph.values[layer.output].space] = valid
+
+    def makes_space(self, layer: Layer) -> bool:
+        """Whether the rows of its result are its own."""
+        return self.graph.spaces[self.graph.values[layer.output].space].kind == "layer"
+
     def setting(self, layer: Layer, name: str) -> Any:
         overrides = self.settings.overrides
         return overrides[name] if name in overrides else layer.settings[name]
@@ -149,8 +176,10 @@ class Run:
         (B or 1, M, k), or None if all are."""
         number = self.graph.values[layer.output].space
         space = self.graph.spaces[number]
+        if space.kind == "map":
+            return self._mapped(number, x)
         shape = self._shape(space.parent)
-        there = self.valid[space.parent]
+        there = self.valid.get(space.parent)
         patches = self._cut(space, shape, blank(x, there))
         if there is None and patches.shape[1] * patches.shape[2] <= shape[0] * shape[1] * shape[2]:
             self.valid[number] = None
@@ -162,6 +191,18 @@ class Run:
         valid = self._cut(space, shape, there[..., None].to(torch.uint8))[..., 0] != 0
         self.valid[number] = valid.any(dim=2)
         return patches, valid
+
+    def _mapped(self, number: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that a map (B, M, k) names, -1: none."""
+        space = self.graph.spaces[number]
+        rows = self.settings.integers[space.integers].to(x.device)
+        there = self.valid.get(space.parent)
+        index, valid = rows.clamp(min=0).flatten(1), rows >= 0
+        if there is not None:
+            valid = valid & there.expand(x.shape[0], -1).gather(1, index).unflatten(1, rows.shape[1:])
+        patches = x.gather(1, index[..., None].expand(-1, -1, x.shape[-1])).unflatten(1, rows.shape[1:])
+        self.valid[number] = valid.any(dim=2)
+        return blank(patches, valid), valid
 
     # ---- spaces ----
 
@@ -231,6 +272,9 @@ class Run:
         for layer in graph.layers:
             read = [values[value] for value in layer.inputs]
             values[layer.output] = form_of(layer).run(layer, read, self)
-        return {
-            name: blank(values[value], self.valid[graph.values[value].space]) for name, value in graph.outputs.items()
-        }
+        return {name: self._finish(values[value], value, frames) for name, value in graph.outputs.items()}
+
+    def _finish(self, y: Tensor, value: int, frames: Tensor | None) -> Tensor:
+        """An output with zeros where nothing is; of an image that is not there, everywhere."""
+        y = blank(y, self.valid_of(value))
+        return y if frames is None else torch.where((frames != 0)[:, None, None], y, 0)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import _plain
+from . import _ops, _plain
 from ._arguments import Grid, as_given, as_images, expect_tensor, read_grids
 from ._errors import FeaturesError
 from ._ops import Masks
@@ -23,30 +24,40 @@ if TYPE_CHECKING:
 def run_several(
     connector: Connector, x: Tensor, window: int, grid: Grid | None, grids: Any, inputs: Mapping[str, Tensor], masks: Masks
 ) -> Tensor | dict[str, Tensor]:
+    with _ops.shown("forward", connector._type) if _ops.profiler._is_profiler_enabled else contextlib.nullcontext():
+        found = _run(connector, x, window, grid, grids, inputs, masks)
+    return found if len(found) > 1 else found["tokens"]
+
+
+def _run(
+    connector: Connector, x: Tensor, window: int, grid: Grid | None, grids: Any, inputs: Mapping[str, Tensor], masks: Masks
+) -> dict[str, Tensor]:
+    """The outputs by name."""
     graph = connector._graph
-    if graph.integers:
-        raise NotImplementedError(f"{graph.type} reads the integers {', '.join(graph.integers)}, which tenon.torch "
-                                  "does not take in this version")
     further = list(graph.inputs)[1:]
+    known = [*further, *graph.integers]
     for name in inputs:
-        if name not in further:
-            known = ", ".join(further) or "none"
-            raise ValueError(f"adapter type '{graph.type}' has no input '{name}'; beside the features it takes: {known}")
-    for name in further:
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise ValueError(f"adapter type '{graph.type}' has no input '{name}'; beside the features it takes: {names}")
+    for name in known:
         if name not in inputs:
             raise ValueError(f"adapter type '{graph.type}' also needs the input '{name}'")
+    is_one = grids is None and x.dim() == 2
+    integers = {name: _read_integers(name, inputs[name], is_one) for name in graph.integers}
     every = [x, *(inputs[name] for name in further)]
     if grids is not None:
         if grid is not None:
             raise ValueError("a call has grids, one for each image, or one grid for all, not both")
-        found = _run_packed(connector, every, window, grids, masks)
+        found = _run_packed(connector, every, window, grids, masks, integers)
     else:
         patch_mask, frame_mask = masks
         if x.dim() == 2 and isinstance(patch_mask, Tensor) and patch_mask.dim() == 1:
             masks = (patch_mask[None], frame_mask)
-        found = _run_images(connector, [as_images(value) for value in every], window, grid, masks)
+        settings = _plain.Settings(window, grid, 1, integers)
+        found = _run_images(connector, [as_images(value) for value in every], settings, masks)
         found = {name: as_given(y, x) for name, y in found.items()}
-    return found if len(found) > 1 else found["tokens"]
+    return found
 
 
 def _without_prefix(connector: Connector, values: Sequence[Tensor]) -> list[Tensor]:
@@ -59,18 +70,44 @@ def _without_prefix(connector: Connector, values: Sequence[Tensor]) -> list[Tens
     ]
 
 
+def _read_integers(name: str, given: Any, is_one: bool) -> Tensor:
+    """An integer tensor (images, rows, columns); of one image it may lack the first axis."""
+    values = torch.as_tensor(given)
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise ValueError(f"'{name}' must be a tensor of int32 or int64")
+    if is_one and values.dim() == 2:
+        values = values[None]
+    if values.dim() != 3:
+        raise ValueError(f"'{name}' has {values.dim()} axes; expected (images, rows, columns)")
+    return values.long()
+
+
+def _check_integers(connector: Connector, integers: dict[str, Tensor], images: int, rows: int) -> None:
+    """Maps name rows of their image's features, or -1."""
+    maps = {space.integers for space in connector._graph.spaces if space.kind == "map"}
+    for name, values in integers.items():
+        if values.shape[0] != images:
+            raise ValueError(f"'{name}' is of {values.shape[0]} images, the features of {images}")
+        wrong = (values < -1) | (values >= rows)
+        if name in maps and bool(wrong.any()):
+            image = int(wrong.flatten(1).any(dim=1).nonzero()[0])
+            row = int(values[image][wrong[image]][0])
+            raise ValueError(f"'{name}' names row {row} of image {image}, which has {rows}")
+
+
 def _run_images(
-    connector: Connector, values: list[Tensor], window: int, grid: Grid | None, masks: Masks
+    connector: Connector, values: list[Tensor], settings: _plain.Settings, masks: Masks
 ) -> dict[str, Tensor]:
     """Inputs (B, N, C) -> outputs (B, M, D) by name."""
     x = values[0]
     if not is_compiling():
         connector._check(x, masks)
         _check_further(connector, values, 2)
-        connector._check_grid(x.shape[1], window, grid)
+        connector._check_grid(x.shape[1], settings.window, settings.grid)
+        _check_integers(connector, settings.integers, x.shape[0], x.shape[1] - connector.prefix_tokens)
     x, *further = _without_prefix(connector, [connector._in_their_dtype(value) for value in values])
     there = _plain.present(x, *masks)
-    return connector._interpret(Modules(connector), [x, *further], there, masks[1], _plain.Settings(window, grid))
+    return connector._interpret(Modules(connector), [x, *further], there, masks[1], settings)
 
 
 def _check_further(connector: Connector, values: list[Tensor], axes: int) -> None:
@@ -86,12 +123,17 @@ def _check_further(connector: Connector, values: list[Tensor], axes: int) -> Non
             raise ValueError(f"'{name}' has {value.shape[-2]} rows an image, the features have {x.shape[-2]}")
 
 
-def _run_packed(connector: Connector, values: list[Tensor], window: int, grids: Any, masks: Masks) -> dict[str, Tensor]:
+def _run_packed(
+    connector: Connector, values: list[Tensor], window: int, grids: Any, masks: Masks, integers: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """Inputs (rows, C) -> outputs (rows, D) by name, image by image."""
     shapes = read_grids(grids)
     patch_mask, frame_mask = masks
     patches = [t * height * width for t, height, width in shapes]
     rows = sum(patches) + connector.prefix_tokens * len(shapes)
+    graph = connector._graph
+    if any(graph.values[number].space != graph.values[0].space for number in graph.inputs.values()):
+        raise NotImplementedError(f"tenon.torch packs no batch of '{graph.type}', whose inputs have rows of their own")
     for name, value in zip(("x", *list(connector._graph.inputs)[1:]), values, strict=True):
         if value.dim() != 2:
             raise ValueError(f"{name} has {value.dim()} dimensions; expected 2 beside grids: (rows, width)")
@@ -113,7 +155,9 @@ def _run_packed(connector: Connector, values: list[Tensor], window: int, grids: 
         x, *further = _without_prefix(connector, [value[None, row:end] for value in values])
         mask = None if patch_mask is None else patch_mask[None, patch : patch + patches[image]]
         frames = None if frame_mask is None else frame_mask[image : image + 1]
-        settings = _plain.Settings(window, (height, width), t)
+        own = {name: numbers[image : image + 1] for name, numbers in integers.items()}
+        _check_integers(connector, own, 1, patches[image])
+        settings = _plain.Settings(window, (height, width), t, own)
         there = _plain.present(x, mask, frames)
         found.append(connector._interpret(Modules(connector), [x, *further], there, frames, settings))
         row, patch = end, patch + patches[image]
