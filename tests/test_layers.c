@@ -304,7 +304,7 @@ static void graphs_are_described(void **state)
             "\"inputs\": [{\"name\": \"features\", \"value\": 0}], \"integers\": [], ",
             "\"outputs\": [{\"name\": \"tokens\", \"value\": 5}], ",
             "\"spaces\": [{\"kind\": \"input\", \"order\": \"blocks\"}, {\"kind\": \"windows\", \"parent\": 0, "
-            "\"side\": 2, \"ragged\": \"reject\", \"is_pool\": false}], ",
+            "\"side\": 2, \"ragged\": \"reject\", \"is_pool\": false, \"transposed\": false}], ",
             "\"values\": [{\"space\": 0, \"width\": 5, \"input\": \"features\"}, {\"space\": 0, \"width\": 5, "
             "\"layer\": 0}, {\"space\": 1, \"width\": 20, \"layer\": 1}, ",
             "{\"type\": \"norm\", \"name\": \"ln_q\", \"reach\": \"row\", \"inputs\": [0], \"output\": 1, "
@@ -356,8 +356,7 @@ int main(void)
         cmocka_unit_test(values_gate_each_other),   cmocka_unit_test(weights_may_be_stored_transposed),
         cmocka_unit_test(merges_have_their_order),  cmocka_unit_test(halves_gate_each_other),
         cmocka_unit_test(merges_may_be_transposed), cmocka_unit_test(transposed_windows_go_down),
-        cmocka_unit_test(graphs_are_described),
-        cmocka_unit_test(configs_are_checked_without_a_grid),
+        cmocka_unit_test(graphs_are_described),     cmocka_unit_test(configs_are_checked_without_a_grid),
     };
     return cmocka_run_group_tests(tests, register_all, NULL);
 }

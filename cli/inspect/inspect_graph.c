@@ -82,9 +82,10 @@ static void name_space(char text[256], const json_t *graph, size_t index)
     else if (!strcmp(kind, "windows"))
         add(text,
             "windows of %" JSON_INTEGER_FORMAT "x%" JSON_INTEGER_FORMAT " over space %" JSON_INTEGER_FORMAT
-            ", ragged %s%s",
+            ", ragged %s%s%s",
             number(space, "side"), number(space, "side"), number(space, "parent"), word(space, "ragged"),
-            json_is_true(json_object_get(space, "is_pool")) ? ", the pooling window" : "");
+            json_is_true(json_object_get(space, "is_pool")) ? ", the pooling window" : "",
+            json_is_true(json_object_get(space, "transposed")) ? ", column by column" : "");
     else if (!strcmp(kind, "map"))
         add(text, "rows of '%s' over space %" JSON_INTEGER_FORMAT, tn_name_text(word(space, "integers")),
             number(space, "parent"));

@@ -677,7 +677,8 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_layer(const tenon_adapter 
  *      "integers": [{"name": "map", "columns": 0}],                    integer tensors that a call brings; 0: any
  *      "outputs": [{"name": "tokens", "value": 2}],                    the tokens first
  *      "spaces": [{"kind": "input", "order": "raster"},                or "blocks"
- *                 {"kind": "windows", "parent": 0, "side": 2, "ragged": "partial", "is_pool": true}],
+ *                 {"kind": "windows", "parent": 0, "side": 2, "ragged": "partial", "is_pool": true,
+ *                  "transposed": false}],
  *      "values": [{"space": 0, "width": 1152, "input": "features"}, {"space": 1, "width": 1152, "layer": 0}, ...],
  *      "layers": [{"type": "window_mean", "name": "", "reach": "window", "inputs": [0], "output": 1, "settings": {},
  *                  "parameters": []}, ...],
@@ -687,10 +688,10 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_layer(const tenon_adapter 
  * Values, layers and spaces are numbered from 0 and refer to each other by number; what is read was made before. A
  * space is what the rows of a value are. Other kinds: "shared" ("rows" made of parameters alone), "map" ("parent",
  * "integers": a row for each row of this tensor), "layer" ("parent", "layer": the rows that this layer makes).
- * `is_pool`: a call's pool_window replaces the side. A value is an input or the result of a layer; the layer
- * "parameter" reads no value. Initial rules: "kaiming_uniform" (a = sqrt(5)) and "uniform" (within 1 / sqrt(fan_in)) as
- * torch.nn.Linear draws weight and bias, "constant" ("value") and "normal" ("std"). "decays": weight decay applies by
- * default. */
+ * `is_pool`: a call's pool_window replaces the side; `transposed`: windows follow each other column by column. A value
+ * is an input or the result of a layer; the layer "parameter" reads no value. Initial rules: "kaiming_uniform" (a =
+ * sqrt(5)) and "uniform" (within 1 / sqrt(fan_in)) as torch.nn.Linear draws weight and bias, "constant" ("value") and
+ * "normal" ("std"). "decays": weight decay applies by default. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_graph_json(const tenon_adapter *adapter, char *json,
                                                                  size_t capacity, size_t *length, tenon_error *error);
 

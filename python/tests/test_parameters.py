@@ -198,7 +198,7 @@ def test_the_graph():
     graph = tenon.Adapter({"type": "avgpool", "pool_window": 3, "prefix_tokens": 1}, 8, 6).graph
     assert (graph["type"], graph["in_dim"], graph["out_dim"], graph["prefix_tokens"]) == ("avgpool", 8, 6, 1)
     assert graph["inputs"] == [{"name": "features", "value": 0}] and graph["integers"] == []
-    assert graph["spaces"][1] == {"kind": "windows", "parent": 0, "side": 3, "ragged": "partial", "is_pool": True}
+    assert graph["spaces"][1] == {"kind": "windows", "parent": 0, "side": 3, "ragged": "partial", "is_pool": True, "transposed": False}
     assert [layer["type"] for layer in graph["layers"]] == ["window_mean", "linear"]
     assert graph["layers"][1] == {
         "type": "linear", "name": "proj", "reach": "row", "inputs": [1], "output": 2,

@@ -71,6 +71,7 @@ static bool describe_space(writer *w, const tn_graph *graph, int index)
         put(w, "side", json_integer(space->windows.side));
         put(w, "ragged", json_string(tn_ragged_name(space->windows.ragged)));
         put(w, "is_pool", json_boolean(space->windows.is_pool));
+        put(w, "transposed", json_boolean(space->windows.transposed));
     }
     if (space->kind == TN_SPACE_MAP) put(w, "integers", json_string(graph->integers[space->integers].name));
     if (space->kind == TN_SPACE_LAYER) put(w, "layer", json_integer(space->layer));

@@ -70,7 +70,7 @@ class AdapterConfig:
 
 
 def _check_type(kind: Any) -> None:
-    names = registry.list_adapters()
+    names = registry.names("adapter")
     if kind not in names:
         raise _C.NotFoundError(f"Unknown adapter type: {kind!r}. Options: {', '.join(names)}")
 

@@ -76,7 +76,7 @@ class MLP2LayerAdapter(Projection):
     """``proj2(act(proj1(x)))``, the two-layer MLP of the LLaVA family.
 
     ``hidden_dim`` None or 0 is ``out_dim``; ``activation`` is "gelu" (the erf form), "silu", "relu", "gelu_tanh" or
-    "quick_gelu".
+    "quick_gelu"; ``pre_norm`` is "layernorm" or "rmsnorm" for a norm ``ln_q`` before ``proj1``, "" for none.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class MLP2LayerAdapter(Projection):
         activation: str = "gelu",
         *,
         prefix_tokens: int = 0,
+        pre_norm: str = "",
     ) -> None:
         super().__init__()
         if in_dim <= 0 or out_dim <= 0:
@@ -94,7 +95,8 @@ class MLP2LayerAdapter(Projection):
         if activation not in _ADAPTER_ACTIVATIONS:
             raise ValueError(f"Unknown adapter activation: {activation!r}. Options: {list(_ADAPTER_ACTIVATIONS)}")
         hidden = hidden_dim if hidden_dim and hidden_dim > 0 else out_dim
-        settings = {"hidden_dim": hidden, "activation": activation, "prefix_tokens": prefix_tokens}
+        self.pre_norm = pre_norm
+        settings = {"hidden_dim": hidden, "activation": activation, "prefix_tokens": prefix_tokens, "pre_norm": pre_norm}
         self._build(to_json({"type": "mlp_2layer", **settings}), in_dim, out_dim)
 
     def _add(self, layer: Layer) -> None:
@@ -110,8 +112,9 @@ class MLP2LayerAdapter(Projection):
         layers = read.attribute(self, "_modules")
         weight = read.item(read.attribute(read.item(layers, "proj1"), "_parameters"), "weight")
         name, prefix_tokens = _activation_name(read.item(layers, "act"), read), read.attribute(self, "prefix_tokens")
-        hidden = weight.shape[0]
-        return f'{{"type":"mlp_2layer","hidden_dim":{hidden},"activation":"{name}","prefix_tokens":{prefix_tokens}}}'
+        hidden, norm = weight.shape[0], read.attribute(self, "pre_norm")
+        head = f'{{"type":"mlp_2layer","hidden_dim":{hidden},"activation":"{name}","prefix_tokens":{prefix_tokens}'
+        return f'{head},"pre_norm":"{norm}"}}' if norm else f"{head}}}"
 
     def _native_parameters(self, read: Reader) -> list[Tensor] | None:
         act = read.item(read.attribute(self, "_modules"), "act")

@@ -38,7 +38,13 @@ class Registry:
             return builders[name]
         if category == "adapter" and name in _C.list_adapters():
             return functools.partial(_build, name)
-        raise _C.NotFoundError(f"unknown {category}: {name!r}. Available: {', '.join(self.list(category)) or 'none'}")
+        raise _C.NotFoundError(f"unknown {category}: {name!r}. Available: {', '.join(self.names(category)) or 'none'}")
+
+    def names(self, category: str) -> tuple[str, ...]:
+        """What is there, for messages: builders of this registry, then the other types of the library."""
+        own = sorted(self._builders.get(category, {}))
+        library = _C.list_adapters() if category == "adapter" else []
+        return (*own, *(name for name in library if name not in own))
 
     def register_adapter(self, name: str) -> Callable[[Builder], Builder]:
         return self.register("adapter", name)
@@ -50,8 +56,7 @@ class Registry:
         return self.list("adapter")
 
     def list(self, category: str) -> list[str]:  # last: what follows would take `list` for this
-        library = _C.list_adapters() if category == "adapter" else []
-        return sorted({*self._builders.get(category, {}), *library})
+        return sorted(self.names(category))
 
 
 def _build(kind: str, in_dim: int, out_dim: int, **settings: Any) -> Any:

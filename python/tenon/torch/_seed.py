@@ -19,8 +19,9 @@ class SeedConnector(Connector):
         VisionAdapter.__init__(self)
 
     def _in_width(self) -> int | None:
-        first = self._modules.get(self._linears[0])
+        first = self._modules.get(next(part.name for part in self._parts if part.kind is nn.Linear))
         return first.in_features if type(first) is nn.Linear else None
 
     def _widths(self, parameters: Sequence[Tensor]) -> tuple[int, int] | None:
-        return parameters[0].shape[1], parameters[-1].shape[0]
+        first = next(parameter for parameter in parameters if parameter.dim() == 2)
+        return first.shape[1], parameters[-1].shape[0]

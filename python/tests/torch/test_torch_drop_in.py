@@ -41,11 +41,24 @@ def test_every_type_of_the_seed_has_a_module():
     assert set(registry.list_adapters()) >= set(SHAPES) and set(tenon.registry.list_adapters()) >= set(SHAPES)
 
 
-def test_a_norm_that_no_module_has_is_refused():
+@pytest.mark.parametrize("norm", ("rmsnorm", "layernorm"))
+def test_a_norm_before_the_first_layer(norm):
+    """An option that the seed's config does not have, and the newer one has."""
     with pytest.raises(ValueError, match="pre_norm"):
-        AdapterConfig(type="mlp_2layer", pre_norm="rmsnorm")
-    with pytest.raises(ValueError, match="tenon.torch has no pre_norm"):
-        registry.get_adapter("mlp_2layer")(in_dim=8, out_dim=5, pre_norm="rmsnorm")
+        AdapterConfig(type="mlp_2layer", pre_norm=norm)
+    with pytest.raises(ValueError, match="pre_norm"):
+        MLP2LayerAdapter(8, 5, pre_norm="batchnorm")
+    adapter = build_adapter(tenon.Config("mlp_2layer", pre_norm=norm), 8, 5)
+    assert type(adapter) is MLP2LayerAdapter and list(adapter._modules) == ["ln_q", "proj1", "act", "proj2"]
+    with torch.no_grad():
+        adapter.ln_q.weight.uniform_(0.5, 2)
+        wanted = adapter.proj2(adapter.act(adapter.proj1(adapter.ln_q(X))))
+        agree(adapter(X), wanted)
+        assert adapter._last is not None
+        adapter.double()
+        agree(adapter(X.double()).float(), wanted)
+    with pytest.raises(ValueError, match="x has width 7; the adapter's in_dim is 8"):
+        adapter(torch.randn(1, 16, 7).double())
 
 
 @pytest.mark.parametrize("kind", TYPES)
