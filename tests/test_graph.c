@@ -315,6 +315,58 @@ static void outputs_are_told(void **state)
     tenon_config_free(config);
 }
 
+/* Further inputs of a packed batch have the rows of the features, prefix tokens included. */
+static void packed_taps_have_prefix_tokens(void **state)
+{
+    (void)state;
+    static const char json[] = "{\"type\": \"taps\", \"prefix_tokens\": 2}";
+    static const int64_t grids[] = {1, 2, 2, 2};
+    tenon_config *config;
+    tenon_adapter *adapter;
+    assert_int_equal(tenon_config_from_json(json, strlen(json), &config, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_new(config, 3, 2, NULL, &adapter, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_reset_parameters(adapter, TENON_F32, 3, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_prepare(adapter, NULL, &error), TENON_OK);
+    float x[10 * 3], first[10 * 3], second[10 * 3], y[6 * 2], joined[6 * 3], alone[4 * 2], alone_joined[4 * 3];
+    for (int i = 0; i < 30; i++)
+        x[i] = (float)(i % 7) / 4, first[i] = (float)(i % 5) / 3, second[i] = (float)(i % 11) / 8;
+    DLTensor grid = {(void *)(uintptr_t)grids, {kDLCPU, 0}, 2, {kDLInt, 64, 1}, (int64_t[]){2, 2}, NULL, 0};
+    DLTensor t[5];
+    float *const data[] = {x, first, second, y, joined};
+    int64_t shapes[5][2] = {{10, 3}, {10, 3}, {10, 3}, {6, 2}, {6, 3}};
+    for (int i = 0; i < 5; i++)
+        t[i] = (DLTensor){data[i], {kDLCPU, 0}, 2, {kDLFloat, 32, 1}, shapes[i], NULL, 0};
+    const tenon_named_tensor inputs[] = {{"tap.0", &t[1]}, {"tap.1", &t[2]}}, outputs[] = {{"joined", &t[4]}};
+    tenon_call call;
+    tenon_call_init(&call);
+    call.grids = &grid;
+    call.inputs = inputs, call.num_inputs = 2;
+    call.outputs = outputs, call.num_outputs = 1;
+    int64_t offsets[3];
+    assert_int_equal(tenon_adapter_output_offsets(adapter, 1, &call, 2, 0, offsets, &error), TENON_OK);
+    assert_true(offsets[1] == 2 && offsets[2] == 6);
+    if (tenon_adapter_forward(adapter, &t[0], &t[3], &call, NULL, &error) != TENON_OK) fail_msg("%s", error.message);
+    /* The second image by itself. */
+    call.grids = NULL;
+    for (int i = 0; i < 3; i++)
+        t[i].data = data[i] + 4 * 3, shapes[i][0] = 6;
+    t[3].data = alone, shapes[3][0] = 4;
+    t[4].data = alone_joined, shapes[4][0] = 4;
+    if (tenon_adapter_forward(adapter, &t[0], &t[3], &call, NULL, &error) != TENON_OK) fail_msg("%s", error.message);
+    assert_memory_equal(alone, y + 2 * 2, sizeof alone);
+    assert_memory_equal(alone_joined, joined + 2 * 3, sizeof alone_joined);
+    /* A tap without the prefix tokens is refused, not read past its end. */
+    call.grids = &grid;
+    for (int i = 0; i < 3; i++)
+        t[i].data = data[i], shapes[i][0] = i == 1 ? 6 : 10;
+    t[3].data = y, shapes[3][0] = 6;
+    t[4].data = joined, shapes[4][0] = 6;
+    assert_int_equal(tenon_adapter_forward(adapter, &t[0], &t[3], &call, NULL, &error), TENON_MISMATCH);
+    assert_non_null(strstr(error.message, "tap.0 has 6 rows; the grids of its 2 images make 10"));
+    tenon_config_free(config);
+    tenon_adapter_free(adapter);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -326,6 +378,7 @@ int main(void)
         cmocka_unit_test(builders_are_told),
         cmocka_unit_test(packed_images_are_what_they_are_alone),
         cmocka_unit_test(outputs_are_told),
+        cmocka_unit_test(packed_taps_have_prefix_tokens),
     };
     return cmocka_run_group_tests(tests, register_all, NULL);
 }

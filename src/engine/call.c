@@ -305,7 +305,7 @@ static tenon_status check_packed_rows(const tn_run *run, tenon_error *error)
     for (int i = 0; i < run->graph->num_inputs && g->packed; i++) {
         const int space = run->graph->values[run->graph->inputs[i].value].space;
         int64_t rows = tn_geometry_first(g, space, g->extents.images);
-        if (i == 0) rows += run->graph->prefix_tokens * g->extents.images;
+        if (space == run->graph->values[0].space) rows += run->graph->prefix_tokens * g->extents.images;
         if (run->inputs[i].shape[0] == rows) continue;
         return tn_fail(error, TENON_MISMATCH, "%s has %lld rows; the grids of its %lld images make %lld",
                        i == 0 ? "x" : run->graph->inputs[i].name, (long long)run->inputs[i].shape[0],
