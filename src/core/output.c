@@ -94,13 +94,15 @@ static tenon_status create_temporary(tn_output *output, mode_t mode, tenon_error
     return tn_fail_errno(error, output->path, "cannot create a temporary file beside it", EEXIST);
 }
 
-/* Owner, group and mode of the file that is replaced, as far as the user may give them: only root can give files away,
- * and some file systems have no modes. fchmod comes last, because fchown may take bits, and gives back what the umask
- * took. */
-static void keep_access(int file, const struct stat *old)
+/* Owner, group, mode and attributes of the file that is replaced, as far as the user may give them: only root can give
+ * files away, and some file systems have no modes. fchmod comes after fchown, which may take bits, and gives back what
+ * the umask took; an access control list comes last, because its mask is in the mode. */
+static void keep_access(const tn_output *output, const struct stat *old)
 {
+    const int file = output->file;
     if (fchown(file, old->st_uid, old->st_gid) != 0) (void)!fchown(file, (uid_t)-1, old->st_gid);
     (void)fchmod(file, old->st_mode & 0777);
+    tn_keep_attributes(file, output->target);
 }
 
 static tenon_status open_output(tn_output *output, tenon_error *error)
@@ -115,7 +117,7 @@ static tenon_status open_output(tn_output *output, tenon_error *error)
     TN_TRY(resolve_target(output, &old, &exists, error));
     /* The old file's mode from the start: its content is never more readable than it was. */
     TN_TRY(create_temporary(output, exists ? old.st_mode & 0777 : 0666, error));
-    if (exists) keep_access(output->file, &old);
+    if (exists) keep_access(output, &old);
     return TENON_OK;
 }
 

@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import struct
 import subprocess
 
 import numpy
@@ -392,3 +393,37 @@ def test_window_needs_a_connector_that_pools(make, tenon):
     make("linear", 4, 6)
     for words in (["inspect", "adapter.safetensors"], ["bench", "adapter.safetensors", "--tokens", "4"]):
         assert "--window does not apply" in tenon(*words, "--window", "3", code=1).err
+
+
+def access_list(*entries):
+    """The bytes of a POSIX access control list: (tag, permissions, id) each, after a version."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+ANYONE = 0xFFFFFFFF
+OPEN = access_list((1, 6, ANYONE), (2, 4, 12345), (4, 0, ANYONE), (0x10, 4, ANYONE), (0x20, 0, ANYONE))
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="no extended attributes")
+def test_attributes_of_a_replaced_file_are_kept(tenon, make):
+    make("linear", 4, 6)
+    words = ["init", "--type", "linear", "--in-dim", 4, "--out-dim", 6, "-o", "adapter.safetensors"]
+    try:
+        os.setxattr("adapter.safetensors", "user.origin", b"run 7")
+    except OSError:
+        pytest.skip("no extended attributes on this file system")
+    tenon(*words)
+    assert os.getxattr("adapter.safetensors", "user.origin") == b"run 7"
+    try:
+        os.setxattr("adapter.safetensors", "system.posix_acl_access", OPEN)
+    except OSError:
+        return
+    tenon(*words)
+    assert os.getxattr("adapter.safetensors", "system.posix_acl_access") == OPEN
+    # A file without a list gets none from its folder.
+    os.removexattr("adapter.safetensors", "system.posix_acl_access")
+    os.chmod("adapter.safetensors", 0o640)
+    os.setxattr(".", "system.posix_acl_default", OPEN)
+    tenon(*words)
+    assert "system.posix_acl_access" not in os.listxattr("adapter.safetensors")
+    assert os.stat("adapter.safetensors").st_mode & 0o777 == 0o640
