@@ -24,6 +24,7 @@ typedef struct tn_run_plan {
     int64_t images;  /* of the jobs */
     double kinds[TN_KINDS];
     json_t *bad;     /* {shard: why it could not be done}; of this rank */
+    json_t *ignored; /* {tensor: true}, which nobody reads; of this rank */
     json_t *changed; /* {shard: true}, whose files are others than those of its tokens; of this rank */
 } tn_run_plan;
 

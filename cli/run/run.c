@@ -42,7 +42,8 @@ static const tn_argument arguments[] = {
     {"MODEL", false, "@model", "a connector's safetensors file, an index of shards or the folder of a checkpoint"},
     {"FEATURES", false, "@file-",
      "features (images, tokens, width), or (tokens, width) for one image, in f32, bf16 or f16: an .npy file, a "
-     ".safetensors file, a folder of them, or - for standard input"},
+     ".safetensors file, which may hold further inputs, grids and a mask by name, a folder of them, or - for standard "
+     "input"},
     {.name = NULL}};
 
 static const tn_option options[] = {
@@ -75,7 +76,8 @@ static const tn_option options[] = {
     TN_MODEL_OPTION_CONFIG(settings),
     TN_MODEL_OPTION_FAMILY(settings),
     {"tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(settings, tensor),
-     "name of the tensor in .safetensors features; default the only floating-point tensor", "--tensor image_features"},
+     "name of the features in a .safetensors file; default features, or the only floating-point tensor",
+     "--tensor image_features"},
     {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, npy_bfloat16), "read uint16 npy features as bfloat16",
      "--npy-bf16"},
     {"threads", 0, TN_INT, "N", NULL, 1, offsetof(settings, threads),
@@ -219,6 +221,7 @@ static bool prepare(tenon_adapter *adapter, const settings *given, const char *f
     prepared.cpu = given->cpu;
     prepared.executor = tn_pool_executor(pool);
     setup->adapter = adapter;
+    if (!tn_ports_read(&setup->ports, adapter, error)) return false;
     setup->tensor = given->tensor;
     setup->npy_bfloat16 = given->npy_bfloat16;
     setup->in_dim = tenon_adapter_in_dim(adapter);
@@ -256,9 +259,13 @@ static bool run_file(const tn_run_setup *setup, tn_run_job *job, tn_folder_resul
     double kinds[TN_KINDS] = {0};
     if (!tn_job_open(job, setup, error)) return false;
     kinds[job->kind]++;
+    json_t *ignored = json_object();
+    if (ignored && tn_named_list_ignored(job, setup, ignored))
+        tn_named_note_ignored(setup, job->paths[TN_FEATURES], ignored);
+    json_decref(ignored);
     if (!tn_check_kinds(setup, job->paths[TN_FEATURES], kinds, error)) return false;
     tn_progress_start(setup->progress, "images", 0, job->images);
-    bool good = tn_pipeline_run(setup, job, 1, &result->totals, error);
+    bool good = tn_jobs_run(setup, job, 1, &result->totals, error);
     tn_progress_end(setup->progress);
     if (good && job->problem) good = tn_error(error, "%s", job->problem);
     return good;
@@ -353,6 +360,7 @@ static int run_model(const tn_command *command, const settings *given, const cha
     out.total_seconds = tn_seconds() - started;
     int code = good ? tn_run_report(setup, &out, given->json) : tn_failed_on_ranks(&error);
     tn_folder_result_free(&out.result);
+    tn_ports_free(&setup->ports);
     tenon_adapter_free(adapter);
     tn_pool_free(pool);
     return code;

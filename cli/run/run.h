@@ -8,6 +8,7 @@
 #include "buffer.h"
 #include "finite.h"
 #include "hash.h"
+#include "named.h"
 #include "names.h"
 #include "options.h"
 #include "paths.h"
@@ -52,6 +53,9 @@ typedef struct tn_run_job {
     int64_t images;
     int64_t tokens_in;
     int64_t tokens_out;
+    int64_t tokens;         /* of all images */
+    bool is_named;          /* it has more tensors than the features and their masks */
+    tn_named *named;        /* of one that is, while it is open */
     int64_t clip;           /* frames of a row of the frame mask */
     size_t bytes[TN_ROLES]; /* of one image */
     /* filled by the pipeline */
@@ -67,6 +71,7 @@ struct tn_run_setup {
     bool npy_bfloat16;
     bool hashes;
     bool direct; /* outputs go past the file cache: the disk is waited for anyway, and the cache is left to features */
+    tn_ports ports;    /* of the connector, by name; none where only features are read */
     tenon_call call;   /* window, grid and threads */
     tenon_dtype dtype; /* of the tokens */
     int64_t in_dim;
@@ -92,7 +97,7 @@ void tn_job_close(tn_run_job *job);
 /* Refuses --tensor and --npy-bf16 where none of the files is of their kind; kinds[k] files are of kind k. */
 bool tn_check_kinds(const tn_run_setup *setup, const char *features, const double kinds[TN_KINDS], tenon_error *error);
 
-/* Finds the tensor that holds a role's data. */
+/* Finds the tensor that holds a role's data: of the features the one called so, or the only float one. */
 bool tn_job_find_tensor(const tn_run_setup *setup, tn_role role, const char *path, const tenon_file *file,
                         int64_t *index, tenon_error *error);
 
@@ -101,6 +106,24 @@ bool tn_job_open_file(const tn_run_setup *setup, tn_role role, const char *path,
 
 /* Frees the paths and the problem. */
 void tn_job_free(tn_run_job *job);
+
+/* Checks the header of the features; how they are stored. */
+bool tn_job_check_features(const tn_run_setup *setup, const char *path, const tenon_file_tensor *tensor,
+                           tenon_error *error);
+tn_kind tn_job_kind(const tenon_file *file, const tenon_file_tensor *features);
+
+/* ---- run_named.c ---- */
+
+/* Does the open file, or its connector, have more tensors than the features? */
+bool tn_named_is_needed(const tn_run_job *job, const tn_run_setup *setup);
+
+/* Fills job->named, and what headers tell of the job. */
+bool tn_named_open(tn_run_job *job, const tn_run_setup *setup, tenon_error *error);
+
+/* Adds the names of the tensors that nobody reads as keys; says them once, unless --tensor chose one of them. False:
+ * out of memory. */
+bool tn_named_list_ignored(const tn_run_job *job, const tn_run_setup *setup, json_t *names);
+void tn_named_note_ignored(const tn_run_setup *setup, const char *features, const json_t *names);
 
 /* ---- run_chunk.c ---- */
 
@@ -154,6 +177,7 @@ bool tn_outputs_write(tn_run_outputs *outputs, const tn_run_setup *setup, tn_rol
 
 /* Waits until they are on the disk, gives them their names, fills the job's hashes and stamps of them and calls
  * setup->finished. */
+bool tn_output_metadata(const tn_run_setup *setup, tenon_writer *writer, tenon_error *error);
 bool tn_outputs_commit(const tn_run_setup *setup, tn_run_outputs *outputs, tenon_error *error);
 void tn_outputs_free(tn_run_outputs *outputs);
 
@@ -173,6 +197,15 @@ typedef struct tn_run_totals {
  * is full, or a signal came; then the jobs before may be done and the others are not begun. */
 bool tn_pipeline_run(const tn_run_setup *setup, tn_run_job *jobs, size_t count, tn_run_totals *totals,
                      tenon_error *error);
+
+/* ---- run_groups.c ---- */
+
+/* Runs one named job; what it adds to the totals. A job that cannot be read or computed gets its `problem`. False, with
+ * the reason in *error, when nothing can go on. */
+bool tn_named_run(const tn_run_setup *setup, tn_run_job *job, tn_run_totals *totals, tenon_error *error);
+
+/* Runs jobs of either kind, in order; as tn_pipeline_run. */
+bool tn_jobs_run(const tn_run_setup *setup, tn_run_job *jobs, size_t count, tn_run_totals *totals, tenon_error *error);
 
 /* ---- run_folder.c ---- */
 

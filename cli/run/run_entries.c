@@ -41,8 +41,7 @@ static json_t *findings_to_json(const tn_run_job *job)
 bool tn_plan_record(void *context, const tn_run_job *job, tenon_error *error)
 {
     tn_run_plan *p = context;
-    json_t *entry = json_pack("{s:I, s:I}", "images", (json_int_t)job->images, "tokens",
-                              (json_int_t)(job->images * job->tokens_out));
+    json_t *entry = json_pack("{s:I, s:I}", "images", (json_int_t)job->images, "tokens", (json_int_t)job->tokens);
     if (entry) json_object_set_new(entry, "nonfinite", findings_to_json(job));
     for (int role = 0; entry && role < TN_ROLES; role++)
         if (job->paths[role])

@@ -88,8 +88,9 @@ static bool check_shard(tn_run_plan *p, tn_run_job *job, tenon_error *error)
         return set_aside(p, job, reason.message, error);
     p->images += job->images;
     p->kinds[job->kind]++;
+    const bool good = tn_named_list_ignored(job, p->setup, p->ignored) || tn_error(error, "out of memory");
     tn_job_close(job);
-    return true;
+    return good;
 }
 
 /* Opens the headers of this rank's shards, so that bad ones are named before hours of work and not after. Shards are
@@ -241,7 +242,7 @@ static bool run_jobs(tn_run_plan *p, tn_folder_result *result, tenon_error *erro
     p->setup->finished = tn_plan_record;
     p->setup->context = p;
     if (tn_ranks_index() == 0) tn_progress_start(p->setup->progress, "images", 0, p->images);
-    bool good = tn_pipeline_run(p->setup, p->jobs, p->num_jobs, &totals, error);
+    bool good = tn_jobs_run(p->setup, p->jobs, p->num_jobs, &totals, error);
     tn_progress_end(p->setup->progress);
     add_totals(&result->totals, &totals);
     for (size_t i = 0; i < p->num_jobs; i++) {
@@ -318,6 +319,7 @@ static bool run_plan(tn_run_plan *p, tn_folder_result *result, tenon_error *erro
     if (!tn_ranks_agree(open_manifest(p, error))) return false;
     if (!tn_ranks_agree(drop_finished(p, result, error))) return false;
     if (p->setup->notes && tn_ranks_index() == 0) tn_plan_print_notes(p, result->lists);
+    if (tn_ranks_index() == 0) tn_named_note_ignored(p->setup, features, p->ignored);
     if (!join_manifests(p, run_jobs(p, result, error), error)) return false;
     return tn_join_results(result, error) && name_files(p, result, error) && take_lists(p, result, error);
 }
@@ -365,7 +367,8 @@ bool tn_run_folder(tn_run_setup *setup, char *const folders[TN_ROLES], bool forc
     *result = (tn_folder_result){.lists = json_object()};
     p.bad = json_object();
     p.changed = json_object();
-    const bool has_memory = (result->lists && p.bad && p.changed) || tn_error(error, "out of memory");
+    p.ignored = json_object();
+    const bool has_memory = (result->lists && p.bad && p.changed && p.ignored) || tn_error(error, "out of memory");
     const bool good = tn_ranks_agree(has_memory) && run_plan(&p, result, error);
     tn_lock_release(p.lock);
     if (!good) remove_made_folders(&p);
@@ -376,5 +379,6 @@ bool tn_run_folder(tn_run_setup *setup, char *const folders[TN_ROLES], bool forc
     tn_manifest_free(p.manifest);
     json_decref(p.bad);
     json_decref(p.changed);
+    json_decref(p.ignored);
     return good;
 }

@@ -85,8 +85,14 @@ bool tn_job_find_tensor(const tn_run_setup *setup, tn_role role, const char *pat
 {
     bool is_npy = !strcmp(tenon_file_kind(file), "npy");
     *index = 0;
-    if (is_npy || role == TN_TOKENS || role == TN_ATTENTION) return true;
+    if (is_npy || role == TN_ATTENTION) return true;
+    if (role == TN_TOKENS) { /* others may lie beside it */
+        (void)!tenon_file_find_tensor(file, tn_role_name(role), index, NULL);
+        return true;
+    }
     if (role != TN_FEATURES) return tn_error(error, "%s: is %s; a mask is an npy file", path, tenon_file_kind(file));
+    const char *usual = setup->reads_targets ? "tokens" : "features";
+    if (!setup->tensor && tenon_file_find_tensor(file, usual, index, NULL) == TENON_OK) return true;
     if (!setup->tensor) return find_only_float(setup, path, file, index, error);
     return tenon_file_find_tensor(file, setup->tensor, index, error) == TENON_OK;
 }
@@ -120,7 +126,13 @@ static bool check_feature_shape(const tn_run_setup *setup, const char *path, con
                     path, shape, width, setup->model, setup->in_dim);
 }
 
-static tn_kind kind_of(const tenon_file *file, const tenon_file_tensor *features)
+bool tn_job_check_features(const tn_run_setup *setup, const char *path, const tenon_file_tensor *tensor,
+                           tenon_error *error)
+{
+    return check_feature_shape(setup, path, tensor, error) && check_feature_dtype(path, tensor, error);
+}
+
+tn_kind tn_job_kind(const tenon_file *file, const tenon_file_tensor *features)
 {
     if (strcmp(tenon_file_kind(file), "npy") != 0) return TN_KIND_SAFETENSORS;
     return features->dtype.code == kDLBfloat ? TN_KIND_NPY_BF16 : TN_KIND_NPY;
@@ -133,10 +145,10 @@ static bool take_features(tn_run_job *job, const tn_run_setup *setup, tenon_erro
     tenon_error reason;
     tenon_file_tensor_init(&tensor);
     if (tenon_file_get_tensor(job->inputs[TN_FEATURES], job->tensors[TN_FEATURES], &tensor, error) != TENON_OK ||
-        !check_feature_shape(setup, path, &tensor, error) || !check_feature_dtype(path, &tensor, error))
+        !tn_job_check_features(setup, path, &tensor, error))
         return false;
     job->dtype = tensor.dtype;
-    job->kind = kind_of(job->inputs[TN_FEATURES], &tensor);
+    job->kind = tn_job_kind(job->inputs[TN_FEATURES], &tensor);
     job->is_one_image = tensor.ndim == 2;
     job->images = job->is_one_image ? 1 : tensor.shape[0];
     job->tokens_in = tensor.shape[tensor.ndim - 2];
@@ -221,6 +233,7 @@ static bool count_bytes(tn_run_job *job, const tn_run_setup *setup, tenon_error 
     if (job->paths[TN_ATTENTION]) bytes[TN_ATTENTION] = attention;
     if (job->paths[TN_FRAME_MASK]) bytes[TN_FRAME_MASK] = 1;
     if (job->paths[TN_PATCH_MASK]) bytes[TN_PATCH_MASK] = (size_t)(job->tokens_in - setup->prefix_tokens);
+    past |= __builtin_mul_overflow(job->images, job->tokens_out, &job->tokens);
     if (!past) return true;
     return tn_error(error, "%s: one image of it, or its tokens, is larger than this machine can address",
                     job->paths[TN_FEATURES]);
@@ -241,13 +254,18 @@ static bool open_inputs(tn_run_job *job, const tn_run_setup *setup, tenon_error 
     return true;
 }
 
+static bool take_file(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
+{
+    job->is_named = tn_named_is_needed(job, setup);
+    if (job->is_named) return tn_named_open(job, setup, error);
+    return take_features(job, setup, error) && take_mask(job, setup, TN_FRAME_MASK, error) &&
+           take_mask(job, setup, TN_PATCH_MASK, error) && count_bytes(job, setup, error);
+}
+
 bool tn_job_open(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
 {
     if (job->inputs[TN_FEATURES]) return true;
-    if (open_inputs(job, setup, error) && take_features(job, setup, error) &&
-        take_mask(job, setup, TN_FRAME_MASK, error) && take_mask(job, setup, TN_PATCH_MASK, error) &&
-        count_bytes(job, setup, error) && check_outputs(job, error))
-        return true;
+    if (open_inputs(job, setup, error) && take_file(job, setup, error) && check_outputs(job, error)) return true;
     tn_job_close(job);
     return false;
 }
@@ -258,6 +276,8 @@ void tn_job_close(tn_run_job *job)
         if (job->inputs[role]) tenon_file_close(job->inputs[role]);
         job->inputs[role] = NULL;
     }
+    tn_named_free(job->named);
+    job->named = NULL;
 }
 
 void tn_job_free(tn_run_job *job)

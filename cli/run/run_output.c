@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 /* What made the tokens, beside them in the file: a reader can tell tokens of other weights. */
-static bool add_metadata(const tn_run_setup *setup, tenon_writer *writer, tenon_error *error)
+bool tn_output_metadata(const tn_run_setup *setup, tenon_writer *writer, tenon_error *error)
 {
     char grid[64] = "square";
     if (setup->call.grid_height != TENON_UNSET)
@@ -45,7 +45,7 @@ static bool begin_output(const tn_run_setup *setup, const tn_run_job *job, tn_ro
     if (opened != TENON_OK ||
         tenon_writer_add(output->writer, tn_role_name(role), dtype, ndim, shape, NULL, error) != TENON_OK)
         return false;
-    if (!is_npy && !add_metadata(setup, output->writer, error)) return false;
+    if (!is_npy && !tn_output_metadata(setup, output->writer, error)) return false;
     if (setup->direct && tenon_writer_set_direct(output->writer, error) != TENON_OK) return false;
     if (setup->hashes && !(output->hasher = tn_hasher_new(ndim, shape)))
         return tn_error(error, "out of memory while hashing %s", path);

@@ -418,7 +418,7 @@ static tn_run_outputs *take_complete(pipeline *p)
 static void add_to_totals(tn_run_totals *totals, const tn_run_job *job)
 {
     totals->images += job->images;
-    totals->tokens += job->images * job->tokens_out;
+    totals->tokens += job->tokens;
     for (int finding = 0; finding < TN_FINDINGS; finding++)
         tn_nonfinite_add(&totals->found[finding], &job->found[finding]);
 }
