@@ -64,21 +64,22 @@ int tn_failed_on_ranks(const tenon_error *error)
 }
 
 /* The ranks of one command have one command line, whose mistake is said once: by the lowest rank that found it. Those
- * that found none meet the others as they do after any failure before the first of their steps. */
-static bool speaks(const tn_command *command)
+ * that found none meet the others as they do after any failure before the first of their steps. The others wait in
+ * tn_ranks_end until it is said, because mpirun ends all ranks once one of them has failed. */
+static void say_once(const char *text, const char *help)
 {
-    if (!command || !command->joins_ranks) return true;
+    char rank[32] = "";
     tn_ranks_start();
     (void)tn_ranks_agree(false);
-    const bool first = tn_ranks_first_failure(true) == tn_ranks_index();
+    if (tn_ranks_index() > 0) snprintf(rank, sizeof rank, "rank %d: ", tn_ranks_index());
+    if (tn_ranks_first_failure(true) == tn_ranks_index()) print_line(rank, text, help);
     tn_ranks_end();
-    return first;
 }
 
 int tn_usage(const tn_command *command, const char *format, ...)
 {
     char text[TENON_ERROR_SIZE];
-    char help[128], rank[32] = "";
+    char help[128];
     va_list list;
     va_start(list, format);
     vsnprintf(text, sizeof text, format, list);
@@ -87,9 +88,10 @@ int tn_usage(const tn_command *command, const char *format, ...)
         snprintf(help, sizeof help, "; see 'tenon %s --help'", command->name);
     else
         snprintf(help, sizeof help, "; see 'tenon help'");
-    if (!speaks(command)) return TN_EXIT_USAGE;
-    if (tn_ranks_index() > 0) snprintf(rank, sizeof rank, "rank %d: ", tn_ranks_index());
-    print_line(rank, text, help);
+    if (command && command->joins_ranks)
+        say_once(text, help);
+    else
+        print_line("", text, help);
     return TN_EXIT_USAGE;
 }
 
