@@ -18,10 +18,10 @@ static bool is_kept(const char *name)
     return strcmp(name, acl) == 0 || strncmp(name, "user.", 5) == 0;
 }
 
-void tn_keep_attributes(int file, const char *old)
+tenon_status tn_keep_attributes(int file, const char *old, tenon_error *error)
 {
     char *names = malloc(2 * (size_t)most_bytes);
-    if (names == NULL) return;
+    if (names == NULL) return tn_fail_memory(error, old);
     char *value = names + most_bytes;
     const ssize_t length = listxattr(old, names, most_bytes);
     bool has_acl = false;
@@ -34,14 +34,17 @@ void tn_keep_attributes(int file, const char *old)
     /* A new file may have one from its folder, which lets in whom the old one did not. */
     if (length >= 0 && !has_acl) (void)!fremovexattr(file, acl);
     free(names);
+    return TENON_OK;
 }
 
 #else
 
-void tn_keep_attributes(int file, const char *old)
+tenon_status tn_keep_attributes(int file, const char *old, tenon_error *error)
 {
     (void)file;
     (void)old;
+    (void)error;
+    return TENON_OK;
 }
 
 #endif

@@ -20,8 +20,9 @@ void tn_wait_for(int descriptor, short events);
 tenon_status tn_fail_errno(tenon_error *error, const char *path, const char *what, int number);
 tenon_status tn_fail_memory(tenon_error *error, const char *path);
 
-/* Gives `file` the access control list and the user's attributes of the file `old`, as far as that can be. */
-void tn_keep_attributes(int file, const char *old);
+/* Gives `file` the access control list and the user's attributes of the file `old`, as far as that can be.
+ * TENON_NO_MEMORY alone is a failure. */
+tenon_status tn_keep_attributes(int file, const char *old, tenon_error *error);
 
 /* "a folder", "a device", ...: what a file that is not regular is. */
 const char *tn_file_type(const struct stat *status);

@@ -97,12 +97,12 @@ static tenon_status create_temporary(tn_output *output, mode_t mode, tenon_error
 /* Owner, group, mode and attributes of the file that is replaced, as far as the user may give them: only root can give
  * files away, and some file systems have no modes. fchmod comes after fchown, which may take bits, and gives back what
  * the umask took; an access control list comes last, because its mask is in the mode. */
-static void keep_access(const tn_output *output, const struct stat *old)
+static tenon_status keep_access(const tn_output *output, const struct stat *old, tenon_error *error)
 {
     const int file = output->file;
     if (fchown(file, old->st_uid, old->st_gid) != 0) (void)!fchown(file, (uid_t)-1, old->st_gid);
     (void)fchmod(file, old->st_mode & 0777);
-    tn_keep_attributes(file, output->target);
+    return tn_keep_attributes(file, output->target, error);
 }
 
 static tenon_status open_output(tn_output *output, tenon_error *error)
@@ -117,8 +117,7 @@ static tenon_status open_output(tn_output *output, tenon_error *error)
     TN_TRY(resolve_target(output, &old, &exists, error));
     /* The old file's mode from the start: its content is never more readable than it was. */
     TN_TRY(create_temporary(output, exists ? old.st_mode & 0777 : 0666, error));
-    if (exists) keep_access(output, &old);
-    return TENON_OK;
+    return exists ? keep_access(output, &old, error) : TENON_OK;
 }
 
 tenon_status tn_output_open(const char *path, tn_output **output, tenon_error *error)
