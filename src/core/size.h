@@ -30,7 +30,20 @@ static inline bool tn_add_size(size_t a, size_t b, size_t *result)
 
 /* *bytes = shape[0] * ... * shape[ndim - 1] * element; false for a negative dimension or a product past size_t or
  * int64_t. A zero dimension gives 0 whatever the others are, provided that they are not negative. */
-bool tn_shape_bytes(int ndim, const int64_t *shape, size_t element, size_t *bytes);
+static inline bool tn_shape_bytes(int ndim, const int64_t *shape, size_t element, size_t *bytes)
+{
+    bool empty = false;
+    for (int i = 0; i < ndim; i++) {
+        if (shape[i] < 0) return false;
+        empty = empty || shape[i] == 0;
+    }
+    size_t total = empty ? 0 : element;
+    for (int i = 0; i < ndim && !empty; i++) {
+        if (!tn_mul_size(total, (size_t)shape[i], &total) || total > INT64_MAX) return false;
+    }
+    *bytes = total;
+    return true;
+}
 
 static inline int64_t tn_min_i64(int64_t a, int64_t b)
 {

@@ -338,9 +338,11 @@ int64_t tn_area_plan(tn_area *area, const tn_run *run, const tn_segment *segment
                      tn_arena *arena)
 {
     size_t bytes;
+    const bool again = rows >= 0 && area->is_whole && area->segment == segment;
     area->segment = segment;
     area->keep = NULL;
-    if (!plan_rows(area, run, arena)) return -1;
+    if (!again && !plan_rows(area, run, arena)) return -1;
+    area->is_whole = rows < 0;
     const int64_t blocks = rows >= 0 ? tn_blocks_even(&area->blocks, rows) : 0;
     if (!tn_blocks_size(&area->blocks, &bytes)) return -1;
     void *numbers = tn_arena_take(arena, bytes);

@@ -16,6 +16,7 @@ typedef struct tn_kept {
  * segment needs them. */
 typedef struct tn_area {
     const tn_segment *segment;
+    bool is_whole; /* the blocks have their largest size */
     tn_blocks blocks;
     int64_t **offsets; /* [num_offsets] */
     char **buffers;    /* [num_buffers] of values */
