@@ -151,10 +151,12 @@ static void build(tenon_builder *builder)
 /* Registers a type and finds it in its place in a list that is sorted. */
 static bool register_type(const char *name, tenon_error *why)
 {
-    const char *names[MOST_TYPES + 16];
+    enum { room = MOST_TYPES + 100 }; /* for tenon's own too */
+    const char *names[room];
     bool listed = false;
     if (tenon_register_adapter(name, build, NULL, why) != TENON_OK) return false;
-    const size_t count = tenon_list_adapters(names, MOST_TYPES + 16);
+    const size_t count = tenon_list_adapters(names, room);
+    if (count > room) return false;
     for (size_t i = 0; i < count; i++) {
         if (i > 0 && strcmp(names[i - 1], names[i]) >= 0) return false;
         listed = listed || strcmp(names[i], name) == 0;

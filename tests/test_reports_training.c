@@ -8,15 +8,17 @@
 
 static tenon_error error;
 
+enum { MOST = 64 }; /* parameters of a connector */
+
 /* A connector ready to train, its features, the gradient of its tokens, and room for all gradients. */
 typedef struct setup {
     tenon_adapter *adapter;
     int64_t x_shape[3], y_shape[3];
     float *x, *dy, *dx;
-    int64_t num_parameters, parameter_shape[16][2], count[16];
-    float *gradients[16];
-    DLTensor tensors[16];
-    const DLTensor *list[16];
+    int64_t num_parameters, parameter_shape[MOST][4], count[MOST];
+    float *gradients[MOST];
+    DLTensor tensors[MOST];
+    const DLTensor *list[MOST];
 } setup;
 
 static int64_t product(const int64_t shape[3])
@@ -43,13 +45,14 @@ static setup open_setup(const char *json, int64_t in, int64_t out, tenon_dtype d
     for (int64_t i = 0; i < product(s.y_shape); i++)
         s.dy[i] = counter_value(2, (uint64_t)i);
     s.num_parameters = tenon_adapter_num_parameters(s.adapter);
+    assert_true(s.num_parameters <= MOST);
     for (int64_t p = 0; p < s.num_parameters; p++) {
         tenon_parameter parameter;
         tenon_parameter_init(&parameter);
         expect_ok(tenon_adapter_parameter(s.adapter, p, &parameter, &error), &error);
-        s.parameter_shape[p][0] = parameter.shape[0];
-        s.parameter_shape[p][1] = parameter.ndim == 2 ? parameter.shape[1] : 1;
-        s.count[p] = s.parameter_shape[p][0] * s.parameter_shape[p][1];
+        s.count[p] = 1;
+        for (int d = 0; d < parameter.ndim; d++)
+            s.count[p] *= s.parameter_shape[p][d] = parameter.shape[d];
         s.gradients[p] = grab((size_t)s.count[p] * sizeof(float));
         s.tensors[p] = (DLTensor){s.gradients[p], {kDLCPU, 0}, parameter.ndim, {kDLFloat, 32, 1}, NULL, NULL, 0};
     }
@@ -99,11 +102,27 @@ static uint32_t bits_of_features(const setup *s)
     return crc32_bytes(0, s->dx, (size_t)product(s->x_shape) * sizeof(float));
 }
 
+/* Its config, of small sizes. The string lives until the next call. */
+static const char *config_of(const char *type)
+{
+    static char json[128];
+    snprintf(json, sizeof json, "{\"type\": \"%s\", \"pool_window\": 2, \"pool_heads\": 2}", type);
+    return json;
+}
+
 static setup open_type(const char *type, int64_t batch)
 {
-    char json[128];
-    snprintf(json, sizeof json, "{\"type\": \"%s\", \"pool_window\": 2, \"pool_heads\": 2}", type);
-    return open_setup(json, 8, 6, TENON_F32, batch, 16);
+    return open_setup(config_of(type), 8, 6, TENON_F32, batch, 16);
+}
+
+/* Does a call have to bring integer tensors? Those types are judged with their layers, in test_map_layers.c. */
+static bool needs_integers(const char *type)
+{
+    char graph[1 << 16];
+    tenon_adapter *adapter = adapter_from_json(config_of(type), 8, 6, NULL);
+    expect_ok(tenon_adapter_graph_json(adapter, graph, sizeof graph, NULL, &error), &error);
+    tenon_adapter_free(adapter);
+    return strstr(graph, "\"integers\": []") == NULL;
 }
 
 /* B120: every kind that is offered forward has a backward, of finite numbers that are not all zero. Their values are
@@ -115,6 +134,7 @@ static void test_B120_every_type_has_a_backward(void **state)
     (void)state;
     assert_true(count >= 4 && count <= 64);
     for (size_t i = 0; i < count; i++) {
+        if (needs_integers(types[i])) continue;
         setup s = open_type(types[i], 3);
         backward(&s, true, true, (DLDataType){kDLFloat, 32, 1}, s.dy, 0);
         for (int64_t p = 0; p < s.num_parameters; p++) {
