@@ -341,3 +341,52 @@ def test_the_models_own_class(name, in_double):
         assert np.linalg.norm(our_dw[key] - truth) <= 1e-5 * max(np.linalg.norm(truth), 1e-3 * whole), key
     for mine, truth in zip(our_dx, exact_dx):
         assert np.linalg.norm(mine - truth) <= 1e-5 * np.linalg.norm(truth)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_widths_follow_from_the_tensors(name, tmp_path):
+    """A bare file of the original's parameters opens by the type and its options without widths; half widths too."""
+    safetensors = pytest.importorskip("safetensors.numpy")
+    case = CASES[name](torch.Generator().manual_seed(1))
+    state = adapter_of(case).state_dict()
+    safetensors.save_file(state, tmp_path / "x.safetensors")
+    options = {key: value for key, value in case.options.items() if key != "hidden_dim"}
+    loaded = tenon.load(tmp_path / "x.safetensors", config={"type": case.kind, **options})
+    assert (loaded.in_dim, loaded.out_dim) == (case.features[0].shape[-1], case.out_dim)
+    assert all(np.array_equal(value, state[key]) for key, value in loaded.state_dict().items())
+
+
+def test_wrong_settings_are_refused():
+    for options, says in (
+        ({"type": "llava", "depth": -1}, "depth must be from 0 to 1000"),
+        ({"type": "llava", "norm": 1}, "is an integer; expected a boolean"),
+        ({"type": "llava", "depth": 0}, "tokens of width 8; expected out_dim 16"),
+        ({"type": "internvl", "ps_version": "v3"}, "unknown ps_version 'v3'; options: v1, v2"),
+        ({"type": "qwen2_vl", "norm": "batchnorm"}, "unknown norm 'batchnorm'; options: layernorm, rmsnorm"),
+        ({"type": "mlp_2layer", "pre_norm": "batchnorm"}, "unknown pre_norm 'batchnorm'"),
+        ({"type": "qwen3_vl", "deepstack": -1}, "deepstack must be from 0 to 1000"),
+        ({"type": "aya", "hidden_dim": 21}, r"even width \(got 21\)"),
+        ({"type": "mistral3", "merge_size": 2}, "has no option 'merge_size'"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            tenon.build_adapter(options, 8, 16, seed=1)
+    shuffles = tenon.build_adapter("internvl", 8, 16, seed=1)
+    with pytest.raises(ValueError, match=r"merges 2x2 patches into one token.* \(3x5\)"):
+        shuffles(np.zeros((1, 15, 8), np.float32), grid=(3, 5))
+    with pytest.raises(ValueError, match="no whole number of blocks of 2x2"):
+        tenon.build_adapter("qwen2_vl", 8, 16, seed=1)(np.zeros((1, 15, 8), np.float32))
+
+
+def test_defaults_are_those_of_the_type():
+    assert tenon.Config("gemma3").pool_window == 4 and tenon.Config("aya").activation == "silu"
+    assert tenon.Config("mlp_2layer").pool_window == 2 and tenon.Config("avgpool").pool_window == 2
+
+
+def test_a_model_without_pre_norm_is_saved_as_ever(tmp_path):
+    tenon.build_adapter("mlp_2layer", 4, 5, seed=1).save(tmp_path / "x.safetensors")
+    assert b"pre_norm" not in (tmp_path / "x.safetensors").read_bytes()
+    for norm, names in (("layernorm", ["ln_q.weight", "ln_q.bias"]), ("rmsnorm", ["ln_q.weight"]), ("", [])):
+        adapter = tenon.build_adapter({"type": "mlp_2layer", "pre_norm": norm}, 4, 5, seed=1)
+        adapter.save(tmp_path / "x.safetensors")
+        loaded = tenon.load(tmp_path / "x.safetensors")
+        assert loaded.config.pre_norm == norm and [n for n in loaded.state_dict() if n.startswith("ln_q")] == names
