@@ -6,6 +6,7 @@ Tokens: the worst relative error of a row is at most max(1e-6, 1.25 times that o
 1e-5, relative to the larger of the tensor's own norm and 1e-3 of that of all parameters.
 """
 
+import contextlib
 import copy
 import importlib
 from dataclasses import dataclass, field
@@ -254,15 +255,18 @@ def doubled(modules):
     return {prefix: copy.deepcopy(module).double() for prefix, module in modules.items()}
 
 
-@pytest.fixture
-def in_double(monkeypatch):
+@contextlib.contextmanager
+def all_in_double():
     """Within this, `.float()` and `.to(torch.float32)` of float64 tensors change nothing: the original as maths."""
     to, as_float = torch.Tensor.to, torch.Tensor.float
-    monkeypatch.setattr(torch.Tensor, "float", lambda t: t if t.dtype == torch.float64 else as_float(t))
-    monkeypatch.setattr(
-        torch.Tensor, "to",
-        lambda t, *a, **k: t if t.dtype == torch.float64 and a and a[0] == torch.float32 else to(t, *a, **k),
-    )  # fmt: skip
+
+    def kept(tensor, *args, **options):
+        return tensor if tensor.dtype == torch.float64 and args[:1] == (torch.float32,) else to(tensor, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", lambda t: t if t.dtype == torch.float64 else as_float(t))
+        patch.setattr(torch.Tensor, "to", kept)
+        yield
 
 
 def our_name(case, prefix, name):
@@ -272,13 +276,18 @@ def our_name(case, prefix, name):
     return name
 
 
-def adapter_of(case):
-    adapter = tenon.build_adapter({"type": case.kind, **case.options}, case.features[0].shape[-1], case.out_dim, seed=1)
-    state = {
+def state_of(case):
+    """The original's parameters under our names."""
+    return {
         our_name(case, prefix, name): value.detach().numpy()
         for prefix, module in case.modules.items()
         for name, value in module.named_parameters()
     }
+
+
+def adapter_of(case):
+    adapter = tenon.build_adapter({"type": case.kind, **case.options}, case.features[0].shape[-1], case.out_dim, seed=1)
+    state = state_of(case)
     assert set(state) == {name for name, *_ in adapter.parameters()}
     assert adapter.load_state_dict(state) == ([], [])
     return adapter
@@ -305,42 +314,54 @@ def our_gradients(case, adapter, dys):
     made = [np.zeros(shape, np.float32) for _, _, shape, _ in adapter.parameters()]
     dx, *dtaps = (np.full(f.shape, 7, np.float32) for f in (x, *taps))
     names = [f"tap.{i}" for i in range(len(taps))]
-    _C_backward = super(tenon.Adapter, adapter).backward
-    _C_backward(
+    super(tenon.Adapter, adapter).backward(
         dys[0], x, dx, made, None, case.call.get("grid"), None, None, 0, None, False, case.call.get("grids"),
         dict(zip(names, taps)), dict(zip(names, dtaps)), {n: d for (n, _), d in zip(adapter.outputs[1:], dys[1:])},
     )  # fmt: skip
     return [dx, *dtaps], dict(zip([name for name, *_ in adapter.parameters()], made))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_models_own_class(name, in_double):
-    g = torch.Generator().manual_seed(len(name))
+def random_case(name):
+    """The case of that name with random parameters, and the generator that made them."""
+    g = torch.Generator().manual_seed(1000 + list(CASES).index(name))
     case = CASES[name](g)
     for module in case.modules.values():
         randomise(module, g).eval()
+    return case, g
+
+
+def truth(case, g):
+    """Outputs of the original in float64 and in float32; random dys; in float64 the gradients of the sum of outputs times
+    these, of the features and of the parameters."""
     exact_modules, wide = doubled(case.modules), [x.double() for x in case.features]
     with torch.no_grad():
         exact = [y.numpy() for y in case.run(exact_modules, wide)]
-        theirs = [y.numpy() for y in case.run(case.modules, case.features)]
-    assert exact[0].dtype == np.float64
+        single = [y.numpy() for y in case.run(case.modules, case.features)]
+    assert all(y.dtype == np.float64 for y in exact)
+    dys = [torch.randn(y.shape, generator=g) for y in exact]
+    return exact, single, dys, *gradients(case, exact_modules, wide, dys)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_models_own_class(name):
+    case, g = random_case(name)
+    with all_in_double():
+        exact, single, dys, exact_dx, exact_dw = truth(case, g)
     adapter = adapter_of(case)
     x, *taps = (f.numpy() for f in case.features)
     inputs = {f"tap.{i}": tap for i, tap in enumerate(taps)}
     found = adapter(x, **case.call, **({"inputs": inputs} if inputs else {}))
     ours = [found[name] for name, _ in adapter.outputs] if inputs else [found]
-    assert len(ours) == len(exact)
-    for mine, truth, other in zip(ours, exact, theirs):
-        assert worst_row(mine, truth) <= max(1e-6, 1.25 * worst_row(other, truth))
+    assert [y.shape for y in ours] == [y.shape for y in exact]
+    for mine, true, other in zip(ours, exact, single):
+        assert worst_row(mine, true) <= max(1e-6, 1.25 * worst_row(other, true))
 
-    dys = [torch.randn(y.shape, generator=g) for y in map(torch.from_numpy, ours)]
-    exact_dx, exact_dw = gradients(case, exact_modules, wide, dys)
     our_dx, our_dw = our_gradients(case, adapter, [dy.numpy() for dy in dys])
     whole = np.sqrt(sum((v**2).sum() for v in exact_dw.values()))
-    for key, truth in exact_dw.items():
-        assert np.linalg.norm(our_dw[key] - truth) <= 1e-5 * max(np.linalg.norm(truth), 1e-3 * whole), key
-    for mine, truth in zip(our_dx, exact_dx):
-        assert np.linalg.norm(mine - truth) <= 1e-5 * np.linalg.norm(truth)
+    for key, true in exact_dw.items():
+        assert np.linalg.norm(our_dw[key] - true) <= 1e-5 * max(np.linalg.norm(true), 1e-3 * whole), key
+    for mine, true in zip(our_dx, exact_dx):
+        assert np.linalg.norm(mine - true) <= 1e-5 * np.linalg.norm(true)
 
 
 @pytest.mark.parametrize("name", CASES)
