@@ -2,11 +2,10 @@
 #include "config_options.h"
 
 #include "fields.h"
-#include "names.h"
 #include "report.h"
 
 #include <jansson.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 /* An option of the command line, a field of the config. */

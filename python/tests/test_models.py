@@ -406,6 +406,7 @@ def test_defaults_are_those_of_the_type():
 def test_a_model_without_pre_norm_is_saved_as_ever(tmp_path):
     tenon.build_adapter("mlp_2layer", 4, 5, seed=1).save(tmp_path / "x.safetensors")
     assert b"pre_norm" not in (tmp_path / "x.safetensors").read_bytes()
+    assert tenon.Config("mlp_2layer", pre_norm=None) == tenon.Config("mlp_2layer")
     for norm, names in (("layernorm", ["ln_q.weight", "ln_q.bias"]), ("rmsnorm", ["ln_q.weight"]), ("", [])):
         adapter = tenon.build_adapter({"type": "mlp_2layer", "pre_norm": norm}, 4, 5, seed=1)
         adapter.save(tmp_path / "x.safetensors")

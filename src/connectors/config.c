@@ -262,16 +262,12 @@ static tenon_status check_all_read(const tenon_config *config, const tn_options 
     for (size_t i = 0; i < config->options.count; i++) {
         const char *name = config->options.items[i].name;
         const struct field *field = find_field(name);
-        if (config->options.items[i].kind == TN_OPTION_UNSET || tn_options_find(read, name) != NULL ||
-            (field != NULL && field->carried))
-            continue;
+        if (tn_options_have(read, name) || (field != NULL && field->carried)) continue;
         return fail_unknown(config, name, read, error);
     }
     for (size_t i = 0; i < config->unset.count; i++) {
         const char *name = config->unset.items[i].name;
-        if (tn_options_find(read, name) == NULL && find_field(name) == NULL) {
-            return fail_unknown(config, name, read, error);
-        }
+        if (!tn_options_have(read, name) && find_field(name) == NULL) return fail_unknown(config, name, read, error);
     }
     return TENON_OK;
 }
@@ -356,9 +352,7 @@ bool tenon_type_has_option(const char *name, const char *option)
     tn_options read = {NULL, 0};
     if (name == NULL || option == NULL || tenon_config_new(name, &config, NULL) != TENON_OK) return false;
     if (tn_config_graph(config, 0, 0, &read, &graph, NULL) == TENON_OK) tn_graph_free(graph);
-    bool has = strcmp(option, "prefix_tokens") == 0;
-    for (size_t i = 0; i < read.count && !has; i++)
-        has = strcmp(read.items[i].name, option) == 0;
+    const bool has = tn_options_have(&read, option) || strcmp(option, "prefix_tokens") == 0;
     tn_options_free(&read);
     tenon_config_free(config);
     return has;

@@ -39,6 +39,14 @@ const tn_option *tn_options_find(const tn_options *options, const char *name)
     return NULL;
 }
 
+bool tn_options_have(const tn_options *options, const char *name)
+{
+    for (size_t i = 0; i < options->count; i++) {
+        if (strcmp(options->items[i].name, name) == 0) return true;
+    }
+    return false;
+}
+
 /* The place of `name`, made when there is none; NULL: no memory. */
 static tn_option *place(tn_options *options, const char *name)
 {

@@ -38,6 +38,9 @@ tenon_status tn_option_check_name(const char *name, tenon_error *error);
 /* NULL when there is none, or it is not set. */
 const tn_option *tn_options_find(const tn_options *options, const char *name);
 
+/* Is the name there, set or not? */
+bool tn_options_have(const tn_options *options, const char *name);
+
 /* Adds or replaces; name, string and list are copied. `value` gives kind and value; its name is ignored.
  * TENON_INVALID: a string that is not UTF-8, or a real number that is not finite, which no file could hold. */
 tenon_status tn_options_set(tn_options *options, const char *name, const tn_option *value, tenon_error *error);

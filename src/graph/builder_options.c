@@ -69,6 +69,12 @@ const int64_t *tenon_option_ints(tenon_builder *builder, const char *name, int64
                                  const int64_t *fallback)
 {
     const tn_option value = {.kind = TN_OPTION_INTS, .list = (int64_t *)(uintptr_t)fallback, .count = fallback_count};
+    *count = 0;
+    if (fallback_count < 0 || (fallback_count > 0 && fallback == NULL)) {
+        tenon_builder_fail(builder, "option '%s' has a default of %lld integers without values",
+                           name != NULL ? tn_quote(name).text : "", (long long)fallback_count);
+        return NULL;
+    }
     const tn_option *option = read_option(builder, name, &value);
     *count = fallback_count;
     if (option == NULL) return fallback;
