@@ -223,7 +223,7 @@ typedef struct tnpy_named {
 bool tnpy_named_read(tnpy_named *named, PyObject *mapping, const char *what, int how);
 void tnpy_named_give_back(tnpy_named *named);
 
-/* Borrows an array; a list is one of int64. */
+/* Borrows an array, or a list of integers or of lists of these. */
 bool tnpy_borrow_integers(tnpy_borrowed *borrowed, PyObject *object, const char *name, int how);
 
 /* settings.c: what a call may be told, and memory to work in. */

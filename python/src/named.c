@@ -14,12 +14,12 @@ void tnpy_named_give_back(tnpy_named *named)
     *named = (tnpy_named){.count = 0};
 }
 
-/* A new reference: lists become arrays of int64, as only integers come in lists. */
+/* A new reference: lists become arrays, of int64 where they hold integers. */
 static PyObject *array_of(PyObject *object)
 {
     if (!PyList_Check(object)) return Py_NewRef(object);
     PyObject *numpy = PyImport_ImportModule("numpy");
-    PyObject *made = numpy != NULL ? PyObject_CallMethod(numpy, "array", "Os", object, "int64") : NULL;
+    PyObject *made = numpy != NULL ? PyObject_CallMethod(numpy, "array", "O", object) : NULL;
     Py_XDECREF(numpy);
     return made;
 }

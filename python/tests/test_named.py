@@ -39,6 +39,12 @@ def test_a_packed_batch_is_its_images_alone(adapter, features):
             assert np.array_equal(value, whole[name][tokens])
 
 
+def test_no_image_is_a_legal_call(adapter, features):
+    none = np.zeros((0, 2), np.int64)
+    made = adapter(features[0][:0], grids=none, inputs=inputs_of([x[:0] for x in features]))
+    assert [value.shape for value in made.values()] == [(0, 5)] * 3 and adapter.output_offsets(grids=none) == [0]
+
+
 def test_grids_of_any_integer_array(adapter, features):
     torch = pytest.importorskip("torch")
     first = adapter(features[0], grids=GRIDS, inputs=inputs_of(features))["tokens"]
@@ -69,6 +75,7 @@ def test_what_does_not_fit_is_said(adapter, features):
         "tap.1 has 12 rows": {"grids": GRIDS, "inputs": taps | {"tap.1": x[:12]}},
         "grids has 1 columns": {"grids": [[28]], "inputs": taps},
         "'grids' must be a tensor of int32 or int64": {"grids": GRIDS.astype(np.float32), "inputs": taps},
+        "'grids' must be a tensor of int32": {"grids": [[1.5, 2]], "inputs": taps},
         "the grid of image 0 is 1x0x3": {"grids": [[0, 3]], "inputs": taps},
     }.items():
         with pytest.raises(ValueError, match=sentence):
