@@ -129,14 +129,20 @@ bool tn_json_same(const json_t *then, const json_t *now, tn_json_words words, ch
     return count == 0;
 }
 
-json_t *tn_json_config(const tenon_config *config)
+char *tn_config_text(const tenon_config *config)
 {
     size_t length = 0;
     if (tenon_config_to_json(config, NULL, 0, &length, NULL) != TENON_OK) return NULL;
     char *text = malloc(length + 1);
-    json_t *object = NULL;
-    if (text && tenon_config_to_json(config, text, length + 1, &length, NULL) == TENON_OK)
-        object = json_loads(text, 0, NULL);
+    if (text && tenon_config_to_json(config, text, length + 1, &length, NULL) == TENON_OK) return text;
+    free(text);
+    return NULL;
+}
+
+json_t *tn_json_config(const tenon_config *config)
+{
+    char *text = tn_config_text(config);
+    json_t *object = text ? json_loads(text, 0, NULL) : NULL;
     free(text);
     return object;
 }

@@ -43,6 +43,9 @@ bool tn_json_same(const json_t *then, const json_t *now, tn_json_words words, ch
 /* The config as a JSON object, or NULL. */
 json_t *tn_json_config(const tenon_config *config);
 
+/* The same as one line of text, for the caller to free; NULL: no memory. */
+char *tn_config_text(const tenon_config *config);
+
 /* Prints the object to standard output and frees it. Returns an exit code: NULL, which is a lack of memory, fails. */
 int tn_print_json(json_t *object);
 

@@ -458,6 +458,17 @@ static void options_of_other_kinds(char *which)
     which[0] = 'd';
     assert_says(build("{\"type\": \"careless\", \"alpha\": true}", 4, 4, &adapter), TENON_INVALID,
                 "is a boolean; expected a real number");
+    static const char *const reals[] = {"1e-06", "0.10000000000000001", "0.30000000000000004"};
+    static const char *const written[] = {"1e-6", "0.1", "0.30000000000000004"};
+    for (int i = 0; i < 3; i++) { /* as few digits as keep the number */
+        char given[80], expected[80];
+        snprintf(given, sizeof given, "{\"type\": \"careless\", \"alpha\": %s}", reals[i]);
+        snprintf(expected, sizeof expected, "{\"type\": \"careless\", \"alpha\": %s}", written[i]);
+        tenon_config *real = config_of(given);
+        assert_int_equal(tenon_config_to_json(real, json, sizeof json, NULL, &error), TENON_OK);
+        assert_string_equal(json, expected);
+        tenon_config_free(real);
+    }
     which[0] = 'l';
     assert_int_equal(build("{\"type\": \"careless\"}", 4, 4, &adapter), TENON_OK);
     assert_int_equal(tenon_config_get_ints(tenon_adapter_config(adapter), "widths", &list, &count, &error), TENON_OK);

@@ -147,8 +147,7 @@ static void print_text(const char *path, const tenon_file *file, const tenon_ada
     const tenon_config *config = tenon_adapter_config(adapter);
     json_t *graph = tn_graph_json(adapter);
     totals sum = sum_parameters(adapter);
-    json_t *object = tn_json_config(config);
-    char *text = object ? json_dumps(object, 0) : NULL;
+    char *text = tn_config_text(config);
     printf("%s: %s, %" PRId64 " -> %" PRId64 "\n", tn_name_text(path), tenon_config_type(config),
            tenon_adapter_in_dim(adapter), tenon_adapter_out_dim(adapter));
     printf("config      ");
@@ -165,7 +164,6 @@ static void print_text(const char *path, const tenon_file *file, const tenon_ada
     print_grids(rows, count);
     free(text);
     json_decref(graph);
-    json_decref(object);
 }
 
 static json_t *layers_as_json(const tenon_adapter *adapter)

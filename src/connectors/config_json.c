@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -159,6 +160,20 @@ static json_t *option_to_json(const tn_option *option)
     return NULL;
 }
 
+/* Digits that keep every real option: 1e-6 shall not read 9.9999999999999995e-7. */
+static size_t find_digits(const tn_options *options)
+{
+    enum { few = 15, all = 17 };
+    char text[40];
+    for (size_t i = 0; i < options->count; i++) {
+        const tn_option *option = &options->items[i];
+        if (option->kind != TN_OPTION_REAL) continue;
+        snprintf(text, sizeof text, "%.*g", few, option->real);
+        if (strtod(text, NULL) != option->real) return all;
+    }
+    return few;
+}
+
 char *tn_config_to_adapter_json(const tenon_config *config, int64_t in_dim, int64_t out_dim)
 {
     json_t *object = json_object();
@@ -172,7 +187,8 @@ char *tn_config_to_adapter_json(const tenon_config *config, int64_t in_dim, int6
         if (option->kind == TN_OPTION_UNSET) continue;
         failed = json_object_set_new(object, option->name, option_to_json(option)) != 0 || failed;
     }
-    char *text = failed ? NULL : json_dumps(object, JSON_PRESERVE_ORDER);
+    char *text =
+        failed ? NULL : json_dumps(object, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(find_digits(&config->options)));
     json_decref(object);
     return text;
 }
