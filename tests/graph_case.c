@@ -331,8 +331,9 @@ static void backward_of(work *w, const tn_ops *ops, int only)
     g.x = only <= 0 ? &w->dx[0].tensor : NULL;
     g.parameters = wanted;
     g.overwrite = true;
-    g.inputs = only < 0 ? w->dinputs : w->dinputs + (only > 0 ? only - 1 : 0);
-    g.num_inputs = only < 0 ? inputs - 1 : only > 0 && only < inputs;
+    const bool one_input = only > 0 && only < inputs;
+    g.inputs = one_input ? w->dinputs + only - 1 : w->dinputs;
+    g.num_inputs = only < 0 ? inputs - 1 : one_input;
     g.outputs = w->doutputs;
     g.num_outputs = w->graph->num_outputs - 1;
     for (int i = 0; i < w->graph->num_inputs; i++) {
