@@ -167,31 +167,6 @@ static tenon_status take_model(description *d, checkpoint *c, const char *source
     return tn_model_config_json(&d->model, &d->json, error);
 }
 
-/* The model's config.json beside the file; *text stays NULL where there is none. */
-static tenon_status read_model_file(const checkpoint *c, char **source, char **text, tenon_error *error)
-{
-    enum { most = 1 << 24 };
-    tn_input *input = NULL;
-    const tenon_status found = tn_input_open_beside(tn_input_path(c->file->inputs[0]), TN_MODEL_CONFIG, &input, error);
-    if (found == TENON_NOT_FOUND) return TENON_OK;
-    TN_TRY(found);
-    const uint64_t size = tn_input_size(input);
-    tenon_status status = TENON_OK;
-    if (size > most) {
-        status = tn_fail(error, TENON_BAD_FILE, "%s has %llu bytes; a model's config has at most %d",
-                         tn_quote(tn_input_path(input)).text, (unsigned long long)size, most);
-    }
-    if (status == TENON_OK) status = tn_read_header(input, 0, (size_t)size, text, error);
-    if (status == TENON_OK && memchr(*text, 0, (size_t)size) != NULL) {
-        status = tn_fail(error, TENON_BAD_FILE, "%s holds a byte 0; a model's config is JSON",
-                         tn_quote(tn_input_path(input)).text);
-    }
-    *source = strdup(tn_input_path(input));
-    tn_input_close(input);
-    if (status == TENON_OK && *source == NULL) status = tn_fail(error, TENON_NO_MEMORY, "out of memory for a path");
-    return status;
-}
-
 /* Says why a checkpoint without a config of tenon's and of a model's is not opened. */
 static tenon_status fail_no_config(const checkpoint *c, tenon_error *error)
 {
@@ -207,7 +182,7 @@ static tenon_status fail_no_config(const checkpoint *c, tenon_error *error)
 static tenon_status find_model(description *d, checkpoint *c, const tenon_load_options *settings, tenon_error *error)
 {
     char *source = NULL, *text = NULL;
-    tenon_status status = c->file != NULL ? read_model_file(c, &source, &text, error) : TENON_OK;
+    tenon_status status = c->file != NULL ? tn_model_file_read(c->file, &source, &text, error) : TENON_OK;
     if (status == TENON_OK && text == NULL && settings->family == NULL) status = fail_no_config(c, error);
     if (status == TENON_OK) {
         status = take_model(d, c, source != NULL ? source : c->source.text, text, settings, error);
@@ -250,6 +225,18 @@ static tenon_status blame(const checkpoint *c, tenon_status status, const tenon_
     return status == TENON_OK ? status : tn_fail(error, status, "%s: %.3000s", c->source.text, reason->message);
 }
 
+/* A connector without parameters has the widths that the model's config says. */
+static tenon_status take_model_widths(description *d, tenon_error *error)
+{
+    tn_graph *graph = NULL;
+    TN_TRY(tn_config_graph(d->config, 0, 0, NULL, &graph, error));
+    const int64_t parameters = graph->num_parameters;
+    tn_graph_free(graph);
+    if (parameters > 0) return TENON_OK;
+    TN_TRY(tn_model_width(&d->model, "in_dim", &d->in_dim, error));
+    return tn_model_width(&d->model, "out_dim", &d->out_dim, error);
+}
+
 static tenon_status describe(description *d, checkpoint *c, const tenon_load_options *settings, tenon_error *error)
 {
     const char *json;
@@ -283,8 +270,12 @@ static tenon_status list_alternatives(tn_expected alternatives[MAX_ALTERNATIVES]
 }
 
 /* Completes the description by the widths that the tensors tell. */
-static tenon_status take_widths(description *d, const int64_t widths[TN_NUM_WIDTHS], tenon_error *error)
+static tenon_status take_widths(description *d, int64_t widths[TN_NUM_WIDTHS], tenon_error *error)
 {
+    if (d->model.family != NULL) { /* where no tensor's shape tells a width, the mismatch is shown with the config's */
+        if (widths[TN_IN_DIM] == 0) TN_TRY(tn_model_width(&d->model, "in_dim", &widths[TN_IN_DIM], error));
+        if (widths[TN_OUT_DIM] == 0) TN_TRY(tn_model_width(&d->model, "out_dim", &widths[TN_OUT_DIM], error));
+    }
     const char *unknown = widths[TN_IN_DIM] == 0 ? "in_dim" : widths[TN_OUT_DIM] == 0 ? "out_dim" : NULL;
     if (unknown != NULL) {
         return tn_fail(error, TENON_INVALID, "no tensor of adapter type '%s' tells `%s`; give it in the config",
@@ -325,6 +316,7 @@ static tenon_status make_adapter(tenon_adapter **adapter, tn_match *match, descr
     const char *prefix = settings->prefix;
     tenon_adapter *made = NULL;
     tenon_error reason;
+    if (d->model.family != NULL) TN_TRY(blame(c, take_model_widths(d, &reason), &reason, error));
     if (d->in_dim == 0 || d->out_dim == 0 || d->find_hidden) {
         TN_TRY(complete(d, c, prefix, found, error));
         if (c->names.family == NULL) prefix = found;
@@ -378,13 +370,15 @@ static tenon_status note_model(tenon_adapter *adapter, const tn_match *match, co
     return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", c->source.text);
 }
 
-/* Adds what the model's config says to a sentence about tensors that do not fit. */
+/* Adds what the model's config says to a sentence about tensors that do not fit, or options that cannot be. */
 static tenon_status explain_model(tenon_status status, const description *d, const tenon_error *reason,
                                   tenon_error *error)
 {
     char values[900] = "";
     tn_text text = {values, sizeof values, 0};
-    if (status != TENON_MISMATCH || d->model.family == NULL) return tn_fail(error, status, "%s", reason->message);
+    if ((status != TENON_MISMATCH && status != TENON_INVALID) || d->model.family == NULL) {
+        return tn_fail(error, status, "%s", reason->message);
+    }
     tn_model_add_values(&text, &d->model);
     return tn_fail(error, status, "%.2900s; %s has %s", reason->message, d->model.source.text,
                    values[0] != '\0' ? values : "nothing about it");

@@ -27,7 +27,7 @@ typedef enum tn_key_kind {
     TN_KEY_WINDOW   /* rows of the patch grid over rows of the token grid, see tn_key */
 } tn_key_kind;
 
-/* Their value and ours, which is JSON. */
+/* Their value ("*": any string) and ours, which is JSON. */
 typedef struct tn_choice {
     const char *theirs, *ours;
 } tn_choice;
@@ -56,16 +56,25 @@ typedef struct tn_feed {
     const char *input, *rows;
 } tn_feed;
 
-enum { TN_MAX_SCHEMES = 4, TN_MAX_NAMES = 12 };
+/* A module of the model's class in transformers that computes a part of the connector: the end of its path ("{i}"
+ * stands for each number), the arguments of its forward, and the first and the last layer of the graph that it
+ * computes, by the names of their parameters, with the layers without parameters around them. "": from the features
+ * without prefix rows on; to the end. */
+typedef struct tn_module {
+    const char *path, *arguments, *first, *last;
+} tn_module;
+
+enum { TN_MAX_SCHEMES = 4, TN_MAX_NAMES = 32 };
 
 typedef struct tn_family {
     const char *name;
     const char *connector; /* the type */
     const tn_mark *marks;  /* ends with model_type NULL, as the other lists with their first field */
-    const tn_key *settings;
+    const tn_key *keys;
     const tn_alias *names[TN_MAX_SCHEMES]; /* Hugging Face's names first, then those of others; each at most
                                              TN_MAX_NAMES long. The scheme that has most parameters is taken */
     const tn_feed *feeds;
+    const tn_module *modules;
 } tn_family;
 
 /* The table, sorted so that of several families whose marks match the first is meant. */
@@ -79,7 +88,10 @@ const tn_family *tn_family_find(const char *name);
 extern const tn_choice tn_activation_choices[];
 
 /* The rows, each in the file of its lineage. */
-extern const tn_family tn_family_pixtral, tn_family_llava, tn_family_llava_original, tn_family_video_llava,
-    tn_family_paligemma;
+extern const tn_family tn_family_pixtral, tn_family_llava_original, tn_family_llava, tn_family_video_llava,
+    tn_family_vip_llava, tn_family_fast_vlm, tn_family_janus, tn_family_deepseek_vl, tn_family_paligemma,
+    tn_family_mllama, tn_family_fuyu, tn_family_qwen2_vl, tn_family_qwen2_5_vl, tn_family_qwen3_vl,
+    tn_family_qwen3_omni, tn_family_qwen3_5, tn_family_gemma3, tn_family_internvl, tn_family_internvl_chat,
+    tn_family_idefics3, tn_family_mistral3, tn_family_lighton_ocr, tn_family_aya_vision, tn_family_llama4;
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A public model's config.json: which family it is of (recognise.c), and what it says about the connector
- * (model_config.c). */
+/* A public model's config.json: reading it (model_file.c), which family it is of (recognise.c), and what it says
+ * about the connector (model_config.c). */
 #ifndef TN_FAMILIES_MODEL_CONFIG_H
 #define TN_FAMILIES_MODEL_CONFIG_H
 
@@ -14,6 +14,10 @@ typedef struct tn_model_config {
     json_t *root;      /* owned */
     tn_quoted source;  /* the file, for messages */
 } tn_model_config;
+
+/* The text of the config.json beside the file (of an index: beside the index), and its path; the caller frees both with
+ * free(). They stay NULL where there is none. */
+tenon_status tn_model_file_read(const tenon_file *file, char **source, char **text, tenon_error *error);
 
 /* Parses the text of a config.json and finds its family, or takes the one that is named (NULL: none is). NULL text: an
  * empty object. `source` is what messages call it. End it with tn_model_config_close. */
@@ -35,6 +39,9 @@ tenon_status tn_model_config_json(const tn_model_config *model, char **json, ten
  * are the one to show. TENON_MISMATCH: it says something else. */
 tenon_status tn_model_check_width(const tn_model_config *model, const char *option, int64_t width, const char *tensor,
                                   int ndim, const int64_t *shape, tenon_error *error);
+
+/* The width that config.json says for "in_dim" or "out_dim"; 0: it says none. */
+tenon_status tn_model_width(const tn_model_config *model, const char *option, int64_t *width, tenon_error *error);
 
 /* "projector_hidden_act "gelu", vision_feature_layer -2": the values that the connector's options came from. */
 void tn_model_add_values(tn_text *text, const tn_model_config *model);
