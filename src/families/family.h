@@ -27,7 +27,7 @@ typedef enum tn_key_kind {
     TN_KEY_WINDOW   /* rows of the patch grid over rows of the token grid, see tn_key */
 } tn_key_kind;
 
-/* Their value and ours, which is JSON. */
+/* Their value ("*": any string) and ours, which is JSON. */
 typedef struct tn_choice {
     const char *theirs, *ours;
 } tn_choice;
@@ -56,7 +56,7 @@ typedef struct tn_feed {
     const char *input, *rows;
 } tn_feed;
 
-enum { TN_MAX_SCHEMES = 4, TN_MAX_NAMES = 12 };
+enum { TN_MAX_SCHEMES = 4, TN_MAX_NAMES = 32 };
 
 typedef struct tn_family {
     const char *name;
@@ -79,7 +79,10 @@ const tn_family *tn_family_find(const char *name);
 extern const tn_choice tn_activation_choices[];
 
 /* The rows, each in the file of its lineage. */
-extern const tn_family tn_family_pixtral, tn_family_llava, tn_family_llava_original, tn_family_video_llava,
-    tn_family_paligemma;
+extern const tn_family tn_family_pixtral, tn_family_llava_original, tn_family_llava, tn_family_video_llava,
+    tn_family_vip_llava, tn_family_fast_vlm, tn_family_janus, tn_family_deepseek_vl, tn_family_paligemma,
+    tn_family_mllama, tn_family_fuyu, tn_family_qwen2_vl, tn_family_qwen2_5_vl, tn_family_qwen3_vl,
+    tn_family_qwen3_omni, tn_family_qwen3_5, tn_family_gemma3, tn_family_internvl, tn_family_internvl_chat,
+    tn_family_idefics3, tn_family_mistral3, tn_family_lighton_ocr, tn_family_aya_vision, tn_family_llama4;
 
 #endif

@@ -78,7 +78,8 @@ static tenon_status read_choice(const tn_model_config *model, const tn_key *s, c
     char known[512] = "";
     tn_text text = {known, sizeof known, 0};
     for (const tn_choice *c = s->choices; c->theirs != NULL; c++) {
-        if (json_is_string(value) && strcmp(json_string_value(value), c->theirs) == 0) {
+        if (json_is_string(value) &&
+            (strcmp(c->theirs, "*") == 0 || strcmp(json_string_value(value), c->theirs) == 0)) {
             *option = json_loads(c->ours, JSON_DECODE_ANY, NULL);
             return TENON_OK;
         }
@@ -188,7 +189,7 @@ static tenon_status fill(const tn_model_config *model, json_t *object, tenon_err
         json_t *option;
         TN_TRY(read_setting(model, s, &option, error));
         if (option == NULL) continue;
-        if (s->option == NULL || is_width(s)) {
+        if (s->option == NULL || is_width(s) || json_object_get(object, s->option) != NULL) { /* the first counts */
             json_decref(option);
         } else {
             json_object_set_new(object, s->option, option);
@@ -212,11 +213,32 @@ tenon_status tn_model_config_json(const tn_model_config *model, char **json, ten
 
 /* ---- widths ---- */
 
+/* The class' default of a key that config.json lacks. */
+static const char *find_fallback(const tn_model_config *model, const char *key)
+{
+    for (const tn_key *s = model->family->settings; s->option != NULL || s->key != NULL; s++) {
+        if (s->key != NULL && strcmp(s->key, key) == 0 && s->fallback != NULL) return s->fallback;
+    }
+    return NULL;
+}
+
+/* How many layers a width is multiplied by. */
+static int64_t count_layers(const tn_model_config *model, const char *key)
+{
+    if (key == NULL) return 1;
+    const json_t *value = tn_model_value(model, key);
+    const char *fallback = find_fallback(model, key);
+    json_t *usual = value == NULL && fallback != NULL ? json_loads(fallback, JSON_DECODE_ANY, NULL) : NULL;
+    if (usual != NULL) value = usual;
+    const int64_t count = json_is_array(value) ? (int64_t)json_array_size(value) : 1;
+    json_decref(usual);
+    return count;
+}
+
 static tenon_status compare_width(const tn_model_config *model, const tn_key *s, int64_t width, const char *tensor,
                                   int ndim, const int64_t *shape, tenon_error *error)
 {
-    const json_t *list = s->times != NULL ? tn_model_value(model, s->times) : NULL;
-    const int64_t times = json_is_array(list) ? (int64_t)json_array_size(list) : 1;
+    const int64_t times = count_layers(model, s->times);
     int64_t value, told;
     TN_TRY(find_int(model, s->key, 1, 1 << 30, &value, error));
     if (value == 0) return TENON_OK;
@@ -253,15 +275,6 @@ void tn_model_add_values(tn_text *text, const tn_model_config *model)
         tn_items_add(&items, "%s%s%s %s", model->scope, scope_dot(model), s->key, show(value).text);
     }
     tn_items_end(&items);
-}
-
-/* The class' default of a key that config.json lacks. */
-static const char *find_fallback(const tn_model_config *model, const char *key)
-{
-    for (const tn_key *s = model->family->settings; s->option != NULL || s->key != NULL; s++) {
-        if (s->key != NULL && strcmp(s->key, key) == 0 && s->fallback != NULL) return s->fallback;
-    }
-    return NULL;
 }
 
 /* Adds the sentence with its keys filled in. */

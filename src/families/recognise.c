@@ -69,13 +69,17 @@ static const char *find_nearest(const char *type)
     return tenon_nearest_name(type, known, count);
 }
 
-static bool is_multimodal(const json_t *root)
+/* Has the config a key about images? */
+static bool is_multimodal(json_t *root)
 {
-    static const char *const keys[] = {"vision_config",  "vision_tower",      "mm_vision_tower", "visual",
-                                       "vision_encoder", "thinker_config",    "vit_config",      "mm_hidden_size",
-                                       "image_token_id", "image_token_index", "vision_model",    "img_processor"};
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
-        if (find(root, keys[i]) != NULL) return true;
+    static const char *const words[] = {"vision", "visual", "image", "img", "vit_", "mm_", "thinker"};
+    const char *key;
+    json_t *value;
+    json_object_foreach(root, key, value)
+    {
+        for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+            if (strstr(key, words[i]) != NULL && !json_is_null(value)) return true;
+        }
     }
     return false;
 }
