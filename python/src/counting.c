@@ -154,14 +154,13 @@ static PyObject *config_field(PyObject *module, PyObject *const *args, Py_ssize_
     return value;
 }
 
-static PyObject *list_adapters(PyObject *module, PyObject *unused)
+/* The names that `names_of` lists. */
+static PyObject *list_names(size_t (*names_of)(const char **names, size_t capacity))
 {
-    (void)module;
-    (void)unused;
-    const size_t count = tenon_list_adapters(NULL, 0);
+    const size_t count = names_of(NULL, 0);
     const char **names = malloc((count + 1) * sizeof *names);
     if (names == NULL) return PyErr_NoMemory();
-    const size_t found = tenon_list_adapters(names, count);
+    const size_t found = names_of(names, count);
     PyObject *list = PyList_New(0);
     for (size_t i = 0; i < count && i < found && list != NULL; i++) {
         PyObject *name = PyUnicode_FromString(names[i]);
@@ -170,6 +169,20 @@ static PyObject *list_adapters(PyObject *module, PyObject *unused)
     }
     free(names);
     return list;
+}
+
+static PyObject *list_adapters(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return list_names(tenon_list_adapters);
+}
+
+static PyObject *list_families(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return list_names(tenon_list_families);
 }
 
 static PyObject *find_adapter(PyObject *module, PyObject *object)
@@ -215,6 +228,7 @@ PyMethodDef tnpy_counting_methods[] = {
      "check_config(json): the config as the library writes it. Refuses options that the type does not have."},
     {"config_output_num_tokens", TNPY_FAST(config_output_num_tokens), METH_FASTCALL,
      "config_output_num_tokens(json, num_input_tokens, pool_window, grid)"},
+    {"list_families", list_families, METH_NOARGS, "The families of public models that are opened."},
     {"list_adapters", list_adapters, METH_NOARGS, "The registered types, sorted."},
     {"find_adapter", find_adapter, METH_O, "find_adapter(name): KeyError, with the names there are."},
     {"type_pools", type_pools, METH_O, "type_pools(name): does the type pool the patch grid?"},

@@ -43,3 +43,8 @@ def sequence_length(num_frames: int, tokens_per_frame: int, max_text_len: int) -
 def cpu_levels() -> tuple[str, ...]:
     """The CPU levels of this build that this machine supports, lowest first."""
     return tuple(_C.cpu_levels().split(","))
+
+
+def families() -> tuple[str, ...]:
+    """The families of public models whose folders :func:`tenon.load` takes."""
+    return tuple(_C.list_families())

@@ -492,5 +492,5 @@ def test_family_is_taken_by_name(tmp_path):
     with pytest.raises(tenon.NotFoundError, match="model_type 'mine' is of no family that is known"):
         tenon.load(tmp_path)
     assert tenon.load(tmp_path, family="llava").family == "llava"
-    with pytest.raises(tenon.NotFoundError, match="`family` 'lava' is unknown"):
+    with pytest.raises(tenon.NotFoundError, match="family 'lava' is unknown"):
         tenon.load(tmp_path, family="lava")

@@ -250,6 +250,18 @@ static tenon_status blame(const checkpoint *c, tenon_status status, const tenon_
     return status == TENON_OK ? status : tn_fail(error, status, "%s: %.3000s", c->source.text, reason->message);
 }
 
+/* A connector without parameters has the widths that the model's config says. */
+static tenon_status take_model_widths(description *d, tenon_error *error)
+{
+    tn_graph *graph = NULL;
+    TN_TRY(tn_config_graph(d->config, 0, 0, NULL, &graph, error));
+    const int64_t parameters = graph->num_parameters;
+    tn_graph_free(graph);
+    if (parameters > 0) return TENON_OK;
+    TN_TRY(tn_model_width(&d->model, "in_dim", &d->in_dim, error));
+    return tn_model_width(&d->model, "out_dim", &d->out_dim, error);
+}
+
 static tenon_status describe(description *d, checkpoint *c, const tenon_load_options *settings, tenon_error *error)
 {
     const char *json;
@@ -258,6 +270,7 @@ static tenon_status describe(description *d, checkpoint *c, const tenon_load_opt
     TN_TRY(find_json(d, c, settings, &json, error));
     TN_TRY(blame(c, tn_config_from_adapter_json(json, strlen(json), &d->config, &d->in_dim, &d->out_dim, &reason),
                  &reason, error));
+    if (d->model.family != NULL) TN_TRY(take_model_widths(d, error));
     /* A file's own config is whole. */
     d->find_hidden = (settings->config_json != NULL || d->model.family != NULL) &&
                      tenon_config_get_int(d->config, "hidden_dim", &hidden, NULL) == TENON_OK && hidden == 0;

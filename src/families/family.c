@@ -45,7 +45,11 @@ const char *tenon_family_model_type(const char *family, size_t index)
     const tn_family *found = family != NULL ? tn_family_find(family) : NULL;
     if (found == NULL) return NULL;
     for (size_t i = 0; found->marks[i].model_type != NULL; i++) {
-        if (i == index) return found->marks[i].model_type;
+        const char *type = found->marks[i].model_type;
+        size_t first = 0;
+        while (strcmp(found->marks[first].model_type, type) != 0)
+            first++;
+        if (first == i && index-- == 0) return type;
     }
     return NULL;
 }

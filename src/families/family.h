@@ -62,7 +62,7 @@ typedef struct tn_family {
     const char *name;
     const char *connector; /* the type */
     const tn_mark *marks;  /* ends with model_type NULL, as the other lists with their first field */
-    const tn_key *settings;
+    const tn_key *keys;
     const tn_alias *names[TN_MAX_SCHEMES]; /* Hugging Face's names first, then those of others; each at most
                                              TN_MAX_NAMES long. The scheme that has most parameters is taken */
     const tn_feed *feeds;

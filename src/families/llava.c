@@ -43,7 +43,7 @@ static const tn_mark original_marks[] = {TN_ROW_MARK("llava_llama"),
                                          TN_ROW_MARK("llava_mistral"),
                                          TN_ROW_MARK("llava_mpt"),
                                          TN_ROW_MARK("llava_qwen"),
-                                         TN_ROW_MARK("bunny-phi"),
+
                                          {"llava", "", "architectures", "LlavaLlamaForCausalLM"},
                                          {"llava", "", "architectures", "LlavaMptForCausalLM"},
                                          {"llava", "", "architectures", "LlavaMistralForCausalLM"},
@@ -52,6 +52,8 @@ static const tn_choice original_features[] = {{"patch", "1"}, {"cls_patch", "0"}
 static const tn_choice original_depths[] = {{"linear", "1"},          {"identity", "0"},   {"mlp1x_gelu", "1"},
                                             {"mlp2x_gelu", "2"},      {"mlp3x_gelu", "3"}, {"mlp4x_gelu", "4"},
                                             {"mlp2x_gelu_Norm", "2"}, {NULL, NULL}};
+/* Rows of several tiles are packed otherwise. */
+static const tn_choice original_packings[] = {{"flat", "0"}, {NULL, NULL}};
 static const tn_choice original_norms[] = {{"mlp2x_gelu_Norm", "true"}, {"*", "false"}, {NULL, NULL}};
 static const tn_key original_keys[] = {
     {.option = "depth", .key = "mm_projector_type", .kind = TN_KEY_CHOICE, .fallback = "1", .choices = original_depths},
@@ -62,6 +64,7 @@ static const tn_key original_keys[] = {
      .fallback = "1",
      .choices = original_features},
     TN_ROW_LAYERS("mm_vision_select_layer", "-2"),
+    {.key = "mm_patch_merge_type", .kind = TN_KEY_CHOICE, .choices = original_packings},
     TN_ROW_WIDTH("in_dim", "mm_hidden_size"),
     TN_ROW_WIDTH("out_dim", "hidden_size"),
     TN_ROW_END};

@@ -185,7 +185,7 @@ static tenon_status read_setting(const tn_model_config *model, const tn_key *s, 
 static tenon_status fill(const tn_model_config *model, json_t *object, tenon_error *error)
 {
     json_object_set_new(object, "type", json_string(model->family->connector));
-    for (const tn_key *s = model->family->settings; s->option != NULL || s->key != NULL; s++) {
+    for (const tn_key *s = model->family->keys; s->option != NULL || s->key != NULL; s++) {
         json_t *option;
         TN_TRY(read_setting(model, s, &option, error));
         if (option == NULL) continue;
@@ -216,7 +216,7 @@ tenon_status tn_model_config_json(const tn_model_config *model, char **json, ten
 /* The class' default of a key that config.json lacks. */
 static const char *find_fallback(const tn_model_config *model, const char *key)
 {
-    for (const tn_key *s = model->family->settings; s->option != NULL || s->key != NULL; s++) {
+    for (const tn_key *s = model->family->keys; s->option != NULL || s->key != NULL; s++) {
         if (s->key != NULL && strcmp(s->key, key) == 0 && s->fallback != NULL) return s->fallback;
     }
     return NULL;
@@ -235,14 +235,22 @@ static int64_t count_layers(const tn_model_config *model, const char *key)
     return count;
 }
 
+/* What config.json says: *value, and the width that it makes with the layers; 0: nothing. */
+static tenon_status read_width(const tn_model_config *model, const tn_key *s, int64_t *value, int64_t *width,
+                               tenon_error *error)
+{
+    TN_TRY(find_int(model, s->key, s->least, s->most, value, error));
+    if (__builtin_mul_overflow(*value, count_layers(model, s->times), width)) *width = INT64_MAX;
+    return TENON_OK;
+}
+
 static tenon_status compare_width(const tn_model_config *model, const tn_key *s, int64_t width, const char *tensor,
                                   int ndim, const int64_t *shape, tenon_error *error)
 {
     const int64_t times = count_layers(model, s->times);
     int64_t value, told;
-    TN_TRY(find_int(model, s->key, 1, 1 << 30, &value, error));
-    if (value == 0) return TENON_OK;
-    if (!__builtin_mul_overflow(value, times, &told) && told == width) return TENON_OK;
+    TN_TRY(read_width(model, s, &value, &told, error));
+    if (value == 0 || told == width) return TENON_OK;
     char layers[160] = "";
     tn_text text = {layers, sizeof layers, 0};
     if (times != 1) tn_text_add(&text, " times the %lld layers of %s", (long long)times, s->times);
@@ -254,12 +262,29 @@ static tenon_status compare_width(const tn_model_config *model, const tn_key *s,
                    strcmp(s->option, "in_dim") == 0 ? "takes" : "makes", (long long)width);
 }
 
+/* The next row of a width's option behind `s`, or the first where that is NULL; NULL: there is none. */
+static const tn_key *next_width(const tn_model_config *model, const tn_key *s, const char *option)
+{
+    for (s = s == NULL ? model->family->keys : s + 1; s->option != NULL || s->key != NULL; s++) {
+        if (s->option != NULL && strcmp(s->option, option) == 0) return s;
+    }
+    return NULL;
+}
+
 tenon_status tn_model_check_width(const tn_model_config *model, const char *option, int64_t width, const char *tensor,
                                   int ndim, const int64_t *shape, tenon_error *error)
 {
-    for (const tn_key *s = model->family->settings; s->option != NULL || s->key != NULL; s++) {
-        if (s->option == NULL || strcmp(s->option, option) != 0) continue;
+    for (const tn_key *s = NULL; (s = next_width(model, s, option)) != NULL;)
         TN_TRY(compare_width(model, s, width, tensor, ndim, shape, error));
+    return TENON_OK;
+}
+
+tenon_status tn_model_width(const tn_model_config *model, const char *option, int64_t *width, tenon_error *error)
+{
+    *width = 0;
+    for (const tn_key *s = NULL; *width == 0 && (s = next_width(model, s, option)) != NULL;) {
+        int64_t value;
+        TN_TRY(read_width(model, s, &value, width, error));
     }
     return TENON_OK;
 }
@@ -269,7 +294,7 @@ tenon_status tn_model_check_width(const tn_model_config *model, const char *opti
 void tn_model_add_values(tn_text *text, const tn_model_config *model)
 {
     tn_items items = {.text = text, .most = 12};
-    for (const tn_key *s = model->family->settings; s->option != NULL || s->key != NULL; s++) {
+    for (const tn_key *s = model->family->keys; s->option != NULL || s->key != NULL; s++) {
         const json_t *value = s->key != NULL ? tn_model_value(model, s->key) : NULL;
         if (value == NULL) continue;
         tn_items_add(&items, "%s%s%s %s", model->scope, scope_dot(model), s->key, show(value).text);

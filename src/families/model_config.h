@@ -36,6 +36,9 @@ tenon_status tn_model_config_json(const tn_model_config *model, char **json, ten
 tenon_status tn_model_check_width(const tn_model_config *model, const char *option, int64_t width, const char *tensor,
                                   int ndim, const int64_t *shape, tenon_error *error);
 
+/* The width that config.json says for "in_dim" or "out_dim"; 0: it says none. */
+tenon_status tn_model_width(const tn_model_config *model, const char *option, int64_t *width, tenon_error *error);
+
 /* "projector_hidden_act "gelu", vision_feature_layer -2": the values that the connector's options came from. */
 void tn_model_add_values(tn_text *text, const tn_model_config *model);
 

@@ -4,6 +4,7 @@
 
 #include "core/items.h"
 #include "formats/format.h"
+#include <stdlib.h>
 #include <string.h>
 
 /* The value at a dotted key; NULL: missing or null. */
@@ -119,6 +120,28 @@ static tenon_status fail_unknown(const tn_model_config *model, tenon_error *erro
                    nearest != NULL ? nearest : "", nearest != NULL ? "')" : "", list);
 }
 
+/* Python writes NaN and Infinity, which JSON does not have; here they become 0: no key of a connector has them. `text`
+ * is the caller's to change. */
+static void blank_constants(char *text)
+{
+    static const char *const words[] = {"-Infinity", "Infinity", "NaN"};
+    bool inside = false;
+    for (char *c = text; *c != '\0'; c++) {
+        if (inside && *c == '\\' && c[1] != '\0') {
+            c++;
+            continue;
+        }
+        if (*c == '"') inside = !inside;
+        for (size_t w = 0; w < sizeof words / sizeof words[0] && !inside; w++) {
+            const size_t length = strlen(words[w]);
+            if (strncmp(c, words[w], length) != 0) continue;
+            memset(c, ' ', length);
+            *c = '0';
+            break;
+        }
+    }
+}
+
 static tenon_status take_family(tn_model_config *model, const char *name, tenon_error *error)
 {
     char list[1500] = "";
@@ -154,7 +177,12 @@ tenon_status tn_model_config_parse(tn_model_config *model, const char *source, c
         text = "{}";
         length = 2;
     }
-    TN_TRY(tn_json_parse(source, "the model's config", text, length, 0, &model->root, error));
+    char *copy = strndup(text, length);
+    if (copy == NULL) return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", model->source.text);
+    blank_constants(copy);
+    const tenon_status parsed = tn_json_parse(source, "the model's config", copy, strlen(copy), 0, &model->root, error);
+    free(copy);
+    if (parsed != TENON_OK) return parsed;
     const tenon_status status = family != NULL ? take_family(model, family, error) : recognise(model, error);
     if (status != TENON_OK) tn_model_config_close(model);
     return status;

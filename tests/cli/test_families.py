@@ -268,3 +268,141 @@ def test_keys_that_are_missing_have_the_defaults_of_the_class(tenon, tmp_path):
     write(tmp_path / "m", {"model_type": "llava", "vision_config": None, "text_config": {}})
     config = tenon("inspect", "m", "--json").json["config"]
     assert config["activation"] == "gelu" and config["prefix_tokens"] == 1
+
+
+# ---- the names of original repositories, of which transformers has no class ----
+
+ORIGINAL = {"model_type": "llava_llama", "mm_hidden_size": 8, "hidden_size": 6, "mm_vision_select_layer": -2,
+            "mm_vision_select_feature": "patch", "mm_projector_type": "mlp2x_gelu"}
+
+
+def original_tensors(*modules):
+    """Of (number of a module in the Sequential, output width, input width); no input width: a norm."""
+    draw = numpy.random.default_rng(5)
+    tensors = {"model.vision_tower.vision_tower.vision_model.embeddings.class_embedding": numpy.zeros(8, "f4")}
+    for number, out_dim, in_dim in modules:
+        name = f"model.mm_projector.{number}".rstrip(".")
+        tensors[name + ".weight"] = draw.standard_normal((out_dim, in_dim) if in_dim else out_dim).astype("f4")
+        tensors[name + ".bias"] = draw.standard_normal(out_dim).astype("f4")
+    return tensors
+
+
+def linear(tensors, number, x):
+    name = f"model.mm_projector.{number}".rstrip(".")
+    return x @ tensors[name + ".weight"].astype("f8").T + tensors[name + ".bias"]
+
+
+def norm(tensors, number, x):
+    name = f"model.mm_projector.{number}"
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / numpy.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * tensors[name + ".weight"] + \
+        tensors[name + ".bias"]
+
+
+def gelu(x):
+    from math import erf
+
+    return x * 0.5 * (1 + numpy.vectorize(erf)(x / 2**0.5))
+
+
+@pytest.mark.parametrize(
+    "kind, modules, forward",
+    [
+        ("linear", [("", 6, 8)], lambda t, x: linear(t, "", x)),
+        ("mlp1x_gelu", [(0, 6, 8)], lambda t, x: linear(t, 0, x)),
+        ("mlp2x_gelu", [(0, 6, 8), (2, 6, 6)], lambda t, x: linear(t, 2, gelu(linear(t, 0, x)))),
+        ("mlp3x_gelu", [(0, 6, 8), (2, 6, 6), (4, 6, 6)],
+         lambda t, x: linear(t, 4, gelu(linear(t, 2, gelu(linear(t, 0, x)))))),
+        ("mlp2x_gelu_Norm", [(0, 6, 8), (1, 6, None), (3, 6, 6), (4, 6, None)],
+         lambda t, x: norm(t, 4, linear(t, 3, gelu(norm(t, 1, linear(t, 0, x)))))),
+        ("identity", [], lambda t, x: x),
+    ],
+)
+@pytest.mark.parametrize("feature", ["patch", "cls_patch"])
+def test_projectors_of_the_original_llava(tenon, tmp_path, kind, modules, forward, feature):
+    config = ORIGINAL | {"mm_projector_type": kind, "mm_vision_select_feature": feature}
+    if kind == "identity":
+        config["hidden_size"] = 8
+    tensors = original_tensors(*modules)
+    write(tmp_path / "m", config, tensors)
+    assert tenon("inspect", "m", "--json").json["family"] == "llava_original"
+    x = numpy.random.default_rng(1).standard_normal((2, 17, 8)).astype("f4")
+    numpy.save("x.npy", x)
+    tenon("run", "m", "x.npy", "-o", "y.npy", "--dtype", "f32")
+    expected = forward(tensors, (x[:, 1:] if feature == "patch" else x).astype("f8"))
+    assert numpy.abs(numpy.load("y.npy") - expected).max() < 1e-4
+
+
+def test_packed_tiles_of_the_original_llava_are_refused(tenon, tmp_path):
+    error = refuse(tenon, tmp_path / "m", ORIGINAL | {"mm_patch_merge_type": "spatial_unpad"},
+                   original_tensors((0, 6, 8), (2, 6, 6)))
+    assert """mm_patch_merge_type is "spatial_unpad"; expected one of 'flat'""" in error
+
+
+@pytest.mark.parametrize("version", ["v1", "v2", None])
+def test_internvl_by_the_names_of_its_repository(tenon, tmp_path, version):
+    """v1, the default of its class, transposes the tokens."""
+    config = {"model_type": "internvl_chat", "downsample_ratio": 0.5, "select_layer": -1, "ps_version": version,
+              "vision_config": {"hidden_size": 8}, "llm_config": {"hidden_size": 6}}
+    draw = numpy.random.default_rng(5)
+    shapes = {"0.weight": 32, "0.bias": 32, "1.weight": (6, 32), "1.bias": 6, "3.weight": (6, 6), "3.bias": 6}
+    tensors = {"mlp1." + name: draw.standard_normal(shape).astype("f4") for name, shape in shapes.items()}
+    write(tmp_path / "m", config, tensors)
+    found = tenon("inspect", "m", "--json").json
+    assert found["family"] == "internvl_chat" and found["config"]["ps_version"] == (version or "v1")
+    x = numpy.random.default_rng(1).standard_normal((1, 17, 8)).astype("f4")
+    numpy.save("x.npy", x)
+    tenon("run", "m", "x.npy", "-o", "y.npy")
+    grid = x[0, 1:].astype("f8").reshape(2, 2, 2, 2, 8).transpose(0, 2, 1, 3, 4).reshape(2, 2, 32)
+    if version != "v2":
+        grid = grid.transpose(1, 0, 2)
+    merged = grid.reshape(4, 32)
+    centred = merged - merged.mean(-1, keepdims=True)
+    merged = centred / numpy.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    merged = merged * tensors["mlp1.0.weight"] + tensors["mlp1.0.bias"]
+    hidden = gelu(merged @ tensors["mlp1.1.weight"].T + tensors["mlp1.1.bias"])
+    expected = hidden @ tensors["mlp1.3.weight"].T + tensors["mlp1.3.bias"]
+    assert numpy.abs(numpy.load("y.npy")[0] - expected).max() < 1e-4
+
+
+def test_constants_that_json_does_not_have(tenon, tmp_path):
+    """Python writes NaN and Infinity, as the configs of some language models hold them."""
+    text = json.dumps(LLAVA)[:-1] + ', "text": "NaN \\" Infinity", "limits": [0.0, Infinity, -Infinity, NaN]}'
+    write(tmp_path / "m", text)
+    assert tenon("inspect", "m", "--json").json["family"] == "llava"
+
+
+def qwen(**keys):
+    config = {"model_type": "qwen2_vl", "vision_config": {"embed_dim": 8, "hidden_size": 6, "spatial_merge_size": 2} | keys}
+    shapes = {"ln_q.weight": 8, "ln_q.bias": 8, "mlp.0.weight": (32, 32), "mlp.0.bias": 32, "mlp.2.weight": (6, 32),
+              "mlp.2.bias": 6}
+    return config, {"visual.merger." + name: numpy.ones(shape, "f4") for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    "keys, said",
+    [
+        ({"spatial_merge_size": 3}, "visual.merger.mlp.0.weight is [32, 32], expected [72, 72]"),
+        ({"spatial_merge_size": 3}, "m/config.json has vision_config.spatial_merge_size 3"),
+        ({"spatial_merge_size": 0}, "vision_config.spatial_merge_size is 0; expected an integer from 1 to 64"),
+        ({"spatial_merge_size": -2}, "vision_config.spatial_merge_size is -2; expected"),
+        ({"spatial_merge_size": 1 << 60}, "vision_config.spatial_merge_size is 1152921504606846976; expected"),
+        ({"spatial_merge_size": "2"}, 'vision_config.spatial_merge_size is "2"; expected'),
+        ({"embed_dim": 9}, "vision_config.embed_dim is 9, but tensor"),
+    ],
+)
+def test_a_merge_that_contradicts_the_tensors(tenon, tmp_path, keys, said):
+    config, tensors = qwen(**keys)
+    assert said in refuse(tenon, tmp_path / "m", config, tensors)
+
+
+def test_parts_of_omni_models(tenon, tmp_path):
+    config, tensors = qwen()
+    vision = {"hidden_size": 8, "out_hidden_size": 6, "spatial_merge_size": 2}
+    del tensors["visual.merger.ln_q.bias"]
+    whole = {"model_type": "qwen2_5_omni", "thinker_config": {"vision_config": vision}}
+    write(tmp_path / "m", whole, {"thinker." + name: value for name, value in tensors.items()})
+    assert tenon("inspect", "m", "--json").json["family"] == "qwen2_5_vl"
+    vision["spatial_merge_size"] = 99
+    error = refuse(tenon, tmp_path / "m", whole, {"thinker." + name: value for name, value in tensors.items()})
+    assert "thinker_config.vision_config.spatial_merge_size is 99; expected" in error
