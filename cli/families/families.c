@@ -28,13 +28,26 @@ static void print_text(const char *family)
     printf("\n");
 }
 
+/* What of the connector each module of the model's class in transformers computes. */
+static json_t *modules_as_json(const char *family)
+{
+    json_t *list = json_array();
+    tenon_family_module module;
+    tenon_family_module_init(&module);
+    for (size_t i = 0; tenon_family_get_module(family, i, &module, NULL) == TENON_OK; i++)
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s}", "path", module.path, "arguments",
+                                              module.arguments, "first", module.first, "last", module.last));
+    return list;
+}
+
 static json_t *as_json(const char *family)
 {
     const char *type;
     json_t *types = json_array();
     for (size_t i = 0; (type = tenon_family_model_type(family, i)); i++)
         json_array_append_new(types, json_string(type));
-    return json_pack("{s:s, s:s, s:o}", "family", family, "type", tenon_family_connector(family), "model_types", types);
+    return json_pack("{s:s, s:s, s:o, s:o}", "family", family, "type", tenon_family_connector(family), "model_types",
+                     types, "modules", modules_as_json(family));
 }
 
 static int run(const tn_command *command, int argc, char **argv)

@@ -539,6 +539,21 @@ TENON_API size_t tenon_list_families(const char **names, size_t capacity);
 TENON_API const char *tenon_family_connector(const char *family);
 TENON_API const char *tenon_family_model_type(const char *family, size_t index);
 
+/* A module of a family's class in transformers that computes a part of the connector. */
+typedef struct tenon_family_module {
+    size_t size;
+    const char *path;      /* the end of its path in the model; "{i}" stands for each number */
+    const char *arguments; /* of its forward: "image_features, image_sizes" */
+    const char *first; /* the layer that it begins with, by the name of its parameters: "layer_norm"; "": the first */
+    const char *last;  /* and the one that it ends with, the activation behind it included; "": the last */
+} tenon_family_module;
+
+TENON_API void tenon_family_module_init(tenon_family_module *module);
+
+/* The `index`th module of a family. TENON_NOT_FOUND: there is no such family, or no such number. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_family_get_module(const char *family, size_t index,
+                                                                tenon_family_module *module, tenon_error *error);
+
 /* The family of the public model that the adapter was opened from, a static string; NULL: it was not opened from one.
  */
 TENON_API const char *tenon_adapter_family(const tenon_adapter *adapter);

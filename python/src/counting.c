@@ -178,6 +178,21 @@ static PyObject *list_adapters(PyObject *module, PyObject *unused)
     return list_names(tenon_list_adapters);
 }
 
+static PyObject *family_modules(PyObject *module, PyObject *family)
+{
+    (void)module;
+    const char *name = tnpy_read_string(family, "family");
+    PyObject *list = name != NULL ? PyList_New(0) : NULL;
+    tenon_family_module found;
+    tenon_family_module_init(&found);
+    for (size_t i = 0; list != NULL && tenon_family_get_module(name, i, &found, NULL) == TENON_OK; i++) {
+        PyObject *row = Py_BuildValue("(ssss)", found.path, found.arguments, found.first, found.last);
+        if (row == NULL || PyList_Append(list, row) < 0) Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
 static PyObject *list_families(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -228,6 +243,8 @@ PyMethodDef tnpy_counting_methods[] = {
      "check_config(json): the config as the library writes it. Refuses options that the type does not have."},
     {"config_output_num_tokens", TNPY_FAST(config_output_num_tokens), METH_FASTCALL,
      "config_output_num_tokens(json, num_input_tokens, pool_window, grid)"},
+    {"family_modules", family_modules, METH_O,
+     "family_modules(family): (path, arguments, first layer, last layer) of each module of the model's class."},
     {"list_families", list_families, METH_NOARGS, "The families of public models that are opened."},
     {"list_adapters", list_adapters, METH_NOARGS, "The registered types, sorted."},
     {"find_adapter", find_adapter, METH_O, "find_adapter(name): KeyError, with the names there are."},

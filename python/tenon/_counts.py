@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from tenon import _C
 
 _SEED_TYPES = ("attentional_pool", "avgpool", "linear", "mlp_2layer")
@@ -48,3 +50,23 @@ def cpu_levels() -> tuple[str, ...]:
 def families() -> tuple[str, ...]:
     """The families of public models whose folders :func:`tenon.load` takes."""
     return tuple(_C.list_families())
+
+
+class FamilyModule(NamedTuple):
+    """A module of a family's class in transformers that computes a part of the connector."""
+
+    path: str
+    """The end of its path in the model; ``{i}`` stands for each number."""
+    arguments: str
+    """Of its forward: ``"image_features, image_sizes"``."""
+    first: str
+    """The layer of the connector that it begins with, by the name of its parameters; empty: the first."""
+    last: str
+    """The layer that it ends with, the activation behind it included; empty: the last."""
+
+
+def family_modules(family: str) -> tuple[FamilyModule, ...]:
+    """What of the connector each module of the model's class computes. Raises NotFoundError for an unknown family."""
+    if family not in families():
+        raise _C.NotFoundError(f"there is no family {family!r}; the families are {', '.join(families())}")
+    return tuple(FamilyModule(*row) for row in _C.family_modules(family))

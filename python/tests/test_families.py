@@ -3,6 +3,7 @@
 code from the rows that its encoder delivers. The worst token's relative error against float64 is at most
 max(1e-6, 1.25 x that of the model's code in float32)."""
 
+import inspect
 import json
 import os
 import shutil
@@ -438,6 +439,17 @@ def test_deepstack_of_qwen3(tmp_path):
     state = tenon.load(tmp_path).state_dict()
     own = {name: tensor.numpy() for name, tensor in model.model.visual.state_dict().items() if "merger" in name}
     assert state.keys() == own.keys() and all((state[name] == own[name]).all() for name in own)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_the_modules_of_the_class(case):
+    """Each path that a family names is a module of the class, with these arguments."""
+    model, family, *_ = case()
+    for row in tenon.family_modules(family):
+        if "{i}" in row.path:
+            continue
+        signature = inspect.signature(find(model, row.path).forward)
+        assert ", ".join(signature.parameters) == row.arguments
 
 
 def test_every_family_has_a_case():

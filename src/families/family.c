@@ -2,6 +2,8 @@
 /* The one list of families. */
 #include "families/family.h"
 
+#include "core/error.h"
+#include "core/versioned.h"
 #include <string.h>
 
 const tn_family *const tn_families[] = {
@@ -52,6 +54,33 @@ const char *tenon_family_model_type(const char *family, size_t index)
         if (first == i && index-- == 0) return type;
     }
     return NULL;
+}
+
+void tenon_family_module_init(tenon_family_module *module)
+{
+    *module = (tenon_family_module){.size = sizeof *module};
+}
+
+tenon_status tenon_family_get_module(const char *family, size_t index, tenon_family_module *module, tenon_error *error)
+{
+    const tn_family *of = family != NULL ? tn_family_find(family) : NULL;
+    if (of == NULL) {
+        return tn_fail(error, TENON_NOT_FOUND, "there is no family '%s'", family != NULL ? tn_quote(family).text : "");
+    }
+    size_t count = 0;
+    while (of->modules[count].path != NULL && count < index)
+        count++;
+    const tn_module *found = &of->modules[count];
+    if (found->path == NULL) {
+        return tn_fail(error, TENON_NOT_FOUND, "family '%s' has %zu modules, no module %zu", of->name, count, index);
+    }
+    const tenon_family_module row = {.size = sizeof row,
+                                     .path = found->path,
+                                     .arguments = found->arguments,
+                                     .first = found->first,
+                                     .last = found->last};
+    return tn_struct_write(module, &row, sizeof row, TN_FIRST_SIZE(tenon_family_module, last), "tenon_family_module",
+                           error);
 }
 
 const tn_choice tn_activation_choices[] = {{"gelu", "\"gelu\""},          {"gelu_pytorch_tanh", "\"gelu_tanh\""},

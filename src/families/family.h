@@ -56,6 +56,14 @@ typedef struct tn_feed {
     const char *input, *rows;
 } tn_feed;
 
+/* A module of the model's class in transformers that computes a part of the connector: the end of its path ("{i}"
+ * stands for each number), the arguments of its forward, and the first and the last layer of the graph that it
+ * computes, by the names of their parameters, with the layers without parameters around them. "": from the features
+ * without prefix rows on; to the end. */
+typedef struct tn_module {
+    const char *path, *arguments, *first, *last;
+} tn_module;
+
 enum { TN_MAX_SCHEMES = 4, TN_MAX_NAMES = 32 };
 
 typedef struct tn_family {
@@ -66,6 +74,7 @@ typedef struct tn_family {
     const tn_alias *names[TN_MAX_SCHEMES]; /* Hugging Face's names first, then those of others; each at most
                                              TN_MAX_NAMES long. The scheme that has most parameters is taken */
     const tn_feed *feeds;
+    const tn_module *modules;
 } tn_family;
 
 /* The table, sorted so that of several families whose marks match the first is meant. */

@@ -12,8 +12,10 @@ static const tn_feed paligemma_feeds[] = {
     {"features", "last_hidden_state of the SigLIP encoder, after post_layernorm; no class row; raster order. A program "
                  "that scales the merged rows by the square root of their width divides the tokens by it first"},
     {NULL, NULL}};
-const tn_family tn_family_paligemma = {"paligemma",    "linear",          paligemma_marks,
-                                       paligemma_keys, {paligemma_names}, paligemma_feeds};
+static const tn_module paligemma_modules[] = {TN_ROW_WHOLE("multi_modal_projector", "image_features"),
+                                              TN_ROW_NO_MODULE};
+const tn_family tn_family_paligemma = {"paligemma",       "linear",        paligemma_marks,  paligemma_keys,
+                                       {paligemma_names}, paligemma_feeds, paligemma_modules};
 
 /* ---- mllama ---- */
 
@@ -27,7 +29,9 @@ static const tn_feed mllama_feeds[] = {
      "columns are those of the final state, then of the layers {vision_config.intermediate_layers_indices} "
      "interleaved (column c of layer i at c n + i of n layers)"},
     {NULL, NULL}};
-const tn_family tn_family_mllama = {"mllama", "linear", mllama_marks, mllama_keys, {mllama_names}, mllama_feeds};
+static const tn_module mllama_modules[] = {TN_ROW_WHOLE("multi_modal_projector", "input"), TN_ROW_NO_MODULE};
+const tn_family tn_family_mllama = {"mllama",       "linear",     mllama_marks,  mllama_keys,
+                                    {mllama_names}, mllama_feeds, mllama_modules};
 
 /* ---- fuyu ---- */
 
@@ -38,4 +42,5 @@ static const tn_feed fuyu_feeds[] = {
     {"features", "pixels of each patch, (row, column, channel) with the channel fastest; there is no encoder; raster "
                  "order"},
     {NULL, NULL}};
-const tn_family tn_family_fuyu = {"fuyu", "linear", fuyu_marks, fuyu_keys, {fuyu_names}, fuyu_feeds};
+static const tn_module fuyu_modules[] = {TN_ROW_WHOLE("vision_embed_tokens", "input"), TN_ROW_NO_MODULE};
+const tn_family tn_family_fuyu = {"fuyu", "linear", fuyu_marks, fuyu_keys, {fuyu_names}, fuyu_feeds, fuyu_modules};

@@ -25,7 +25,9 @@ static const tn_feed llava_feeds[] = {
                  "before any final norm), of several layers side by side in this order; all rows, CLIP's class row "
                  "first, of which the connector drops {prefix_tokens} from the front; raster order"},
     {NULL, NULL}};
-const tn_family tn_family_llava = {"llava", "llava", llava_marks, llava_keys, {tn_projector_names}, llava_feeds};
+static const tn_module llava_modules[] = {TN_ROW_WHOLE("multi_modal_projector", "image_features"), TN_ROW_NO_MODULE};
+const tn_family tn_family_llava = {"llava",     "llava",      llava_marks, llava_keys, {tn_projector_names},
+                                   llava_feeds, llava_modules};
 
 /* ---- pixtral: the same classes over another encoder ---- */
 
@@ -34,8 +36,8 @@ static const tn_feed pixtral_feeds[] = {
     {"features", "hidden_states[{vision_feature_layer}] of the Pixtral encoder, which has no final norm and no class "
                  "row; raster order, image after image; the connector drops {prefix_tokens} rows from the front"},
     {NULL, NULL}};
-const tn_family tn_family_pixtral = {"pixtral",    "llava", pixtral_marks, llava_keys, {tn_projector_names},
-                                     pixtral_feeds};
+const tn_family tn_family_pixtral = {"pixtral",     "llava",      pixtral_marks, llava_keys, {tn_projector_names},
+                                     pixtral_feeds, llava_modules};
 
 /* ---- llava_original: the names of the repository that LLaVA was trained in ---- */
 
@@ -83,9 +85,14 @@ static const tn_feed original_feeds[] = {
     {"features", "hidden_states[{mm_vision_select_layer}] of the vision tower; all rows, CLIP's class row first, of "
                  "which the connector drops {prefix_tokens} from the front; raster order"},
     {NULL, NULL}};
-const tn_family tn_family_llava_original = {
-    "llava_original", "llava", original_marks, original_keys, {original_mlp, original_linear, original_norm},
-    original_feeds};
+static const tn_module llava_original_modules[] = {TN_ROW_WHOLE("mm_projector", "image_features"), TN_ROW_NO_MODULE};
+const tn_family tn_family_llava_original = {"llava_original",
+                                            "llava",
+                                            original_marks,
+                                            original_keys,
+                                            {original_mlp, original_linear, original_norm},
+                                            original_feeds,
+                                            llava_original_modules};
 
 /* ---- video_llava: its image path ---- */
 
@@ -96,8 +103,8 @@ static const tn_feed video_llava_feeds[] = {
      "connector drops {prefix_tokens} from the front; frames of the video tower keep their class row: "
      "prefix_tokens 0"},
     {NULL, NULL}};
-const tn_family tn_family_video_llava = {"video_llava",        "llava",          video_llava_marks, llava_keys,
-                                         {tn_projector_names}, video_llava_feeds};
+const tn_family tn_family_video_llava = {"video_llava",        "llava",           video_llava_marks, llava_keys,
+                                         {tn_projector_names}, video_llava_feeds, llava_modules};
 
 /* ---- vip_llava ---- */
 
@@ -119,8 +126,9 @@ static const tn_feed vip_llava_feeds[] = {
      "hidden_states of the layers {vision_feature_layer} of the vision tower side by side in this order (0 is "
      "the embedding); all rows, CLIP's class row first, which the connector drops; raster order"},
     {NULL, NULL}};
-const tn_family tn_family_vip_llava = {"vip_llava",    "vip_llava",          vip_llava_marks,
-                                       vip_llava_keys, {tn_projector_names}, vip_llava_feeds};
+static const tn_module vip_llava_modules[] = {TN_ROW_WHOLE("multi_modal_projector", "hidden_states"), TN_ROW_NO_MODULE};
+const tn_family tn_family_vip_llava = {"vip_llava",          "vip_llava",     vip_llava_marks,  vip_llava_keys,
+                                       {tn_projector_names}, vip_llava_feeds, vip_llava_modules};
 
 /* ---- fast_vlm ---- */
 
@@ -134,8 +142,8 @@ static const tn_feed fast_vlm_feeds[] = {
      "last_hidden_state of the convolutional tower, (images, width, rows, columns), as rows in raster order; "
      "no class row"},
     {NULL, NULL}};
-const tn_family tn_family_fast_vlm = {"fast_vlm",           "llava",       fast_vlm_marks, fast_vlm_keys,
-                                      {tn_projector_names}, fast_vlm_feeds};
+const tn_family tn_family_fast_vlm = {"fast_vlm",           "llava",        fast_vlm_marks, fast_vlm_keys,
+                                      {tn_projector_names}, fast_vlm_feeds, llava_modules};
 
 /* ---- janus: what it understands images with ---- */
 
@@ -154,7 +162,9 @@ static const tn_alias janus_names[] = {{"linear_1", "aligner.fc1"},
 static const tn_feed janus_feeds[] = {
     {"features", "last_hidden_state of the vision model, after post_layernorm; no class row; raster order"},
     {NULL, NULL}};
-const tn_family tn_family_janus = {"janus", "llava", janus_marks, janus_keys, {janus_names}, janus_feeds};
+static const tn_module janus_modules[] = {TN_ROW_WHOLE("aligner", "hidden_states"), TN_ROW_NO_MODULE};
+const tn_family tn_family_janus = {"janus",       "llava",     janus_marks,  janus_keys,
+                                   {janus_names}, janus_feeds, janus_modules};
 
 /* ---- deepseek_vl ---- */
 
@@ -166,5 +176,6 @@ static const tn_alias deepseek_vl_names[] = {
 static const tn_feed deepseek_vl_feeds[] = {
     {"features", "last_hidden_state of the SigLIP encoder, after post_layernorm; no class row; raster order"},
     {NULL, NULL}};
-const tn_family tn_family_deepseek_vl = {"deepseek_vl",       "llava",          deepseek_vl_marks, deepseek_vl_keys,
-                                         {deepseek_vl_names}, deepseek_vl_feeds};
+static const tn_module deepseek_vl_modules[] = {TN_ROW_WHOLE("aligner", "vision_encodings"), TN_ROW_NO_MODULE};
+const tn_family tn_family_deepseek_vl = {"deepseek_vl",       "llava",           deepseek_vl_marks,  deepseek_vl_keys,
+                                         {deepseek_vl_names}, deepseek_vl_feeds, deepseek_vl_modules};

@@ -18,8 +18,9 @@ static const tn_feed qwen2_vl_feeds[] = {
      "{vision_config.spatial_merge_size} x {vision_config.spatial_merge_size} patches as the processor orders "
      "them, image after image, frame after frame"},
     {NULL, NULL}};
-const tn_family tn_family_qwen2_vl = {"qwen2_vl",    "qwen2_vl",     qwen2_vl_marks,
-                                      qwen2_vl_keys, {merger_names}, qwen2_vl_feeds};
+static const tn_module qwen2_vl_modules[] = {TN_ROW_WHOLE("visual.merger", "x"), TN_ROW_NO_MODULE};
+const tn_family tn_family_qwen2_vl = {"qwen2_vl",     "qwen2_vl",     qwen2_vl_marks,  qwen2_vl_keys,
+                                      {merger_names}, qwen2_vl_feeds, qwen2_vl_modules};
 
 /* ---- qwen2_5_vl, with the omni models as a whole and as the Thinker alone ---- */
 
@@ -37,8 +38,8 @@ static const tn_feed qwen2_5_vl_feeds[] = {
                  "order of the blocks: where those are in the order of attention windows, the model sorts the tokens "
                  "back afterwards"},
     {NULL, NULL}};
-const tn_family tn_family_qwen2_5_vl = {"qwen2_5_vl",    "qwen2_vl",     qwen2_5_vl_marks,
-                                        qwen2_5_vl_keys, {merger_names}, qwen2_5_vl_feeds};
+const tn_family tn_family_qwen2_5_vl = {"qwen2_5_vl",   "qwen2_vl",       qwen2_5_vl_marks, qwen2_5_vl_keys,
+                                        {merger_names}, qwen2_5_vl_feeds, qwen2_vl_modules};
 
 /* ---- qwen3_vl ---- */
 
@@ -63,8 +64,12 @@ static const tn_feed qwen3_vl_feeds[] = {
      "rows of block {vision_config.deepstack_visual_indexes}[i] (its output, 0 is the first block), in the same "
      "order; output deepstack.i is added to the image's rows behind layer i of the language model"},
     {NULL, NULL}};
-const tn_family tn_family_qwen3_vl = {"qwen3_vl",    "qwen3_vl",       qwen3_vl_marks,
-                                      qwen3_vl_keys, {qwen3_vl_names}, qwen3_vl_feeds};
+static const tn_module qwen3_vl_modules[] = {
+    {"visual.merger", "x", "merger.norm", "merger.linear_fc2"},
+    {"visual.deepstack_merger_list.{i}", "x", "deepstack_merger_list.{i}.norm", "deepstack_merger_list.{i}.linear_fc2"},
+    TN_ROW_NO_MODULE};
+const tn_family tn_family_qwen3_vl = {"qwen3_vl",       "qwen3_vl",     qwen3_vl_marks,  qwen3_vl_keys,
+                                      {qwen3_vl_names}, qwen3_vl_feeds, qwen3_vl_modules};
 
 /* ---- qwen3_omni: the same with the names of Qwen2-VL ---- */
 
@@ -84,8 +89,12 @@ static const tn_alias qwen3_omni_names[] = {{"merger.norm", "visual.merger.ln_q"
                                             LIST(2),
                                             LIST(3),
                                             {NULL, NULL}};
-const tn_family tn_family_qwen3_omni = {"qwen3_omni",  "qwen3_vl",         qwen3_omni_marks,
-                                        qwen3_vl_keys, {qwen3_omni_names}, qwen3_vl_feeds};
+static const tn_module qwen3_omni_modules[] = {
+    {"visual.merger", "hidden", "merger.norm", "merger.linear_fc2"},
+    {"visual.merger_list.{i}", "hidden", "deepstack_merger_list.{i}.norm", "deepstack_merger_list.{i}.linear_fc2"},
+    TN_ROW_NO_MODULE};
+const tn_family tn_family_qwen3_omni = {"qwen3_omni",       "qwen3_vl",     qwen3_omni_marks,  qwen3_vl_keys,
+                                        {qwen3_omni_names}, qwen3_vl_feeds, qwen3_omni_modules};
 
 /* ---- qwen3_5: without DeepStack ---- */
 
@@ -94,5 +103,5 @@ static const tn_key qwen3_5_keys[] = {SIDE, TN_ROW_CONSTANT("deepstack", "0"),
                                       TN_ROW_WIDTH("in_dim", "vision_config.hidden_size"),
                                       TN_ROW_WIDTH("out_dim", "vision_config.out_hidden_size"), TN_ROW_END};
 static const tn_alias qwen3_5_names[] = {{"merger", "visual.merger"}, {NULL, NULL}};
-const tn_family tn_family_qwen3_5 = {"qwen3_5",    "qwen3_vl",      qwen3_5_marks,
-                                     qwen3_5_keys, {qwen3_5_names}, qwen2_vl_feeds};
+const tn_family tn_family_qwen3_5 = {"qwen3_5",       "qwen3_vl",     qwen3_5_marks,   qwen3_5_keys,
+                                     {qwen3_5_names}, qwen2_vl_feeds, qwen2_vl_modules};

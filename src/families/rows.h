@@ -69,6 +69,16 @@
         NULL, NULL, NULL, NULL                                                                                         \
     }
 
+/* The whole connector is one module. */
+#define TN_ROW_WHOLE(path_, arguments_)                                                                                \
+    {                                                                                                                  \
+        path_, arguments_, "", ""                                                                                      \
+    }
+#define TN_ROW_NO_MODULE                                                                                               \
+    {                                                                                                                  \
+        NULL, NULL, NULL, NULL                                                                                         \
+    }
+
 extern const tn_choice tn_strategy_choices[];
 
 /* All parameters under "multi_modal_projector." */

@@ -21,7 +21,9 @@ static const tn_feed gemma3_feeds[] = {
      "last_hidden_state of the SigLIP encoder, after post_layernorm; no class row; raster order; crops of pan "
      "and scan are images of their own"},
     {NULL, NULL}};
-const tn_family tn_family_gemma3 = {"gemma3", "gemma3", gemma3_marks, gemma3_keys, {tn_projector_names}, gemma3_feeds};
+static const tn_module gemma3_modules[] = {TN_ROW_WHOLE("multi_modal_projector", "vision_outputs"), TN_ROW_NO_MODULE};
+const tn_family tn_family_gemma3 = {"gemma3",     "gemma3",      gemma3_marks, gemma3_keys, {tn_projector_names},
+                                    gemma3_feeds, gemma3_modules};
 
 /* ---- internvl ---- */
 
@@ -39,8 +41,10 @@ static const tn_feed internvl_feeds[] = {
      "class row first, of which the connector drops {prefix_tokens} from the front; raster order; tiles are "
      "images of their own"},
     {NULL, NULL}};
-const tn_family tn_family_internvl = {"internvl",    "internvl",           internvl_marks,
-                                      internvl_keys, {tn_projector_names}, internvl_feeds};
+static const tn_module internvl_modules[] = {{"multi_modal_projector", "image_features", "layer_norm", "linear_2"},
+                                             TN_ROW_NO_MODULE};
+const tn_family tn_family_internvl = {"internvl",           "internvl",     internvl_marks,  internvl_keys,
+                                      {tn_projector_names}, internvl_feeds, internvl_modules};
 
 /* ---- internvl_chat: the original repository's names ---- */
 
@@ -63,8 +67,10 @@ static const tn_feed internvl_chat_feeds[] = {
     {"features", "hidden_states[{select_layer}] of the vision model, for -1 its last_hidden_state; all rows, the class "
                  "row first, which the connector drops; raster order; tiles are images of their own"},
     {NULL, NULL}};
+static const tn_module internvl_chat_modules[] = {{"mlp1", "input", "layer_norm", "linear_2"}, TN_ROW_NO_MODULE};
 const tn_family tn_family_internvl_chat = {
-    "internvl_chat", "internvl", internvl_chat_marks, internvl_chat_keys, {internvl_chat_names}, internvl_chat_feeds};
+    "internvl_chat",       "internvl",          internvl_chat_marks,  internvl_chat_keys,
+    {internvl_chat_names}, internvl_chat_feeds, internvl_chat_modules};
 
 /* ---- idefics3 and smolvlm ---- */
 
@@ -77,8 +83,9 @@ static const tn_feed idefics3_feeds[] = {
     {"features", "last_hidden_state of the vision model, after post_layernorm; no class row; raster order; tiles are "
                  "images of their own"},
     {NULL, NULL}};
-const tn_family tn_family_idefics3 = {"idefics3",    "idefics3",       idefics3_marks,
-                                      idefics3_keys, {idefics3_names}, idefics3_feeds};
+static const tn_module idefics3_modules[] = {TN_ROW_WHOLE("connector", "image_hidden_states"), TN_ROW_NO_MODULE};
+const tn_family tn_family_idefics3 = {"idefics3",       "idefics3",     idefics3_marks,  idefics3_keys,
+                                      {idefics3_names}, idefics3_feeds, idefics3_modules};
 
 /* ---- mistral3 ---- */
 
@@ -96,8 +103,10 @@ static const tn_feed mistral3_feeds[] = {
      "hidden_states[{vision_feature_layer}] of the Pixtral encoder, which has no final norm and no class row; "
      "raster order, image after image; rows and columns that fill no block are left out"},
     {NULL, NULL}};
-const tn_family tn_family_mistral3 = {"mistral3",    "mistral3",           mistral3_marks,
-                                      mistral3_keys, {tn_projector_names}, mistral3_feeds};
+static const tn_module mistral3_modules[] = {TN_ROW_WHOLE("multi_modal_projector", "image_features, image_sizes"),
+                                             TN_ROW_NO_MODULE};
+const tn_family tn_family_mistral3 = {"mistral3",           "mistral3",     mistral3_marks,  mistral3_keys,
+                                      {tn_projector_names}, mistral3_feeds, mistral3_modules};
 
 /* ---- lighton_ocr: the same with other names and nothing to choose ---- */
 
@@ -111,9 +120,11 @@ static const tn_feed lighton_ocr_feeds[] = {
     {"features", "last_hidden_state of the Pixtral encoder; no class row; raster order, image after image; rows and "
                  "columns that fill no block are left out"},
     {NULL, NULL}};
+static const tn_module lighton_ocr_modules[] = {TN_ROW_WHOLE("vision_projection", "image_features, image_sizes"),
+                                                TN_ROW_NO_MODULE};
 const tn_family tn_family_lighton_ocr = {
-    "lighton_ocr",    "mistral3", lighton_ocr_marks, lighton_ocr_keys, {lighton_ocr_names, tn_projector_names},
-    lighton_ocr_feeds};
+    "lighton_ocr",     "mistral3",         lighton_ocr_marks, lighton_ocr_keys, {lighton_ocr_names, tn_projector_names},
+    lighton_ocr_feeds, lighton_ocr_modules};
 
 /* ---- aya_vision ---- */
 
@@ -136,8 +147,10 @@ static const tn_feed aya_vision_feeds[] = {
      "hidden_states[{vision_feature_layer}] of the vision tower, for SigLIP's -1 before post_layernorm; the "
      "connector drops {prefix_tokens} rows from the front; raster order; tiles are images of their own"},
     {NULL, NULL}};
-const tn_family tn_family_aya_vision = {"aya_vision",         "aya",           aya_vision_marks, aya_vision_keys,
-                                        {tn_projector_names}, aya_vision_feeds};
+static const tn_module aya_vision_modules[] = {TN_ROW_WHOLE("multi_modal_projector", "image_features"),
+                                               TN_ROW_NO_MODULE};
+const tn_family tn_family_aya_vision = {
+    "aya_vision", "aya", aya_vision_marks, aya_vision_keys, {tn_projector_names}, aya_vision_feeds, aya_vision_modules};
 
 /* ---- llama4 ---- */
 
@@ -152,4 +165,8 @@ static const tn_feed llama4_feeds[] = {
      "rows of the vision model after layernorm_post, without the class row, which is the last of each tile; "
      "raster order; tiles are images of their own"},
     {NULL, NULL}};
-const tn_family tn_family_llama4 = {"llama4", "llama4", llama4_marks, llama4_keys, {llama4_names}, llama4_feeds};
+static const tn_module llama4_modules[] = {{"vision_adapter", "encoded_patches", "", "mlp.fc2"},
+                                           {"multi_modal_projector", "image_features", "linear_1", ""},
+                                           TN_ROW_NO_MODULE};
+const tn_family tn_family_llama4 = {"llama4",       "llama4",     llama4_marks,  llama4_keys,
+                                    {llama4_names}, llama4_feeds, llama4_modules};

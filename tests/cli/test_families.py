@@ -136,7 +136,8 @@ def test_the_config_of_a_model_may_be_given(tenon, tmp_path):
 
 def test_families_lists_them(tenon):
     families = tenon("families", "--json").json["families"]
-    assert {"family": "paligemma", "type": "linear", "model_types": ["paligemma"]} in families
+    module = {"path": "multi_modal_projector", "arguments": "image_features", "first": "", "last": ""}
+    assert {"family": "paligemma", "type": "linear", "model_types": ["paligemma"], "modules": [module]} in families
     assert "paligemma" in tenon("families").out
 
 
