@@ -280,12 +280,12 @@ def qwen2_5_omni_thinker():
     return model, "qwen2_5_vl", features, merger(model, find(model, "visual.merger"), features), (4, 6)
 
 
-def qwen3_vl(kind=None):
+def qwen3_vl(**changes):
     config = transformers.Qwen3VLConfig(
         text_config=dict(hidden_size=48, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
                          num_key_value_heads=2, head_dim=12, vocab_size=128),
         vision_config=dict(depth=2, hidden_size=32, out_hidden_size=48, intermediate_size=40, num_heads=4, patch_size=4,
-                           num_position_embeddings=16, deepstack_visual_indexes=[]))
+                           num_position_embeddings=16, deepstack_visual_indexes=[]) | changes)
     model = transformers.Qwen3VLForConditionalGeneration(config)
     features = rows(2, 24, 32)
     return model, "qwen3_vl", features, merger(model, model.model.visual.merger, features), (4, 6)
@@ -426,19 +426,54 @@ def test_a_family_by_its_own_code(tmp_path, case, dtype):
     judge(adapter(features.numpy(), grid=grid), project)
 
 
-def test_deepstack_of_qwen3(tmp_path):
-    """The parameters of every merger are found; the taps are those that the config lists."""
-    config = transformers.Qwen3VLConfig(
-        text_config=dict(hidden_size=48, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
-                         num_key_value_heads=2, head_dim=12, vocab_size=128),
-        vision_config=dict(depth=4, hidden_size=32, out_hidden_size=48, intermediate_size=40, num_heads=4, patch_size=4,
-                           num_position_embeddings=16, deepstack_visual_indexes=[0, 2]))
-    model = transformers.Qwen3VLForConditionalGeneration(config)
+# ---- mergers of native resolution, from the real encoder: images and a clip of grids of their own ----
+
+GRIDS = [[1, 4, 6], [2, 2, 4], [1, 2, 2]]
+
+
+def listen(module):
+    """What the module is called with, last call last."""
+    heard = []
+    module.register_forward_pre_hook(lambda _, arguments: heard.append(arguments[0].detach().clone()))
+    return heard
+
+
+def deepstack():
+    model, *_ = qwen3_vl(depth=4, deepstack_visual_indexes=[0, 2])
+    return model
+
+
+@pytest.mark.parametrize("make", [lambda: qwen2_vl()[0], lambda: qwen2_5_vl()[0], deepstack], ids=["2", "2.5", "3"])
+def test_qwens_from_the_real_encoder(tmp_path, make):
+    model = make()
     randomise(model)
     model.save_pretrained(tmp_path)
-    state = tenon.load(tmp_path).state_dict()
-    own = {name: tensor.numpy() for name, tensor in model.model.visual.state_dict().items() if "merger" in name}
-    assert state.keys() == own.keys() and all((state[name] == own[name]).all() for name in own)
+    adapter = tenon.load(tmp_path)
+    visual = model.model.visual
+    modules = {"tokens": visual.merger}
+    modules |= {f"deepstack.{i}": m for i, m in enumerate(getattr(visual, "deepstack_merger_list", []))}
+    heard = {name: listen(module) for name, module in modules.items()}
+    patches = sum(t * h * w for t, h, w in GRIDS)
+    with torch.no_grad():
+        visual(rows(patches, 3 * 2 * 4 * 4), torch.tensor(GRIDS))
+    heard = {name: calls[0].float() for name, calls in heard.items()}
+    taps = {f"tap.{i}": heard[f"deepstack.{i}"].numpy() for i in range(len(modules) - 1)}
+    found = adapter(heard["tokens"].numpy(), grids=np.array(GRIDS), inputs=taps or None)
+    found = found if taps else {"tokens": found}
+    assert list(found) == list(modules)
+    for name, module in modules.items():
+        judge(found[name], lambda kind, m=module, x=heard[name]: m.to(kind)(x.to(kind)))
+
+
+def test_mistral3_of_several_sizes(tmp_path):
+    model, *_ = mistral3()
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    grids, module = [(4, 6), (5, 3), (2, 7)], model.model.multi_modal_projector
+    features = rows(sum(h * w for h, w in grids), 32)
+    sizes = [(7 * h, 7 * w) for h, w in grids]
+    tokens = tenon.load(tmp_path)(features.numpy(), grids=np.array(grids))
+    judge(tokens, lambda kind: module.to(kind)(features.to(kind), sizes))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
@@ -506,3 +541,42 @@ def test_family_is_taken_by_name(tmp_path):
     assert tenon.load(tmp_path, family="llava").family == "llava"
     with pytest.raises(tenon.NotFoundError, match="family 'lava' is unknown"):
         tenon.load(tmp_path, family="lava")
+
+
+# ---- configs as hostile as files ----
+
+HOSTILE = [None, True, -1, 0, 3, 1 << 31, 1 << 62, -(1 << 63), 0.3, 1e308, -0.0, "", "x", "gelu", [], [[]], [0] * 100, {}, {"a": 1}]
+
+
+def places(value, path=()):
+    """Every key of an object and of those in it."""
+    for key, inner in value.items():
+        yield (*path, key)
+        if isinstance(inner, dict):
+            yield from places(inner, (*path, key))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_hostile_values_are_sentences(tmp_path, case):
+    """Whatever a key holds: the model opens, or one sentence says what is wrong."""
+    model, *_ = case()
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    text = path.read_text()
+    keys = [key for key in places(json.loads(text)) if "text" not in key[0] or key[-1] in ("hidden_size", "rms_norm_eps")]
+    refused = 0
+    for key in keys:
+        for value in HOSTILE:
+            config = json.loads(text)
+            at = config
+            for part in key[:-1]:
+                at = at[part]
+            at[key[-1]] = value
+            path.write_text(json.dumps(config))
+            try:
+                tenon.load(tmp_path)
+            except (ValueError, tenon.NotFoundError) as error:
+                refused += 1
+                said = str(error.args[0])
+                assert "\n" not in said and "config.json" in said, (key, value, said)
+    assert refused

@@ -167,31 +167,6 @@ static tenon_status take_model(description *d, checkpoint *c, const char *source
     return tn_model_config_json(&d->model, &d->json, error);
 }
 
-/* The model's config.json beside the file; *text stays NULL where there is none. */
-static tenon_status read_model_file(const checkpoint *c, char **source, char **text, tenon_error *error)
-{
-    enum { most = 1 << 24 };
-    tn_input *input = NULL;
-    const tenon_status found = tn_input_open_beside(tn_input_path(c->file->inputs[0]), TN_MODEL_CONFIG, &input, error);
-    if (found == TENON_NOT_FOUND) return TENON_OK;
-    TN_TRY(found);
-    const uint64_t size = tn_input_size(input);
-    tenon_status status = TENON_OK;
-    if (size > most) {
-        status = tn_fail(error, TENON_BAD_FILE, "%s has %llu bytes; a model's config has at most %d",
-                         tn_quote(tn_input_path(input)).text, (unsigned long long)size, most);
-    }
-    if (status == TENON_OK) status = tn_read_header(input, 0, (size_t)size, text, error);
-    if (status == TENON_OK && memchr(*text, 0, (size_t)size) != NULL) {
-        status = tn_fail(error, TENON_BAD_FILE, "%s holds a byte 0; a model's config is JSON",
-                         tn_quote(tn_input_path(input)).text);
-    }
-    *source = strdup(tn_input_path(input));
-    tn_input_close(input);
-    if (status == TENON_OK && *source == NULL) status = tn_fail(error, TENON_NO_MEMORY, "out of memory for a path");
-    return status;
-}
-
 /* Says why a checkpoint without a config of tenon's and of a model's is not opened. */
 static tenon_status fail_no_config(const checkpoint *c, tenon_error *error)
 {
@@ -207,7 +182,7 @@ static tenon_status fail_no_config(const checkpoint *c, tenon_error *error)
 static tenon_status find_model(description *d, checkpoint *c, const tenon_load_options *settings, tenon_error *error)
 {
     char *source = NULL, *text = NULL;
-    tenon_status status = c->file != NULL ? read_model_file(c, &source, &text, error) : TENON_OK;
+    tenon_status status = c->file != NULL ? tn_model_file_read(c->file, &source, &text, error) : TENON_OK;
     if (status == TENON_OK && text == NULL && settings->family == NULL) status = fail_no_config(c, error);
     if (status == TENON_OK) {
         status = take_model(d, c, source != NULL ? source : c->source.text, text, settings, error);

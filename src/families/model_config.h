@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A public model's config.json: which family it is of (recognise.c), and what it says about the connector
- * (model_config.c). */
+/* A public model's config.json: reading it (model_file.c), which family it is of (recognise.c), and what it says
+ * about the connector (model_config.c). */
 #ifndef TN_FAMILIES_MODEL_CONFIG_H
 #define TN_FAMILIES_MODEL_CONFIG_H
 
@@ -14,6 +14,10 @@ typedef struct tn_model_config {
     json_t *root;      /* owned */
     tn_quoted source;  /* the file, for messages */
 } tn_model_config;
+
+/* The text of the config.json beside the file (of an index: beside the index), and its path; the caller frees both with
+ * free(). They stay NULL where there is none. */
+tenon_status tn_model_file_read(const tenon_file *file, char **source, char **text, tenon_error *error);
 
 /* Parses the text of a config.json and finds its family, or takes the one that is named (NULL: none is). NULL text: an
  * empty object. `source` is what messages call it. End it with tn_model_config_close. */

@@ -2,6 +2,9 @@
 """Folders of public models, made by hand: what is opened, and the sentences about what is not."""
 import json
 import os
+import pathlib
+import subprocess
+import sys
 
 import numpy
 import pytest
@@ -407,3 +410,11 @@ def test_parts_of_omni_models(tenon, tmp_path):
     vision["spatial_merge_size"] = 99
     error = refuse(tenon, tmp_path / "m", whole, {"thinker." + name: value for name, value in tensors.items()})
     assert "thinker_config.vision_config.spatial_merge_size is 99; expected" in error
+
+
+def test_the_readme_has_the_table(tenon, tmp_path):
+    root = pathlib.Path(__file__).parents[2]
+    page = tmp_path / "README.md"
+    page.write_text((root / "README.md").read_text())
+    done = subprocess.run([sys.executable, root / "scripts/families_table.py", page], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), "README.md: run scripts/families_table.py"
