@@ -6,6 +6,7 @@ max(1e-6, 1.25 x that of the model's code in float32)."""
 import inspect
 import json
 import os
+import random
 import shutil
 import struct
 
@@ -563,20 +564,17 @@ def test_hostile_values_are_sentences(tmp_path, case):
     model.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     text = path.read_text()
-    keys = [key for key in places(json.loads(text)) if "text" not in key[0] or key[-1] in ("hidden_size", "rms_norm_eps")]
-    refused = 0
-    for key in keys:
-        for value in HOSTILE:
-            config = json.loads(text)
-            at = config
-            for part in key[:-1]:
-                at = at[part]
-            at[key[-1]] = value
-            path.write_text(json.dumps(config))
-            try:
-                tenon.load(tmp_path)
-            except (ValueError, tenon.NotFoundError) as error:
-                refused += 1
-                said = str(error.args[0])
-                assert "\n" not in said and "config.json" in said, (key, value, said)
-    assert refused
+    pairs = [(key, value) for key in places(json.loads(text)) for value in HOSTILE]
+    chosen = random.Random(case.__name__).sample(pairs, min(200, len(pairs)))
+    for key, value in [(("model_type",), 7), *chosen]:
+        config = json.loads(text)
+        at = config
+        for part in key[:-1]:
+            at = at[part]
+        at[key[-1]] = value
+        path.write_text(json.dumps(config))
+        try:
+            tenon.load(tmp_path)
+        except (ValueError, tenon.NotFoundError) as error:
+            said = str(error.args[0])
+            assert "\n" not in said and "config.json" in said, (key, value, said)

@@ -245,7 +245,6 @@ static tenon_status describe(description *d, checkpoint *c, const tenon_load_opt
     TN_TRY(find_json(d, c, settings, &json, error));
     TN_TRY(blame(c, tn_config_from_adapter_json(json, strlen(json), &d->config, &d->in_dim, &d->out_dim, &reason),
                  &reason, error));
-    if (d->model.family != NULL) TN_TRY(take_model_widths(d, error));
     /* A file's own config is whole. */
     d->find_hidden = (settings->config_json != NULL || d->model.family != NULL) &&
                      tenon_config_get_int(d->config, "hidden_dim", &hidden, NULL) == TENON_OK && hidden == 0;
@@ -271,8 +270,12 @@ static tenon_status list_alternatives(tn_expected alternatives[MAX_ALTERNATIVES]
 }
 
 /* Completes the description by the widths that the tensors tell. */
-static tenon_status take_widths(description *d, const int64_t widths[TN_NUM_WIDTHS], tenon_error *error)
+static tenon_status take_widths(description *d, int64_t widths[TN_NUM_WIDTHS], tenon_error *error)
 {
+    if (d->model.family != NULL) { /* where no tensor's shape tells a width, the mismatch is shown with the config's */
+        if (widths[TN_IN_DIM] == 0) TN_TRY(tn_model_width(&d->model, "in_dim", &widths[TN_IN_DIM], error));
+        if (widths[TN_OUT_DIM] == 0) TN_TRY(tn_model_width(&d->model, "out_dim", &widths[TN_OUT_DIM], error));
+    }
     const char *unknown = widths[TN_IN_DIM] == 0 ? "in_dim" : widths[TN_OUT_DIM] == 0 ? "out_dim" : NULL;
     if (unknown != NULL) {
         return tn_fail(error, TENON_INVALID, "no tensor of adapter type '%s' tells `%s`; give it in the config",
@@ -313,6 +316,7 @@ static tenon_status make_adapter(tenon_adapter **adapter, tn_match *match, descr
     const char *prefix = settings->prefix;
     tenon_adapter *made = NULL;
     tenon_error reason;
+    if (d->model.family != NULL) TN_TRY(blame(c, take_model_widths(d, &reason), &reason, error));
     if (d->in_dim == 0 || d->out_dim == 0 || d->find_hidden) {
         TN_TRY(complete(d, c, prefix, found, error));
         if (c->names.family == NULL) prefix = found;
@@ -366,13 +370,15 @@ static tenon_status note_model(tenon_adapter *adapter, const tn_match *match, co
     return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory", c->source.text);
 }
 
-/* Adds what the model's config says to a sentence about tensors that do not fit. */
+/* Adds what the model's config says to a sentence about tensors that do not fit, or options that cannot be. */
 static tenon_status explain_model(tenon_status status, const description *d, const tenon_error *reason,
                                   tenon_error *error)
 {
     char values[900] = "";
     tn_text text = {values, sizeof values, 0};
-    if (status != TENON_MISMATCH || d->model.family == NULL) return tn_fail(error, status, "%s", reason->message);
+    if ((status != TENON_MISMATCH && status != TENON_INVALID) || d->model.family == NULL) {
+        return tn_fail(error, status, "%s", reason->message);
+    }
     tn_model_add_values(&text, &d->model);
     return tn_fail(error, status, "%.2900s; %s has %s", reason->message, d->model.source.text,
                    values[0] != '\0' ? values : "nothing about it");
