@@ -267,14 +267,14 @@ static PyObject *build_match(PyTypeObject *type, tenon_adapter *handle, const de
 
 static PyObject *match(PyObject *type, PyObject *args)
 {
-    PyObject *path_object, *tensors, *json, *prefix, *rename, *keeper, *result = NULL;
+    PyObject *path_object, *tensors, *json, *prefix, *rename, *family = NULL, *keeper, *result = NULL;
     const char *path;
     load_settings s;
     descriptions d = {.given = NULL};
     tenon_adapter *handle;
     tenon_error error;
     tenon_status status;
-    if (!PyArg_ParseTuple(args, "OOOOO:match", &path_object, &tensors, &json, &prefix, &rename) ||
+    if (!PyArg_ParseTuple(args, "OOOOO|O:match", &path_object, &tensors, &json, &prefix, &rename, &family) ||
         !tnpy_read_path(path_object, &keeper, &path)) {
         return NULL;
     }
@@ -282,7 +282,7 @@ static PyObject *match(PyObject *type, PyObject *args)
         Py_DECREF(keeper);
         return NULL;
     }
-    if (read_descriptions(&d, tensors)) {
+    if (read_optional_string(family, "family", &s.options.family) && read_descriptions(&d, tensors)) {
         Py_BEGIN_ALLOW_THREADS;
         status = tenon_adapter_match(path, d.list, d.count, &s.options, &handle, d.indices, d.count, &error);
         Py_END_ALLOW_THREADS;
@@ -299,7 +299,8 @@ PyMethodDef tnpy_checkpoint_methods[] = {
     {"open", adapter_open, METH_VARARGS | METH_CLASS,
      "open(path, config_json=None, prefix=None, rename=None, family=None): the adapter that a file describes, loaded."},
     {"match", match, METH_VARARGS | METH_CLASS,
-     "match(path, tensors, config_json, prefix, rename): the adapter among [(name, stored, DLPack's code, bits, "
+     "match(path, tensors, config_json, prefix, rename, family=None): the adapter among [(name, stored, DLPack's code, "
+     "bits, "
      "shape,\nabsent shard or None), ...] without parameters, the number of each parameter's tensor, and what load "
      "returns."},
     {"load", load, METH_VARARGS,

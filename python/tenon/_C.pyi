@@ -87,6 +87,7 @@ class Adapter:
         config_json: str | None,
         prefix: str | None,
         rename: Sequence[tuple[str, str]] | None,
+        family: str | None = None,
         /,
     ) -> tuple[Any, tuple[int, ...], tuple[str, int, int]]: ...
     @property

@@ -54,7 +54,8 @@ def load(
 ) -> Adapter:
     """The adapter in a checkpoint of any form, found as :func:`tenon.load` finds it.
 
-    `config` may be left out for safetensors files that describe themselves. Widths that are not given are the tensors'.
+    `config` may be left out for safetensors files that describe themselves, and for public models with their config.json
+    (`family`: see :func:`tenon.load`). Widths that are not given are the tensors'.
     Tensors may sit at any depth and under any one prefix, with the names that DDP, FSDP and torch.compile put in between;
     `prefix` ("model.adapter.") chooses where several fit, `rename` maps names or their beginnings. ValueError: the
     connector is not there, or several are.
@@ -63,16 +64,25 @@ def load(
     checkpoint = _open(path)
     if checkpoint is None:
         return load_safetensors(path, config, in_dim, out_dim, prefix, rename, family)
-    if family is not None:
-        raise ValueError(f"{shown(path)} is no safetensors file or folder; `family` applies to those alone")
-    if config is None:
-        raise TypeError(f"{shown(path)} does not describe itself; give a config")
-    text = config_text(config, in_dim, out_dim)
-    adapter, numbers, _ = Adapter.match(path, checkpoint.rows, text, prefix, rename_pairs(rename))
+    text = _model_config(path) if config is None else config_text(config, in_dim, out_dim)
+    if text is None and family is None:
+        raise TypeError(f"{shown(path)} does not describe itself; give a config, or put the model's config.json beside it")
+    adapter, numbers, _ = Adapter.match(path, checkpoint.rows, text, prefix, rename_pairs(rename), family)
     names = [checkpoint.names[number] for number in numbers]
     tensors = checkpoint.read(names)
     adapter.load_state_dict({row[0]: tensors[name] for row, name in zip(adapter.parameters(), names, strict=True)})
     return adapter
+
+
+def _model_config(path: pathlib.Path) -> str | None:
+    """The text of the config.json of a model of transformers, in the folder or beside the file; None where there is none.
+    """
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if not file.is_file():
+        return None
+    if file.stat().st_size > 1 << 24:
+        raise ValueError(f"{shown(file)} has more than 16 MiB; it is no config of a model")
+    return file.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def save(

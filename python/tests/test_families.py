@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import tenon
+import tenon.convert
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -530,6 +531,24 @@ def test_only_the_bytes_of_the_connector_are_read(tmp_path):
     path.write_bytes(struct.pack("<Q", len(described)) + described + data[8 + length :])
     os.truncate(path, 8 + len(described) + start + (40 << 30))
     assert tenon.load(path).family == "llava"
+
+
+def test_checkpoints_of_pytorch_have_families_too(tmp_path):
+    model = make_llava()
+    model.save_pretrained(tmp_path / "safe")
+    expected = tenon.load(tmp_path / "safe").state_dict()
+    folder = tmp_path / "torch"
+    folder.mkdir()
+    torch.save({"model." + name: value for name, value in model.state_dict().items()}, folder / "pytorch_model.bin")
+    with pytest.raises(TypeError, match="give a config, or put the model's config.json beside it"):
+        tenon.convert.load(folder)
+    shutil.copy(tmp_path / "safe" / "config.json", folder)
+    for path in (folder, folder / "pytorch_model.bin"):
+        adapter = tenon.convert.load(path)
+        assert adapter.family == "llava"
+        found = adapter.state_dict()
+        assert all((found[name] == expected[name]).all() for name in expected)
+    assert tenon.convert.load(folder, family="pixtral").family == "pixtral"
 
 
 def test_family_is_taken_by_name(tmp_path):
