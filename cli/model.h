@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Opening the MODEL of a subcommand: a file or folder, --prefix, --rename, --config, --family. */
+/* Opening the MODEL of a subcommand: a file or folder, --prefix, --rename, --config, --family, --activation. */
 #ifndef TN_CLI_MODEL_H
 #define TN_CLI_MODEL_H
 
@@ -10,6 +10,7 @@ typedef struct tn_model_settings {
     const char *prefix;
     const char *config; /* a JSON file, or the JSON itself */
     const char *family;
+    const char *activation;
     tn_mapping rename;
 } tn_model_settings;
 
@@ -41,6 +42,14 @@ typedef struct tn_model_settings {
             "family of the public model whose folder MODEL is, where its config.json does not tell it; `tenon "        \
             "families` lists them",                                                                                    \
             "--family llava"                                                                                           \
+    }
+
+#define TN_MODEL_OPTION_ACTIVATION(s)                                                                                  \
+    {                                                                                                                  \
+        "activation", 0, TN_STRING, "NAME", NULL, 0, offsetof(s, model.activation),                                    \
+            "activation to compute instead of the one that the file asks for, such as gelu for an mmproj file, of "    \
+            "which llama.cpp computes gelu_tanh",                                                                      \
+            "--activation gelu"                                                                                        \
     }
 
 /* Opens the connector. On success the caller owns *adapter; *found (may be NULL) says what was used. */

@@ -39,7 +39,8 @@ typedef struct settings {
 } settings;
 
 static const tn_argument arguments[] = {
-    {"MODEL", false, "@model", "a connector's safetensors file, an index of shards or the folder of a checkpoint"},
+    {"MODEL", false, "@model",
+     "a connector's safetensors file, an index of shards, the folder of a checkpoint, or a GGUF mmproj file"},
     {"FEATURES", false, "@file-",
      "features (images, tokens, width), or (tokens, width) for one image, in f32, bf16 or f16: an .npy file, a "
      ".safetensors file, a folder of them, or - for standard input"},
@@ -74,6 +75,7 @@ static const tn_option options[] = {
     TN_MODEL_OPTION_RENAME(settings),
     TN_MODEL_OPTION_CONFIG(settings),
     TN_MODEL_OPTION_FAMILY(settings),
+    TN_MODEL_OPTION_ACTIVATION(settings),
     {"tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(settings, tensor),
      "name of the tensor in .safetensors features; default the only floating-point tensor", "--tensor image_features"},
     {"npy-bf16", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, npy_bfloat16), "read uint16 npy features as bfloat16",

@@ -509,6 +509,8 @@ typedef struct tenon_load_options {
     int64_t num_rename;
     const char *family; /* tenon_adapter_open: the family of the model, see tenon_list_families; NULL: as its
                            config.json says */
+    const char
+        *activation; /* tenon_adapter_open: instead of the one that the file or the config asks for; NULL: that */
 } tenon_load_options;
 
 TENON_API void tenon_load_options_init(tenon_load_options *options);
@@ -523,15 +525,16 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_load(tenon_adapter *adapte
                                                            tenon_load_options *options, tenon_error *error);
 
 /* Builds the adapter that the file, or options->config_json, describes and loads it: one of tenon's own files, or a
- * public model in Hugging Face's format (a folder with config.json, or a file or index beside one), of which the
- * connector's tensors alone are read. options->config_json may be such a model's config too. The caller owns *adapter
- * on success. `options` may be NULL. TENON_NOT_FOUND: nothing describes it, or a model of no known family.
- * TENON_MISMATCH: tensors are missing or misshapen, or config and tensors contradict each other. */
+ * public model in Hugging Face's format (a folder with config.json, or a file or index beside one) or llama.cpp's (an
+ * mmproj file in GGUF), of which the connector's tensors alone are read. options->config_json may be such a model's
+ * config too. The caller owns *adapter on success. `options` may be NULL. TENON_NOT_FOUND: nothing describes it, or a
+ * model of no known family. TENON_MISMATCH: tensors are missing or misshapen, or config and tensors contradict each
+ * other. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_open(const char *path, tenon_load_options *options,
                                                            tenon_adapter **adapter, tenon_error *error);
 
-/* Families of public models whose folders tenon_adapter_open takes. Copies up to `capacity` names into `names` and
- * returns how many there are; the strings are static. */
+/* Families of public models whose folders or mmproj files tenon_adapter_open takes. Copies up to `capacity` names into
+ * `names` and returns how many there are; the strings are static. */
 TENON_API size_t tenon_list_families(const char **names, size_t capacity);
 
 /* The connector type of a family, and the `index`th of the model_type values of config.json that it stands for; NULL:
@@ -553,6 +556,10 @@ TENON_API void tenon_family_module_init(tenon_family_module *module);
 /* The `index`th module of a family. TENON_NOT_FOUND: there is no such family, or no such number. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_family_get_module(const char *family, size_t index,
                                                                 tenon_family_module *module, tenon_error *error);
+
+/* The activation that models of the family were trained with, where the family's files ask for another one, as
+ * llama.cpp computes the tanh form of GELU where a model was trained with the exact one; NULL: they agree. */
+TENON_API const char *tenon_family_trained_activation(const char *family);
 
 /* The family of the public model that the adapter was opened from, a static string; NULL: it was not opened from one.
  */
