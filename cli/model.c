@@ -132,3 +132,9 @@ int64_t tn_config_int(const tenon_config *config, const char *name)
     int64_t value = 0;
     return tenon_config_get_int(config, name, &value, NULL) == TENON_OK ? value : 0;
 }
+
+const char *tn_config_text(const tenon_config *config, const char *name)
+{
+    const char *value = "";
+    return tenon_config_get_string(config, name, &value, NULL) == TENON_OK ? value : "";
+}

@@ -3,10 +3,10 @@
 #include "inspect.h"
 
 #include "json.h"
+#include "model.h"
 #include "report.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { MOST_SHOWN = 72 };
@@ -16,26 +16,16 @@ static bool is_gguf(const tenon_file *file)
     return !strcmp(tenon_file_kind(file), "GGUF");
 }
 
-/* The activation that the connector computes; the caller frees it. NULL: its type has none. */
-static char *find_activation(const tenon_adapter *adapter)
-{
-    json_t *config = tn_json_config(tenon_adapter_config(adapter));
-    const char *name = json_string_value(json_object_get(config, "activation"));
-    char *copy = name ? strdup(name) : NULL;
-    json_decref(config);
-    return copy;
-}
-
 void tn_activation_text(const tenon_adapter *adapter)
 {
     const char *trained = tenon_family_trained_activation(tenon_adapter_family(adapter));
-    char *used = trained ? find_activation(adapter) : NULL;
-    if (used && !strcmp(used, trained))
+    const char *used = tn_config_text(tenon_adapter_config(adapter), "activation");
+    if (!trained) return;
+    if (!strcmp(used, trained))
         printf("activation  %s, with which the model was trained; llama.cpp computes gelu_tanh\n", used);
-    else if (used)
+    else
         printf("activation  %s, as the file asks for; the model was trained with %s (--activation %s)\n", used, trained,
                trained);
-    free(used);
 }
 
 void tn_metadata_text(const tenon_file *file)

@@ -596,6 +596,30 @@ TENON_API void tenon_save_options_init(tenon_save_options *options);
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_save(const tenon_adapter *adapter, const char *path,
                                                            const tenon_save_options *options, tenon_error *error);
 
+/* How tenon_adapter_graft writes, and what it did. */
+typedef struct tenon_graft_options {
+    size_t size;
+    const char *type;     /* stored type of the matrices ("F32", "F16", "BF16", "Q8_0"); NULL: that of the base where
+                             tenon writes it, else F16. Vectors keep theirs, or become F32 */
+    bool allow_nonfinite; /* write infinite numbers and NaN */
+    int64_t num_tensors;  /* out: tensors that were replaced */
+    int64_t num_retyped;  /* out: of them, those that are of another type than in the base */
+    int64_t num_rounded;  /* out: of them, those in which a number is not what it was */
+    double largest_error; /* out: how far one was moved at most */
+    char largest_tensor[256]; /* out: in which tensor of the base; "": in none */
+    char activation[64];      /* out: the activation that the base asks for where the adapter has another one; "" */
+} tenon_graft_options;
+
+TENON_API void tenon_graft_options_init(tenon_graft_options *options);
+
+/* Writes the file `base`, an mmproj file in GGUF, to `path` with the adapter's parameters in place of its connector's.
+ * Where no type changes, the bytes outside these tensors stay the same; else their offsets in the header change and
+ * all other tensors' data stays the same. Atomic; `path` may be `base`. `options` may be NULL. TENON_MISMATCH: the base
+ * holds another connector, or one of other widths. TENON_UNSUPPORTED: it is no GGUF file. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_graft(const tenon_adapter *adapter, const char *base,
+                                                            const char *path, tenon_graft_options *options,
+                                                            tenon_error *error);
+
 /* ---- 7. prepare and run ----------------------------------------------------------------------------------------- */
 
 /* Threads of a host. `run` calls job(argument, i) once for each i in [0, count), on any threads, in any order, and

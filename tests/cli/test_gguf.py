@@ -202,3 +202,149 @@ def test_missing_and_misshapen_tensors_are_named(tenon, rng):
     del tensors["mm.2.bias"]
     write("mmproj.gguf", tensors, LLAVA_KEYS)
     assert "missing: mm.2.bias" in tenon("inspect", "mmproj.gguf", code=1).err
+
+
+# ---- extract ----
+
+
+def test_extract_and_run_give_the_same_tokens(tenon, llava, rng):
+    numpy.save("features.npy", rng.standard_normal((2, 10, 64)).astype(numpy.float32))
+    said = tenon("extract", "mmproj.gguf", "-o", "c.safetensors").out
+    assert said == ("mlp_2layer 64 -> 96 of a model of family gguf_mlp: 15,552 parameters, 60.8 KiB in c.safetensors\n")
+    tensors = load_file("c.safetensors")
+    for ours, theirs in (("proj1", "mm.0"), ("proj2", "mm.2")):
+        for part in ("weight", "bias"):
+            assert tensors[f"{ours}.{part}"].tobytes() == llava[f"{theirs}.{part}"].tobytes()
+    tenon("run", "mmproj.gguf", "features.npy", "-o", "a.npy")
+    tenon("run", "c.safetensors", "features.npy", "-o", "b.npy")
+    assert open("a.npy", "rb").read() == open("b.npy", "rb").read()
+    found = tenon("extract", "mmproj.gguf", "-o", "d.safetensors", "--activation", "gelu", "--json").json
+    assert found["config"]["activation"] == "gelu" and found["family"] == "gguf_mlp" and found["parameters"] == 15552
+
+
+def test_extract_says_what_is_wrong(tenon, llava):
+    assert "extract needs -o FILE" in tenon("extract", "mmproj.gguf", code=2).err
+    assert "written as .safetensors" in tenon("extract", "mmproj.gguf", "-o", "c.gguf", code=2).err
+    assert "no-such" in tenon("extract", "no-such", "-o", "c.safetensors", code=1).err
+
+
+# ---- graft ----
+
+
+def header_and_data(path):
+    """Bytes before the data, {name: (type, offset, bytes)}."""
+    reader = gguf.GGUFReader(path)
+    data = open(path, "rb").read()
+    return data[: reader.data_offset], {
+        tensor.name: (tensor.tensor_type.name, tensor.data_offset, data[tensor.data_offset :][: tensor.n_bytes])
+        for tensor in reader.tensors
+    }
+
+
+def trained(tenon, rng, name="trained.safetensors", dtype=numpy.float32, **widths):
+    """A connector of other numbers, in tenon's own file."""
+    tenon("init", "--type", "mlp_2layer", "--in-dim", widths.get("in_dim", 64), "--out-dim", widths.get("out_dim", 96),
+          "--activation", "gelu", "--seed", 5, "-o", name)
+    return load_file(name)
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0"])
+def test_graft_keeps_types_and_all_other_bytes(tenon, rng, kind):
+    kinds = {"mm.0.weight": kind, "mm.2.weight": kind}
+    write("base.gguf", llava_tensors(rng), LLAVA_KEYS, kinds=kinds)
+    new = trained(tenon, rng)
+    said = tenon("graft", "base.gguf", "trained.safetensors", "-o", "new.gguf")
+    assert said.out.startswith("4 tensors of base.gguf replaced in new.gguf")
+    assert ("2 rounded, by at most" in said.out) == (kind != "F32") and "another type" not in said.out
+    assert "the file asks for gelu_tanh, as llama.cpp computes it; the connector was trained with gelu" in said.err
+    before, after = header_and_data("base.gguf"), header_and_data("new.gguf")
+    assert before[0] == after[0]
+    names = {"mm.0.weight": "proj1.weight", "mm.0.bias": "proj1.bias", "mm.2.weight": "proj2.weight",
+             "mm.2.bias": "proj2.bias"}
+    for name, (theirs, offset, data) in after[1].items():
+        assert before[1][name][:2] == (theirs, offset)
+        if name in names:
+            assert data == stored(new[names[name]], theirs).tobytes()
+        else:
+            assert data == before[1][name][2]
+    outside = bytearray(open("new.gguf", "rb").read())
+    for name in names:
+        _, offset, data = before[1][name]
+        outside[offset : offset + len(data)] = data
+    assert bytes(outside) == open("base.gguf", "rb").read()
+
+
+@pytest.mark.parametrize("kind, words, theirs", [("Q4_0", (), "F16"), ("Q5_1", ("--type", "Q8_0"), "Q8_0"),
+                                                 ("F16", ("--type", "F32"), "F32"), ("F32", ("--type", "BF16"), "BF16")])
+def test_graft_into_another_type(tenon, rng, kind, words, theirs):
+    write("base.gguf", llava_tensors(rng), LLAVA_KEYS, kinds={"mm.0.weight": kind, "mm.2.weight": kind})
+    new = trained(tenon, rng)
+    said = tenon("graft", "base.gguf", "trained.safetensors", "-o", "new.gguf", *words).out
+    assert "2 of them in another type" in said
+    before, after = header_and_data("base.gguf"), header_and_data("new.gguf")
+    assert before[1].keys() == after[1].keys() and len(before[0]) == len(after[0])
+    for name, (found, _, data) in after[1].items():
+        if name.startswith("mm."):
+            assert found == (theirs if name.endswith("weight") else "F32")
+        else:
+            assert (found, data) == (before[1][name][0], before[1][name][2])
+    assert after[1]["mm.0.weight"][2] == stored(new["proj1.weight"], theirs).tobytes()
+    keys = [{field.name: field.contents() for field in gguf.GGUFReader(path).fields.values()} for path in
+            ("base.gguf", "new.gguf")]
+    assert keys[0] == keys[1]
+    assert tenon("inspect", "new.gguf").out.count(theirs) >= 2
+
+
+def test_graft_of_an_extract_changes_nothing(tenon, rng):
+    write("base.gguf", llava_tensors(rng), LLAVA_KEYS, kinds={"mm.0.weight": "Q8_0", "mm.2.weight": "F16"})
+    tenon("extract", "base.gguf", "-o", "c.safetensors")
+    found = tenon("graft", "base.gguf", "c.safetensors", "-o", "new.gguf", "--json").json
+    assert found["tensors"] == 4 and found["retyped"] == 0 and found["base_activation"] is None
+    got, want = read("new.gguf"), read("base.gguf")
+    assert all((got[name] == want[name]).all() for name in ("mm.0.bias", "mm.2.weight", "mm.2.bias"))
+    assert numpy.abs(got["mm.0.weight"] - want["mm.0.weight"]).max() <= found["largest_error"] < 1e-3
+
+
+def test_graft_refuses_what_does_not_fit(tenon, rng):
+    write("base.gguf", llava_tensors(rng), LLAVA_KEYS)
+    base = open("base.gguf", "rb").read()
+    trained(tenon, rng, "narrow.safetensors", in_dim=48)
+    said = tenon("graft", "base.gguf", "narrow.safetensors", "-o", "new.gguf", code=1).err
+    assert "tensor 'mm.0.weight' is [96, 64], but 'proj1.weight' of the connector to graft is [96, 48]" in said
+    assert "48 -> 96, the file's is 64 -> 96" in said and "belongs to another model" in said
+    tenon("init", "--type", "linear", "--in-dim", 64, "--out-dim", 96, "-o", "linear.safetensors")
+    said = tenon("graft", "base.gguf", "linear.safetensors", "-o", "new.gguf", code=1).err
+    assert "holds a connector of type 'mlp_2layer', but the one to graft is of type 'linear'" in said
+    said = tenon("graft", "linear.safetensors", "linear.safetensors", "-o", "new.gguf", code=1).err
+    assert "is safetensors; this version grafts into mmproj files (GGUF)" in said
+    assert "are the same file" in tenon("graft", "base.gguf", "narrow.safetensors", "-o", "base.gguf", code=1).err
+    assert open("base.gguf", "rb").read() == base
+    import os
+    assert not os.path.exists("new.gguf")
+    tensors = load_file("narrow.safetensors")
+    assert tensors["proj1.weight"].shape == (96, 48)
+
+
+def test_graft_refuses_numbers_that_are_not_finite(tenon, rng):
+    write("base.gguf", llava_tensors(rng), LLAVA_KEYS)
+    new = trained(tenon, rng)
+    from safetensors import safe_open
+    with safe_open("trained.safetensors", "np") as file:
+        metadata = file.metadata()
+    new["proj1.bias"] = new["proj1.bias"].copy()
+    new["proj1.bias"][3] = numpy.nan
+    save_file(new, "trained.safetensors", metadata)
+    assert "'proj1.bias' at [3]" in tenon("graft", "base.gguf", "trained.safetensors", "-o", "new.gguf", code=1).err
+
+
+def test_fit_and_graft(tenon, rng):
+    """Extract, fit, graft: three commands."""
+    write("base.gguf", llava_tensors(rng), LLAVA_KEYS, kinds={"mm.0.weight": "F16", "mm.2.weight": "F16"})
+    numpy.save("x.npy", rng.standard_normal((8, 10, 64)).astype(numpy.float32))
+    numpy.save("y.npy", rng.standard_normal((8, 9, 96)).astype(numpy.float32))
+    tenon("fit", "--model", "base.gguf", "--features", "x.npy", "--targets", "y.npy", "--epochs", 2, "--lr", 0.01,
+          "--batch", 4, "-o", "fitted.safetensors", lines=None)
+    tenon("graft", "base.gguf", "fitted.safetensors", "-o", "new.gguf")
+    tenon("run", "new.gguf", "x.npy", "-o", "a.npy", "--dtype", "f32")
+    tenon("run", "fitted.safetensors", "x.npy", "-o", "b.npy", "--dtype", "f32")
+    assert worst(numpy.load("a.npy"), numpy.load("b.npy")) < 2e-3
