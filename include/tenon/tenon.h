@@ -537,7 +537,8 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_open(const char *path, ten
  * `names` and returns how many there are; the strings are static. */
 TENON_API size_t tenon_list_families(const char **names, size_t capacity);
 
-/* The connector type of a family, and the `index`th of the model_type values of config.json that it stands for; NULL:
+/* The connector type of a family, and the `index`th of the model_type values of config.json (of a GGUF file: of its
+ * clip.projector_type) that it stands for; NULL:
  * there is no such family, or no such number. Static strings. */
 TENON_API const char *tenon_family_connector(const char *family);
 TENON_API const char *tenon_family_model_type(const char *family, size_t index);

@@ -2,6 +2,8 @@
 /* The one list of families. */
 #include "families/family.h"
 
+#include "families/gguf.h"
+
 #include "core/error.h"
 #include "core/versioned.h"
 #include <string.h>
@@ -13,8 +15,7 @@ const tn_family *const tn_families[] = {
     &tn_family_mllama,         &tn_family_fuyu,          &tn_family_qwen2_vl,    &tn_family_qwen2_5_vl,
     &tn_family_qwen3_vl,       &tn_family_qwen3_omni,    &tn_family_qwen3_5,     &tn_family_gemma3,
     &tn_family_internvl,       &tn_family_internvl_chat, &tn_family_idefics3,    &tn_family_mistral3,
-    &tn_family_lighton_ocr,    &tn_family_aya_vision,    &tn_family_llama4,
-    &tn_family_gguf_mlp,
+    &tn_family_lighton_ocr,    &tn_family_aya_vision,    &tn_family_llama4,      &tn_family_gguf_mlp,
 };
 
 size_t tn_num_families(void)

@@ -6,10 +6,10 @@
 
 #include <string.h>
 
-/* Files of one encoder have the first key, files of several (vision and audio) the second. */
+/* tn_gguf_config puts the type there, wherever the file has it. */
 #define MARKS(type)                                                                                                    \
     {                                                                                                                  \
-        {TN_GGUF_MODEL, "", "clip.projector_type", type}, {TN_GGUF_MODEL, "", "clip.vision.projector_type", type},     \
+        {TN_GGUF_MODEL, "", "clip.projector_type", type},                                                              \
         {                                                                                                              \
             NULL, NULL, NULL, NULL                                                                                     \
         }                                                                                                              \
@@ -50,6 +50,11 @@ const tn_family tn_family_gguf_mlp = {"gguf_mlp", "llava", mlp_marks, mlp_keys, 
 static const struct {
     const char *family, *activation;
 } trained[] = {{"gguf_mlp", "gelu"}};
+
+bool tn_is_gguf(const tn_family *family)
+{
+    return strcmp(family->marks->model_type, TN_GGUF_MODEL) == 0;
+}
 
 const char *tn_gguf_trained(const char *family)
 {

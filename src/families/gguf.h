@@ -14,6 +14,9 @@
  * frees it with free(). TENON_NOT_FOUND: the file holds no projector, or one of a type that is not known. */
 tenon_status tn_gguf_config(const tenon_file *file, const char *source, char **json, tenon_error *error);
 
+/* True for a projector of mmproj files. */
+bool tn_is_gguf(const tn_family *family);
+
 /* The activation that a family's models were trained with where llama.cpp computes another one; else NULL. */
 const char *tn_gguf_trained(const char *family);
 

@@ -30,8 +30,7 @@ static void add_types(tn_text *text)
 {
     tn_items items = {.text = text, .most = 100};
     for (size_t f = 0; f < tn_num_families(); f++) {
-        const tn_mark *mark = tn_families[f]->marks;
-        if (strcmp(mark->model_type, TN_GGUF_MODEL) == 0) tn_items_add(&items, "%s", mark->value);
+        if (tn_is_gguf(tn_families[f])) tn_items_add(&items, "%s", tn_families[f]->marks->value);
     }
     tn_items_end(&items);
 }
@@ -39,9 +38,7 @@ static void add_types(tn_text *text)
 static bool is_known(const char *type)
 {
     for (size_t f = 0; f < tn_num_families(); f++) {
-        for (const tn_mark *mark = tn_families[f]->marks; mark->model_type != NULL; mark++) {
-            if (strcmp(mark->model_type, TN_GGUF_MODEL) == 0 && strcmp(mark->value, type) == 0) return true;
-        }
+        if (tn_is_gguf(tn_families[f]) && strcmp(tn_families[f]->marks->value, type) == 0) return true;
     }
     return false;
 }

@@ -133,8 +133,8 @@ tenon_status tn_index_open(tenon_file *file, const tn_input *input, tenon_error 
 tenon_status tn_npy_open(tenon_file *file, const tn_input *input, tenon_error *error);
 tenon_status tn_gguf_open(tenon_file *file, const tn_input *input, tenon_error *error);
 
-/* *stored, which the caller frees with free(): `count` numbers in the dtype of the encoding, as tn_replacement has them;
- * *moved: the largest distance between a number and the one that a reader will find, 0: all are the same. */
+/* *stored, which the caller frees with free(): `count` numbers in the dtype of the encoding, as tn_replacement has
+ * them; *moved: the largest distance between a number and the one that a reader will find, 0: all are the same. */
 tenon_status tn_store_as(void **stored, double *moved, const void *from, tn_dtype dtype, size_t count,
                          const tn_encoding *encoding, tenon_error *error);
 

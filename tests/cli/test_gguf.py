@@ -210,9 +210,9 @@ def test_missing_and_misshapen_tensors_are_named(tenon, rng):
 def test_extract_and_run_give_the_same_tokens(tenon, llava, rng):
     numpy.save("features.npy", rng.standard_normal((2, 10, 64)).astype(numpy.float32))
     said = tenon("extract", "mmproj.gguf", "-o", "c.safetensors").out
-    assert said == ("mlp_2layer 64 -> 96 of a model of family gguf_mlp: 15,552 parameters, 60.8 KiB in c.safetensors\n")
+    assert said == ("llava 64 -> 96 of a model of family gguf_mlp: 15,552 parameters, 60.8 KiB in c.safetensors\n")
     tensors = load_file("c.safetensors")
-    for ours, theirs in (("proj1", "mm.0"), ("proj2", "mm.2")):
+    for ours, theirs in (("linear_1", "mm.0"), ("linear_2", "mm.2")):
         for part in ("weight", "bias"):
             assert tensors[f"{ours}.{part}"].tobytes() == llava[f"{theirs}.{part}"].tobytes()
     tenon("run", "mmproj.gguf", "features.npy", "-o", "a.npy")
@@ -243,7 +243,7 @@ def header_and_data(path):
 
 def trained(tenon, rng, name="trained.safetensors", dtype=numpy.float32, **widths):
     """A connector of other numbers, in tenon's own file."""
-    tenon("init", "--type", "mlp_2layer", "--in-dim", widths.get("in_dim", 64), "--out-dim", widths.get("out_dim", 96),
+    tenon("init", "--type", "llava", "--in-dim", widths.get("in_dim", 64), "--out-dim", widths.get("out_dim", 96),
           "--activation", "gelu", "--seed", 5, "-o", name)
     return load_file(name)
 
@@ -259,8 +259,8 @@ def test_graft_keeps_types_and_all_other_bytes(tenon, rng, kind):
     assert "the file asks for gelu_tanh, as llama.cpp computes it; the connector was trained with gelu" in said.err
     before, after = header_and_data("base.gguf"), header_and_data("new.gguf")
     assert before[0] == after[0]
-    names = {"mm.0.weight": "proj1.weight", "mm.0.bias": "proj1.bias", "mm.2.weight": "proj2.weight",
-             "mm.2.bias": "proj2.bias"}
+    names = {"mm.0.weight": "linear_1.weight", "mm.0.bias": "linear_1.bias", "mm.2.weight": "linear_2.weight",
+             "mm.2.bias": "linear_2.bias"}
     for name, (theirs, offset, data) in after[1].items():
         assert before[1][name][:2] == (theirs, offset)
         if name in names:
@@ -288,7 +288,7 @@ def test_graft_into_another_type(tenon, rng, kind, words, theirs):
             assert found == (theirs if name.endswith("weight") else "F32")
         else:
             assert (found, data) == (before[1][name][0], before[1][name][2])
-    assert after[1]["mm.0.weight"][2] == stored(new["proj1.weight"], theirs).tobytes()
+    assert after[1]["mm.0.weight"][2] == stored(new["linear_1.weight"], theirs).tobytes()
     keys = [{field.name: field.contents() for field in gguf.GGUFReader(path).fields.values()} for path in
             ("base.gguf", "new.gguf")]
     assert keys[0] == keys[1]
@@ -310,11 +310,11 @@ def test_graft_refuses_what_does_not_fit(tenon, rng):
     base = open("base.gguf", "rb").read()
     trained(tenon, rng, "narrow.safetensors", in_dim=48)
     said = tenon("graft", "base.gguf", "narrow.safetensors", "-o", "new.gguf", code=1).err
-    assert "tensor 'mm.0.weight' is [96, 64], but 'proj1.weight' of the connector to graft is [96, 48]" in said
+    assert "tensor 'mm.0.weight' is [96, 64], but 'linear_1.weight' of the connector to graft is [96, 48]" in said
     assert "48 -> 96, the file's is 64 -> 96" in said and "belongs to another model" in said
     tenon("init", "--type", "linear", "--in-dim", 64, "--out-dim", 96, "-o", "linear.safetensors")
     said = tenon("graft", "base.gguf", "linear.safetensors", "-o", "new.gguf", code=1).err
-    assert "holds a connector of type 'mlp_2layer', but the one to graft is of type 'linear'" in said
+    assert "holds a connector of type 'llava', but the one to graft is of type 'linear'" in said
     said = tenon("graft", "linear.safetensors", "linear.safetensors", "-o", "new.gguf", code=1).err
     assert "is safetensors; this version grafts into mmproj files (GGUF)" in said
     assert "are the same file" in tenon("graft", "base.gguf", "narrow.safetensors", "-o", "base.gguf", code=1).err
@@ -322,7 +322,7 @@ def test_graft_refuses_what_does_not_fit(tenon, rng):
     import os
     assert not os.path.exists("new.gguf")
     tensors = load_file("narrow.safetensors")
-    assert tensors["proj1.weight"].shape == (96, 48)
+    assert tensors["linear_1.weight"].shape == (96, 48)
 
 
 def test_graft_refuses_numbers_that_are_not_finite(tenon, rng):
@@ -331,10 +331,10 @@ def test_graft_refuses_numbers_that_are_not_finite(tenon, rng):
     from safetensors import safe_open
     with safe_open("trained.safetensors", "np") as file:
         metadata = file.metadata()
-    new["proj1.bias"] = new["proj1.bias"].copy()
-    new["proj1.bias"][3] = numpy.nan
+    new["linear_1.bias"] = new["linear_1.bias"].copy()
+    new["linear_1.bias"][3] = numpy.nan
     save_file(new, "trained.safetensors", metadata)
-    assert "'proj1.bias' at [3]" in tenon("graft", "base.gguf", "trained.safetensors", "-o", "new.gguf", code=1).err
+    assert "'linear_1.bias' at [3]" in tenon("graft", "base.gguf", "trained.safetensors", "-o", "new.gguf", code=1).err
 
 
 def test_fit_and_graft(tenon, rng):
