@@ -53,7 +53,7 @@ const char *tenon_family_model_type(const char *family, size_t index)
         size_t first = 0;
         while (strcmp(found->marks[first].model_type, type) != 0)
             first++;
-        if (first == i && index-- == 0) return type;
+        if (first == i && index-- == 0) return tn_is_gguf(found) ? found->marks[i].value : type;
     }
     return NULL;
 }
