@@ -12,6 +12,8 @@ extern const tn_command tn_command_run;
 extern const tn_command tn_command_compare;
 extern const tn_command tn_command_bench;
 extern const tn_command tn_command_fit;
+extern const tn_command tn_command_extract;
+extern const tn_command tn_command_graft;
 extern const tn_command tn_command_families;
 
 /* All of them, in the order help shows; ends with NULL. */

@@ -13,9 +13,17 @@
 #include <stdio.h>
 #include <string.h>
 
-const tn_command *const tn_commands[] = {&tn_command_tokens,   &tn_command_init,  &tn_command_inspect,
-                                         &tn_command_run,      &tn_command_fit,   &tn_command_compare,
-                                         &tn_command_families, &tn_command_bench, NULL};
+const tn_command *const tn_commands[] = {&tn_command_tokens,
+                                         &tn_command_init,
+                                         &tn_command_inspect,
+                                         &tn_command_run,
+                                         &tn_command_fit,
+                                         &tn_command_compare,
+                                         &tn_command_families,
+                                         &tn_command_extract,
+                                         &tn_command_graft,
+                                         &tn_command_bench,
+                                         NULL};
 
 static const tn_command *find_command(const char *name)
 {

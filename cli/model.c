@@ -99,11 +99,13 @@ tenon_status tn_model_open(const char *path, const tn_model_settings *settings, 
         load.num_rename = rename.count;
         load.config_json = config;
         load.family = settings->family;
+        load.activation = settings->activation;
         load.describe_only = describe_only;
         status = tenon_adapter_open(path, &load, adapter, error);
     }
     load.config_json = NULL;
     load.family = NULL;
+    load.activation = NULL;
     load.rename = NULL;
     load.num_rename = 0;
     drop_renames(&rename);
@@ -129,4 +131,10 @@ int64_t tn_config_int(const tenon_config *config, const char *name)
 {
     int64_t value = 0;
     return tenon_config_get_int(config, name, &value, NULL) == TENON_OK ? value : 0;
+}
+
+const char *tn_config_text(const tenon_config *config, const char *name)
+{
+    const char *value = "";
+    return tenon_config_get_string(config, name, &value, NULL) == TENON_OK ? value : "";
 }

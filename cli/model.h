@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Opening the MODEL of a subcommand: a file or folder, --prefix, --rename, --config, --family. */
+/* Opening the MODEL of a subcommand: a file or folder, --prefix, --rename, --config, --family, --activation. */
 #ifndef TN_CLI_MODEL_H
 #define TN_CLI_MODEL_H
 
@@ -10,6 +10,7 @@ typedef struct tn_model_settings {
     const char *prefix;
     const char *config; /* a JSON file, or the JSON itself */
     const char *family;
+    const char *activation;
     tn_mapping rename;
 } tn_model_settings;
 
@@ -43,6 +44,14 @@ typedef struct tn_model_settings {
             "--family llava"                                                                                           \
     }
 
+#define TN_MODEL_OPTION_ACTIVATION(s)                                                                                  \
+    {                                                                                                                  \
+        "activation", 0, TN_STRING, "NAME", NULL, 0, offsetof(s, model.activation),                                    \
+            "activation to compute instead of the one that the file asks for, such as gelu for an mmproj file, of "    \
+            "which llama.cpp computes gelu_tanh",                                                                      \
+            "--activation gelu"                                                                                        \
+    }
+
 /* Opens the connector. On success the caller owns *adapter; *found (may be NULL) says what was used. */
 tenon_status tn_model_open(const char *path, const tn_model_settings *settings, bool describe_only,
                            tenon_adapter **adapter, tenon_load_options *found, tenon_error *error);
@@ -52,6 +61,9 @@ void tn_call_set_grid(tenon_call *call, tn_pair grid);
 
 /* Elements of one parameter. */
 int64_t tn_parameter_elements(const tenon_parameter *parameter);
+
+/* A string option of the adapter's config; "" when it has none of this name. */
+const char *tn_config_text(const tenon_config *config, const char *name);
 
 /* An integer field of the adapter's config; 0 when it has none of this name. */
 int64_t tn_config_int(const tenon_config *config, const char *name);

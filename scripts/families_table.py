@@ -17,7 +17,7 @@ BEGIN, END = "<!-- families: scripts/families_table.py -->\n", "<!-- end of fami
 
 def table(binary):
     done = subprocess.run([binary, "families", "--json"], capture_output=True, text=True, check=True)
-    rows = ["| family | connector | `model_type` of config.json |\n", "|---|---|---|\n"]
+    rows = ["| family | connector | `model_type` of config.json, `clip.projector_type` of a GGUF file |\n", "|---|---|---|\n"]
     for row in json.loads(done.stdout)["families"]:
         types = ", ".join(f"`{name}`" for name in row["model_types"])
         rows.append(f"| {row['family']} | `{row['type']}` | {types} |\n")

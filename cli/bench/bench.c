@@ -31,7 +31,8 @@ typedef struct settings {
 enum { MOST_REPEATS = 1001 };
 
 static const tn_argument arguments[] = {
-    {"MODEL", false, "@model", "a connector's safetensors file, an index of shards or the folder of a checkpoint"},
+    {"MODEL", false, "@model",
+     "a connector's safetensors file, an index of shards, the folder of a checkpoint, or a GGUF mmproj file"},
     {.name = NULL}};
 
 static const tn_option options[] = {
@@ -54,6 +55,7 @@ static const tn_option options[] = {
     TN_MODEL_OPTION_RENAME(settings),
     TN_MODEL_OPTION_CONFIG(settings),
     TN_MODEL_OPTION_FAMILY(settings),
+    TN_MODEL_OPTION_ACTIVATION(settings),
     TN_OPTION_JSON(settings),
     {.name = NULL}};
 

@@ -58,7 +58,8 @@ _tenon_inspect() {
         --prefix) ;;
         --rename) ;;
         --family) ;;
-        *) _tenon_options "--window --grid --in-dim --out-dim --prefix --rename --config --family --all --dot --json --help" ;;
+        --activation) ;;
+        *) _tenon_options "--window --grid --in-dim --out-dim --prefix --rename --config --family --activation --all --dot --json --help" ;;
     esac
 }
 
@@ -78,9 +79,10 @@ _tenon_run() {
         --prefix) ;;
         --rename) ;;
         --family) ;;
+        --activation) ;;
         --tensor) ;;
         --threads) ;;
-        *) _tenon_options "--output --window --grid --prefix-tokens --frame-mask --patch-mask --attention --dtype --prefix --rename --config --family --tensor --npy-bf16 --threads --cpu --device --check-finite --force --json --help" ;;
+        *) _tenon_options "--output --window --grid --prefix-tokens --frame-mask --patch-mask --attention --dtype --prefix --rename --config --family --activation --tensor --npy-bf16 --threads --cpu --device --check-finite --force --json --help" ;;
     esac
 }
 
@@ -117,10 +119,11 @@ _tenon_fit() {
         --prefix) ;;
         --rename) ;;
         --family) ;;
+        --activation) ;;
         --tensor) ;;
         --target-tensor) ;;
         --threads) ;;
-        *) _tenon_options "--model --features --targets --output --loss --steps --epochs --batch --accumulate --lr --warmup --min-lr --weight-decay --decay-biases --beta1 --beta2 --eps --clip --freeze --no-master --save-activations --seed --val-fraction --patience --checkpoint --every --resume --skip-nonfinite --log --window --grid --prefix --rename --config --family --tensor --target-tensor --npy-bf16 --threads --cpu --json --help" ;;
+        *) _tenon_options "--model --features --targets --output --loss --steps --epochs --batch --accumulate --lr --warmup --min-lr --weight-decay --decay-biases --beta1 --beta2 --eps --clip --freeze --no-master --save-activations --seed --val-fraction --patience --checkpoint --every --resume --skip-nonfinite --log --window --grid --prefix --rename --config --family --activation --tensor --target-tensor --npy-bf16 --threads --cpu --json --help" ;;
     esac
 }
 
@@ -138,6 +141,26 @@ _tenon_families() {
     esac
 }
 
+_tenon_extract() {
+    case "$previous" in
+        --output|-o) _tenon_files ;;
+        --config ) _tenon_files ;;
+        --prefix) ;;
+        --rename) ;;
+        --family) ;;
+        --activation) ;;
+        *) _tenon_options "--output --prefix --rename --config --family --activation --json --help" ;;
+    esac
+}
+
+_tenon_graft() {
+    case "$previous" in
+        --output|-o) _tenon_files ;;
+        --type ) _tenon_words "F32 F16 BF16 Q8_0" ;;
+        *) _tenon_options "--output --type --json --help" ;;
+    esac
+}
+
 _tenon_bench() {
     case "$previous" in
         --dtype ) _tenon_words "f32 bf16 f16" ;;
@@ -152,7 +175,8 @@ _tenon_bench() {
         --prefix) ;;
         --rename) ;;
         --family) ;;
-        *) _tenon_options "--tokens --batch --dtype --threads --window --grid --repeat --cpu --prefix --rename --config --family --json --help" ;;
+        --activation) ;;
+        *) _tenon_options "--tokens --batch --dtype --threads --window --grid --repeat --cpu --prefix --rename --config --family --activation --json --help" ;;
     esac
 }
 
@@ -160,11 +184,11 @@ _tenon() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        _tenon_words "tokens init inspect run fit compare families bench help --version"
+        _tenon_words "tokens init inspect run fit compare families extract graft bench help --version"
         return
     fi
     case "${COMP_WORDS[1]}" in
-        help) _tenon_words "tokens init inspect run fit compare families bench" ;;
+        help) _tenon_words "tokens init inspect run fit compare families extract graft bench" ;;
         tokens) _tenon_tokens ;;
         init) _tenon_init ;;
         inspect) _tenon_inspect ;;
@@ -172,6 +196,8 @@ _tenon() {
         fit) _tenon_fit ;;
         compare) _tenon_compare ;;
         families) _tenon_families ;;
+        extract) _tenon_extract ;;
+        graft) _tenon_graft ;;
         bench) _tenon_bench ;;
     esac
 }

@@ -90,6 +90,7 @@ static const tn_option options[] = {
     TN_MODEL_OPTION_RENAME(tn_fit_settings),
     TN_MODEL_OPTION_CONFIG(tn_fit_settings),
     TN_MODEL_OPTION_FAMILY(tn_fit_settings),
+    TN_MODEL_OPTION_ACTIVATION(tn_fit_settings),
     {"tensor", 0, TN_STRING, "NAME", NULL, 0, offsetof(tn_fit_settings, tensor),
      "name of the features in a .safetensors file; default features, or the only floating-point tensor",
      "--tensor image_features"},

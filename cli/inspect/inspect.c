@@ -26,7 +26,8 @@ typedef struct settings {
 } settings;
 
 static const tn_argument arguments[] = {
-    {"MODEL", false, "@model", "a safetensors file, an index of shards (model.safetensors.index.json) or its folder"},
+    {"MODEL", false, "@model",
+     "a safetensors file, an index of shards (model.safetensors.index.json) or its folder, or a GGUF mmproj file"},
     {.name = NULL}};
 
 static const tn_option options[] = {
@@ -42,6 +43,7 @@ static const tn_option options[] = {
     TN_MODEL_OPTION_RENAME(settings),
     TN_MODEL_OPTION_CONFIG(settings),
     TN_MODEL_OPTION_FAMILY(settings),
+    TN_MODEL_OPTION_ACTIVATION(settings),
     {"all", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, all), "list every tensor of the file", "--all"},
     {"dot", 0, TN_FLAG, NULL, NULL, 0, offsetof(settings, dot), "write the graph alone, for Graphviz", "--dot"},
     TN_OPTION_JSON(settings),
@@ -154,12 +156,14 @@ static void print_text(const char *path, const tenon_file *file, const tenon_ada
     tn_print_safely(stdout, text ? text : "-");
     printf("\n");
     tn_family_text(adapter);
+    tn_activation_text(adapter);
     printf("parameters  %s, %.0f bytes (%s)\n", tn_count_text(sum.elements), sum.bytes, tn_bytes_text(sum.bytes));
     if (found->used_prefix[0]) printf("prefix      %s\n", tn_name_text(found->used_prefix));
     if (found->num_unused)
         printf("tensors     %" PRId64 " used, %" PRId64 " others in the file\n", found->num_used, found->num_unused);
     tn_print_absent_shards(file);
     tn_family_sources_text(file, adapter);
+    tn_metadata_text(file);
     tn_graph_text(graph, adapter);
     print_grids(rows, count);
     free(text);
@@ -222,7 +226,7 @@ static int print_as_json(const char *path, const tenon_file *file, const tenon_a
                   (json_int_t)found->num_used, "tensors_unused", (json_int_t)found->num_unused, "absent_shards",
                   tn_absent_shards(file), "layers", layers_as_json(adapter), "tensors", parameters_as_json(adapter),
                   "graph", tn_graph_json(adapter), "grids", grids),
-        tn_family_json(file, adapter)));
+        tn_json_joined(tn_family_json(file, adapter), tn_gguf_json(file, adapter))));
 }
 
 /* --in-dim and --out-dim: does it fit between two models? */

@@ -60,6 +60,17 @@ int tn_guess_connectors(const tenon_file *file, const tn_named_tensor *tensors, 
 /* The config in JSON; freed with free(). NULL: out of memory. */
 char *tn_guess_config(const tn_guess *guess);
 
+/* ---- inspect_gguf.c: nothing where the file is no GGUF one ---- */
+
+/* The activation that the file asks for, beside the one that the model was trained with. */
+void tn_activation_text(const tenon_adapter *adapter);
+
+/* The keys of the header. */
+void tn_metadata_text(const tenon_file *file);
+
+/* {"metadata": {"clip.projector_type": "mlp", ...}, "trained_activation": "gelu"}; `adapter` NULL: there is none. */
+json_t *tn_gguf_json(const tenon_file *file, const tenon_adapter *adapter);
+
 /* ---- inspect_survey.c ---- */
 
 /* Prints a line for each tensor, in the order of the file. */

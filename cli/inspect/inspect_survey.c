@@ -223,6 +223,7 @@ void tn_survey_text(const tn_command *command, const char *path, const tenon_fil
     if (rows && !all && count > MOST_LISTED) print_rows(rows, num_rows);
     if (all || (count <= MOST_LISTED && listed < count)) tn_list_tensors(file);
     if (!rows) tn_note("out of memory: the tensors are not summarised");
+    tn_metadata_text(file);
     free(rows);
     free(tensors);
 }
@@ -297,7 +298,7 @@ json_t *tn_survey_json(const tn_command *command, const char *path, const tenon_
     json_decref(list);
     free(rows);
     free(tensors);
-    return object;
+    return object ? tn_json_joined(object, tn_gguf_json(file, NULL)) : NULL;
 }
 
 /* ---- shards that are not there ---- */

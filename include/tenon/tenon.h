@@ -509,6 +509,8 @@ typedef struct tenon_load_options {
     int64_t num_rename;
     const char *family; /* tenon_adapter_open: the family of the model, see tenon_list_families; NULL: as its
                            config.json says */
+    const char
+        *activation; /* tenon_adapter_open: instead of the one that the file or the config asks for; NULL: that */
 } tenon_load_options;
 
 TENON_API void tenon_load_options_init(tenon_load_options *options);
@@ -523,18 +525,20 @@ TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_load(tenon_adapter *adapte
                                                            tenon_load_options *options, tenon_error *error);
 
 /* Builds the adapter that the file, or options->config_json, describes and loads it: one of tenon's own files, or a
- * public model in Hugging Face's format (a folder with config.json, or a file or index beside one), of which the
- * connector's tensors alone are read. options->config_json may be such a model's config too. The caller owns *adapter
- * on success. `options` may be NULL. TENON_NOT_FOUND: nothing describes it, or a model of no known family.
- * TENON_MISMATCH: tensors are missing or misshapen, or config and tensors contradict each other. */
+ * public model in Hugging Face's format (a folder with config.json, or a file or index beside one) or llama.cpp's (an
+ * mmproj file in GGUF), of which the connector's tensors alone are read. options->config_json may be such a model's
+ * config too. The caller owns *adapter on success. `options` may be NULL. TENON_NOT_FOUND: nothing describes it, or a
+ * model of no known family. TENON_MISMATCH: tensors are missing or misshapen, or config and tensors contradict each
+ * other. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_open(const char *path, tenon_load_options *options,
                                                            tenon_adapter **adapter, tenon_error *error);
 
-/* Families of public models whose folders tenon_adapter_open takes. Copies up to `capacity` names into `names` and
- * returns how many there are; the strings are static. */
+/* Families of public models whose folders or mmproj files tenon_adapter_open takes. Copies up to `capacity` names into
+ * `names` and returns how many there are; the strings are static. */
 TENON_API size_t tenon_list_families(const char **names, size_t capacity);
 
-/* The connector type of a family, and the `index`th of the model_type values of config.json that it stands for; NULL:
+/* The connector type of a family, and the `index`th of the model_type values of config.json (of a GGUF file: of its
+ * clip.projector_type) that it stands for; NULL:
  * there is no such family, or no such number. Static strings. */
 TENON_API const char *tenon_family_connector(const char *family);
 TENON_API const char *tenon_family_model_type(const char *family, size_t index);
@@ -553,6 +557,10 @@ TENON_API void tenon_family_module_init(tenon_family_module *module);
 /* The `index`th module of a family. TENON_NOT_FOUND: there is no such family, or no such number. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_family_get_module(const char *family, size_t index,
                                                                 tenon_family_module *module, tenon_error *error);
+
+/* The activation that models of the family were trained with, where the family's files ask for another one, as
+ * llama.cpp computes the tanh form of GELU where a model was trained with the exact one; NULL: they agree. */
+TENON_API const char *tenon_family_trained_activation(const char *family);
 
 /* The family of the public model that the adapter was opened from, a static string; NULL: it was not opened from one.
  */
@@ -588,6 +596,30 @@ TENON_API void tenon_save_options_init(tenon_save_options *options);
  * failure the old one is still there. `options` may be NULL. TENON_INVALID: parameters are infinite or NaN. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_save(const tenon_adapter *adapter, const char *path,
                                                            const tenon_save_options *options, tenon_error *error);
+
+/* How tenon_adapter_graft writes, and what it did. */
+typedef struct tenon_graft_options {
+    size_t size;
+    const char *type;     /* stored type of the matrices ("F32", "F16", "BF16", "Q8_0"); NULL: that of the base where
+                             tenon writes it, else F16. Vectors keep theirs, or become F32 */
+    bool allow_nonfinite; /* write infinite numbers and NaN */
+    int64_t num_tensors;  /* out: tensors that were replaced */
+    int64_t num_retyped;  /* out: of them, those that are of another type than in the base */
+    int64_t num_rounded;  /* out: of them, those in which a number is not what it was */
+    double largest_error; /* out: how far one was moved at most */
+    char largest_tensor[256]; /* out: in which tensor of the base; "": in none */
+    char activation[64];      /* out: the activation that the base asks for where the adapter has another one; "" */
+} tenon_graft_options;
+
+TENON_API void tenon_graft_options_init(tenon_graft_options *options);
+
+/* Writes the file `base`, an mmproj file in GGUF, to `path` with the adapter's parameters in place of its connector's.
+ * Where no type changes, the bytes outside these tensors stay the same; else their offsets in the header change and
+ * all other tensors' data stays the same. Atomic; `path` may be `base`. `options` may be NULL. TENON_MISMATCH: the base
+ * holds another connector, or one of other widths. TENON_UNSUPPORTED: it is no GGUF file. */
+TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_graft(const tenon_adapter *adapter, const char *base,
+                                                            const char *path, tenon_graft_options *options,
+                                                            tenon_error *error);
 
 /* ---- 7. prepare and run ----------------------------------------------------------------------------------------- */
 

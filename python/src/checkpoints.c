@@ -72,17 +72,19 @@ static PyObject *report(const tenon_load_options *options)
 
 static PyObject *adapter_open(PyObject *type, PyObject *args)
 {
-    PyObject *path_object, *json = NULL, *prefix = NULL, *rename = NULL, *family = NULL, *keeper;
+    PyObject *path_object, *json = NULL, *prefix = NULL, *rename = NULL, *family = NULL, *activation = NULL, *keeper;
     const char *path;
     load_settings s;
     tenon_adapter *handle;
     tenon_error error;
     tenon_status status;
-    if (!PyArg_ParseTuple(args, "O|OOOO:open", &path_object, &json, &prefix, &rename, &family) ||
+    if (!PyArg_ParseTuple(args, "O|OOOOO:open", &path_object, &json, &prefix, &rename, &family, &activation) ||
         !read_settings(&s, json, prefix, rename)) {
         return NULL;
     }
-    if (!read_optional_string(family, "family", &s.options.family) || !tnpy_read_path(path_object, &keeper, &path)) {
+    if (!read_optional_string(family, "family", &s.options.family) ||
+        !read_optional_string(activation, "activation", &s.options.activation) ||
+        !tnpy_read_path(path_object, &keeper, &path)) {
         drop_settings(&s);
         return NULL;
     }
@@ -297,7 +299,8 @@ static PyObject *match(PyObject *type, PyObject *args)
 
 PyMethodDef tnpy_checkpoint_methods[] = {
     {"open", adapter_open, METH_VARARGS | METH_CLASS,
-     "open(path, config_json=None, prefix=None, rename=None, family=None): the adapter that a file describes, loaded."},
+     "open(path, config_json=None, prefix=None, rename=None, family=None, activation=None): the adapter that a file "
+     "describes, loaded."},
     {"match", match, METH_VARARGS | METH_CLASS,
      "match(path, tensors, config_json, prefix, rename, family=None): the adapter among [(name, stored, DLPack's code, "
      "bits, "

@@ -77,6 +77,7 @@ class Adapter:
         prefix: str | None = None,
         rename: Sequence[tuple[str, str]] | None = None,
         family: str | None = None,
+        activation: str | None = None,
         /,
     ) -> Any: ...
     @classmethod

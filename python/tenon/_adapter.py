@@ -298,17 +298,22 @@ def load(
     prefix: str | None = None,
     rename: Mapping[str, str] | None = None,
     family: str | None = None,
+    activation: str | None = None,
 ) -> Adapter:
-    """Loads the adapter that a safetensors file, an index of shards or a folder describes.
+    """Loads the adapter that a safetensors file, an index of shards, a folder or a GGUF mmproj file describes.
 
     A folder in Hugging Face's format (or a file or index beside a config.json) may be that of a whole model: its
     connector is found and its tensors alone are read. `Adapter.family` and `Adapter.feeding` say what it is and what the
-    encoder must deliver; `family` names the family where config.json does not tell it. For files that do not describe themselves `config` does. `in_dim`, `out_dim` and the config's hidden_dim are the
+    encoder must deliver; `family` names the family where config.json does not tell it. An mmproj file is such a model
+    too: llama.cpp computes the tanh form of GELU, and so does its adapter, unless `activation` says what to compute
+    instead ("gelu", with which most of these models were trained).
+
+    For files that do not describe themselves `config` does. `in_dim`, `out_dim` and the config's hidden_dim are the
     tensors' where they are not given; a mapping may hold the widths too. `prefix` and `rename`: see
     :meth:`Adapter.load`.
     """
     text = None if config is None else config_text(config, in_dim, out_dim)
-    adapter = Adapter.open(path, text, prefix, rename_pairs(rename), family)
+    adapter = Adapter.open(path, text, prefix, rename_pairs(rename), family, activation)
     for name, wanted in (("in_dim", in_dim), ("out_dim", out_dim)):
         if wanted is not None and _width(wanted, name) != getattr(adapter, name):
             raise ValueError(f"{os.fspath(path)} has {name} {getattr(adapter, name)}; expected {wanted}")

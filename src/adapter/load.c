@@ -6,6 +6,7 @@
 #include "adapter/match.h"
 #include "core/size.h"
 #include "core/versioned.h"
+#include "families/gguf.h"
 #include "families/model_config.h"
 #include "formats/format.h"
 #include <stdio.h>
@@ -182,7 +183,13 @@ static tenon_status fail_no_config(const checkpoint *c, tenon_error *error)
 static tenon_status find_model(description *d, checkpoint *c, const tenon_load_options *settings, tenon_error *error)
 {
     char *source = NULL, *text = NULL;
-    tenon_status status = c->file != NULL ? tn_model_file_read(c->file, &source, &text, error) : TENON_OK;
+    const bool is_gguf = c->file != NULL && strcmp(c->file->kind, "GGUF") == 0;
+    tenon_status status = TENON_OK;
+    if (is_gguf) {
+        status = tn_gguf_config(c->file, c->source.text, &text, error);
+    } else if (c->file != NULL) {
+        status = tn_model_file_read(c->file, &source, &text, error);
+    }
     if (status == TENON_OK && text == NULL && settings->family == NULL) status = fail_no_config(c, error);
     if (status == TENON_OK) {
         status = take_model(d, c, source != NULL ? source : c->source.text, text, settings, error);
@@ -245,6 +252,10 @@ static tenon_status describe(description *d, checkpoint *c, const tenon_load_opt
     TN_TRY(find_json(d, c, settings, &json, error));
     TN_TRY(blame(c, tn_config_from_adapter_json(json, strlen(json), &d->config, &d->in_dim, &d->out_dim, &reason),
                  &reason, error));
+    if (settings->activation != NULL) {
+        TN_TRY(
+            blame(c, tenon_config_set_string(d->config, "activation", settings->activation, &reason), &reason, error));
+    }
     /* A file's own config is whole. */
     d->find_hidden = (settings->config_json != NULL || d->model.family != NULL) &&
                      tenon_config_get_int(d->config, "hidden_dim", &hidden, NULL) == TENON_OK && hidden == 0;

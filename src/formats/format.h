@@ -7,6 +7,7 @@
 #ifndef TN_FORMATS_FORMAT_H
 #define TN_FORMATS_FORMAT_H
 
+#include "core/dtype.h"
 #include "core/file.h"
 #include "tenon/tenon.h"
 #include <jansson.h>
@@ -71,8 +72,9 @@ typedef struct tn_entry {
     bool is_column_major; /* the first axis is the fastest; only npy has that */
     const tn_encoding *encoding;
     const tn_input *input;
-    uint64_t offset; /* of the first byte in `input` */
-    int64_t absent;  /* the number of its shard in file->absent, from 1 on; 0: the tensor is there */
+    uint64_t offset;    /* of the first byte in `input` */
+    int64_t absent;     /* the number of its shard in file->absent, from 1 on; 0: the tensor is there */
+    uint64_t header_at; /* GGUF: where the header has the number of its type, a u32, and then its offset, a u64 */
 } tn_entry;
 
 /* A shard that an index names and that is not there. Its tensors are entries of which only the name is known. */
@@ -93,7 +95,8 @@ struct tenon_file {
     json_t *metadata; /* an object of strings, or NULL */
     tn_absent_shard *absent;
     int64_t num_absent;
-    bool is_folder; /* the path is a folder's, so that the file to read was chosen for the caller */
+    uint64_t data_start, alignment; /* GGUF: what offsets count from, and are multiples of */
+    bool is_folder;                 /* the path is a folder's, so that the file to read was chosen for the caller */
     bool npy_bfloat16, keep_f64;
 };
 
@@ -129,6 +132,25 @@ tenon_status tn_safetensors_open(tenon_file *file, const tn_input *input, tenon_
 tenon_status tn_index_open(tenon_file *file, const tn_input *input, tenon_error *error);
 tenon_status tn_npy_open(tenon_file *file, const tn_input *input, tenon_error *error);
 tenon_status tn_gguf_open(tenon_file *file, const tn_input *input, tenon_error *error);
+
+/* *stored, which the caller frees with free(): `count` numbers in the dtype of the encoding, as tn_replacement has
+ * them; *moved: the largest distance between a number and the one that a reader will find, 0: all are the same. */
+tenon_status tn_store_as(void **stored, double *moved, const void *from, tn_dtype dtype, size_t count,
+                         const tn_encoding *encoding, tenon_error *error);
+
+/* ---- a GGUF file with other tensors in it ---- */
+
+/* A tensor of a file, what it becomes, and its elements: of the dtype of the encoding, or f32 where that has blocks. */
+typedef struct tn_replacement {
+    int64_t tensor;
+    const tn_encoding *encoding;
+    const void *data;
+} tn_replacement;
+
+/* Writes `file`, a GGUF one, to `path` with `count` of its tensors replaced, their shapes kept. All other bytes of the
+ * header and all other tensors' data stay the same. Atomic; `path` may be the file itself. */
+tenon_status tn_gguf_replace(const tenon_file *file, const tn_replacement *replacements, int64_t count,
+                             const char *path, tenon_error *error);
 
 /* ---- what a file is ---- */
 

@@ -149,6 +149,7 @@ static tenon_status add_tensor(reader *r, const char *name, tenon_error *error)
     const char *stored = NULL;
     tn_entry *entry = NULL;
     TN_TRY(take_shape(r, name, &ndim, shape, error));
+    const uint64_t header_at = r->g.at;
     TN_TRY(tn_gguf_take_u32(&r->g, &type, "a tensor's type", error));
     TN_TRY(tn_gguf_take_u64(&r->g, &offset, "a tensor's offset", error));
     const tn_encoding *encoding = tn_encoding_of_gguf(type, &stored);
@@ -162,6 +163,7 @@ static tenon_status add_tensor(reader *r, const char *name, tenon_error *error)
     entry->swapped = encoding->block == 0 && tn_host_is_big_endian();
     entry->input = r->g.input;
     entry->offset = offset;
+    entry->header_at = header_at;
     return TENON_OK;
 }
 
@@ -240,6 +242,8 @@ static tenon_status read_tensors(reader *r, uint64_t count, tenon_error *error)
     for (uint64_t i = 0; i < count; i++)
         TN_TRY(read_tensor(r, error));
     r->data_start = align(r, r->g.at);
+    r->file->data_start = r->data_start;
+    r->file->alignment = r->alignment;
     extent *places = malloc(((size_t)count + 1) * sizeof *places);
     if (places == NULL) {
         return tn_fail(error, TENON_NO_MEMORY, "%s: out of memory for %llu tensors",

@@ -52,4 +52,7 @@ const tn_encoding *tn_encoding_of_gguf(uint32_t number, const char **name);
 /* The number of an encoding's type; false: GGUF has no such type. */
 bool tn_gguf_number(const tn_encoding *encoding, uint32_t *number);
 
+/* Bytes that an entry's data takes in a file when it is of this encoding; the shape has been checked. */
+uint64_t tn_gguf_bytes(const tn_entry *entry, const tn_encoding *encoding);
+
 #endif
