@@ -6,6 +6,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tenon import _C
@@ -67,3 +68,8 @@ def expect_tensor(name: str, mask: Any) -> None:
         raise TypeError(f"{name} is of type {type(mask).__name__}; expected a torch.Tensor")
     if mask.is_floating_point() or mask.is_complex():
         raise ValueError(_C.MASK_SENTENCE % (name, str(mask.dtype).removeprefix("torch.")))
+
+
+def token_dtype(parameter: Tensor) -> torch.dtype:
+    """The dtype of the result of nn.Linear."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else parameter.dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from tenon._adapter import Adapter, load
 from tenon._config import Config, as_config, to_json
 
 from . import _ops, _packs, _plain
-from ._arguments import Grid, as_given, as_images, expect_tensor, patches_left, read_grid
+from ._arguments import Grid, as_given, as_images, expect_tensor, patches_left, read_grid, token_dtype
 from ._errors import FeaturesError
 from ._graph import Graph, Layer, graph_of
 from ._layers import ACTIVATIONS, Group, Part, parts_of
@@ -156,7 +156,7 @@ class Connector(VisionAdapter):
     With gradients enabled, each call packs them. Under ``torch.no_grad()`` or ``inference_mode()`` a pack is reused
     until a parameter changes. Call ``refresh`` after a change of a few values that PyTorch does not record: in-place
     changes through `.data`, writes of NumPy or of other processes into a parameter's memory, and collectives on a
-    parameter. Connectors with further inputs or outputs, and packed batches, run in plain PyTorch.
+    parameter. Compiled calls of connectors with further inputs or outputs, and of packed batches, run in plain PyTorch.
     """
 
     _graph: Graph  # as it was built; `_overrides` are newer
@@ -167,8 +167,7 @@ class Connector(VisionAdapter):
     def __init__(self, config: Any, in_dim: int, out_dim: int) -> None:
         super().__init__()
         self._build(as_config(config).to_json(), in_dim, out_dim)
-        settings = self._graph.config | {"prefix_tokens": 0}
-        del settings["prefix_tokens"]
+        settings = {name: value for name, value in self._graph.config.items() if name != "prefix_tokens"}
         self._head = to_json(settings)[:-1]  # of the config
 
     @classmethod
@@ -480,7 +479,7 @@ class Connector(VisionAdapter):
         fresh = torch.is_grad_enabled()
         train = fresh and (x.requires_grad or any(p.requires_grad for p in parameters))
         place = _ops.Place(self._config(read), window, *(grid or (0, 0)), widths[1])
-        call = _ops.Call(_token_dtype(parameters[-1]), fresh, train)
+        call = _ops.Call(token_dtype(parameters[-1]), fresh, train)
 
         def plain(tensors: Sequence[Tensor], x: Tensor) -> Tensor:
             return self._plain(self._tensors(tensors), self._in_their_dtype(x), window, grid, masks)
@@ -489,6 +488,21 @@ class Connector(VisionAdapter):
         if watch is not None:
             self._last = _find_route(watch, x, parameters, place)
         return y
+
+    def _kernel_parameters(
+        self, values: Sequence[Tensor], integers: Iterable[Tensor], masks: Masks
+    ) -> list[Tensor] | None:
+        """The parameters for a call of several tensors in the kernels; None: it runs in plain PyTorch."""
+        if is_compiling() or is_inside_transform() or _len_torch_dispatch_stack() or not self._parts:
+            return None
+        if not self._ends_in_product and _is_any_autocast_enabled():
+            return None
+        if not all(_has_kernel(value) and value.numel() > 0 for value in values) or not _on_cpu(masks):
+            return None
+        if not all(type(numbers) in _CLASSES and numbers.is_cpu for numbers in integers):
+            return None
+        parameters = self._native_parameters(Plainly)
+        return parameters if parameters is not None and self._widths(parameters) is not None else None
 
     def _tensors(self, tensors: Sequence[Tensor]) -> Tensors:
         names = [parameter.name for part in self._parts for parameter in part.parameters]
@@ -526,8 +540,3 @@ def _on_cpu(masks: Masks) -> bool:
 def _is_cpu(name: str, mask: Tensor | None) -> bool:
     expect_tensor(name, mask)
     return mask is None or mask.is_cpu
-
-
-def _token_dtype(parameter: Tensor) -> torch.dtype:
-    """The dtype of the result of nn.Linear."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else parameter.dtype

@@ -67,6 +67,11 @@ class Graph(NamedTuple):
         return any(space.kind != "input" and space.kind != "shared" for space in self.spaces)
 
     @property
+    def maps(self) -> frozenset[str]:
+        """The integer tensors whose rows are windows."""
+        return frozenset(space.integers for space in self.spaces if space.kind == "map")
+
+    @property
     def has_one_space(self) -> bool:
         """Whether the features alone say how many tokens there are."""
         return all(space.kind == "windows" or number == self.values[0].space for number, space in enumerate(self.spaces))

@@ -61,7 +61,7 @@ class Call(NamedTuple):
     train: bool  # something needs a gradient
 
 
-def _new(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def new(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A new tensor. Large ones get large pages if the system has them: in a training step with 84 MB of new gradients,
     20,000 page faults cost 8 %."""
     # The sizes one by one: a third less time than a tuple when the caches are cold.
@@ -76,7 +76,10 @@ def _new_gradient(adapter: _C.Adapter, index: int, parameter: Tensor) -> Tensor:
     filling new memory with zeros costs the system 4 % of a step with 84 MB of gradients."""
     if parameter.dtype == torch.float32 and parameter.numel() * 4 >= LARGE:
         return torch.from_dlpack(adapter.lend_gradient(index))
-    return _new(parameter.shape, torch.float32)
+    return new(parameter.shape, torch.float32)
+
+
+NOTHING = contextlib.nullcontext()
 
 
 def shown(what: str, kind: str) -> Any:
@@ -86,7 +89,7 @@ def shown(what: str, kind: str) -> Any:
 
 def key(x: Tensor, parameters: Sequence[Tensor], place: Place) -> _packs.Key:
     """The key of the adapter for a call."""
-    return (place.config, x.shape[2], place.out_dim or parameters[-1].shape[0])
+    return (place.config, x.shape[-1], place.out_dim or parameters[-1].shape[0])
 
 
 # ---- the library's calls ----
@@ -98,7 +101,7 @@ def run(
     """The tokens of a prepared adapter, in a new tensor."""
     window, grid = settings
     batch, tokens, _ = x.shape
-    y = _new((batch, adapter.output_num_tokens(tokens, window, grid), adapter.out_dim), dtype)
+    y = new((batch, adapter.output_num_tokens(tokens, window, grid), adapter.out_dim), dtype)
     adapter.forward(y, x, window, grid, *masks, None, torch.get_num_threads(), saved)
     return y
 
@@ -117,7 +120,7 @@ def _forward_saving(
     """Tokens, and the values between the layers for the backward pass: about as much as PyTorch's layers save, once."""
     with _packs.training(key(x, parameters, place), parameters, fresh=True) as adapter:
         size = adapter.saved_size(x.shape[0], x.shape[1], *place.settings())
-        saved = _new((size,), torch.uint8)
+        saved = new((size,), torch.uint8)
         return run(adapter, x, masks, place.settings(), call.dtype, saved), saved
 
 
@@ -136,7 +139,7 @@ def _backward(
         with shown("backward", place.type()):
             return _backward(dy, x, parameters, masks, place, wanted, saved, True)
     want_x, *want_parameters = wanted
-    dx = _new(x.shape, x.dtype) if want_x else None
+    dx = new(x.shape, x.dtype) if want_x else None
     window, grid = place.settings()
     with _packs.training(key(x, parameters, place), parameters, fresh=False) as adapter:
         grads = [_new_gradient(adapter, i, p) if want_parameters[i] else None for i, p in enumerate(parameters)]
@@ -165,7 +168,7 @@ def forward(
 ) -> Tensor:
     """x (B, N, in_dim) -> (B, M, out_dim)."""
     place, call = Place(config, window, height, width, out_dim), Call(dtype, fresh, train)
-    with shown("forward", place.type()) if profiler._is_profiler_enabled else contextlib.nullcontext():
+    with shown("forward", place.type()) if profiler._is_profiler_enabled else NOTHING:
         return _forward(x, parameters, (patch_mask, frame_mask), place, call)
 
 

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""Calls of a connector with several inputs or outputs, and of packed batches. They run in plain PyTorch."""
+"""Calls of a connector with several inputs or outputs, and of packed batches. They run in the kernels or in plain PyTorch."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import _ops, _plain
-from ._arguments import Grid, as_given, as_images, expect_tensor, read_grids
+from . import _named, _ops, _plain
+from ._arguments import Grid, as_given, as_images, expect_tensor, read_grids, token_dtype
 from ._errors import FeaturesError
 from ._ops import Masks
-from ._plain import Modules
+from ._plain import Modules, Source
 
 if TYPE_CHECKING:
     from ._connector import Connector
@@ -44,20 +44,58 @@ def _run(
         if name not in inputs:
             raise ValueError(f"adapter type '{graph.type}' also needs the input '{name}'")
     is_one = grids is None and x.dim() == 2
-    integers = {name: _read_integers(name, inputs[name], is_one) for name in graph.integers}
+    maps = graph.maps
+    integers = {name: _read_integers(name, inputs[name], name in maps, is_one) for name in graph.integers}
     every = [x, *(inputs[name] for name in further)]
     if grids is not None:
         if grid is not None:
             raise ValueError("a call has grids, one for each image, or one grid for all, not both")
-        found = _run_packed(connector, every, window, grids, masks, integers)
-    else:
-        patch_mask, frame_mask = masks
-        if x.dim() == 2 and isinstance(patch_mask, Tensor) and patch_mask.dim() == 1:
-            masks = (patch_mask[None], frame_mask)
-        settings = _plain.Settings(window, grid, 1, integers)
-        found = _run_images(connector, [as_images(value) for value in every], settings, masks)
-        found = {name: as_given(y, x) for name, y in found.items()}
-    return found
+
+        def run_packed(source: Source, values: Sequence[Tensor]) -> dict[str, Tensor]:
+            return _run_packed(connector, source, values, window, grids, masks, integers)
+
+        shape = torch.as_tensor(read_grids(grids), dtype=torch.int64, device="cpu").reshape(-1, 3)
+        return _run_somewhere(connector, every, (window, None, shape), masks, integers, run_packed)
+    patch_mask, frame_mask = masks
+    if x.dim() == 2 and isinstance(patch_mask, Tensor) and patch_mask.dim() == 1:
+        masks = (patch_mask[None], frame_mask)
+
+    def run_images(source: Source, values: Sequence[Tensor]) -> dict[str, Tensor]:
+        return _run_images(connector, source, values, _plain.Settings(window, grid, 1, integers), masks)
+
+    values = [as_images(value) for value in every]
+    found = _run_somewhere(connector, values, (window, grid, None), masks, integers, run_images)
+    return {name: as_given(y, x) for name, y in found.items()}
+
+
+def _run_somewhere(
+    connector: Connector,
+    values: Sequence[Tensor],
+    where: tuple[int, Grid | None, Tensor | None],
+    masks: Masks,
+    integers: dict[str, Tensor],
+    plain: Callable[[Source, Sequence[Tensor]], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """In the kernels where all tensors have one, else in plain PyTorch."""
+    graph = connector._graph
+    parameters = connector._kernel_parameters(values, integers.values(), masks)
+    widths = [graph.values[number].width for number in graph.inputs.values()]
+    if parameters is None or [value.shape[-1] for value in values] != widths:
+        return plain(Modules(connector), values)  # which says what is wrong
+    window, grid, grids = where
+    place = _ops.Place(connector._config(), window, *(grid or (0, 0)), graph.out_dim)
+    fresh = torch.is_grad_enabled()
+    train = fresh and any(tensor.requires_grad for tensor in (*values, *parameters))
+    outputs = tuple((name, graph.values[number].width) for name, number in graph.outputs.items())
+    named = _named.Named(
+        place, _ops.Call(token_dtype(parameters[-1]), fresh, train), tuple(list(graph.inputs)[1:]), integers, outputs, masks, grids
+    )
+
+    def again(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:
+        return list(plain(connector._tensors(tensors), values).values())
+
+    found = _named.connect(values, parameters, named, again)
+    return {name: y for (name, _), y in zip(outputs, found, strict=True)}
 
 
 def _without_prefix(connector: Connector, values: Sequence[Tensor]) -> list[Tensor]:
@@ -70,21 +108,23 @@ def _without_prefix(connector: Connector, values: Sequence[Tensor]) -> list[Tens
     ]
 
 
-def _read_integers(name: str, given: Any, is_one: bool) -> Tensor:
-    """An integer tensor (images, rows, columns); of one image it may lack the first axis."""
+def _read_integers(name: str, given: Any, is_map: bool, is_one: bool) -> Tensor:
+    """A map (images, rows, columns), or an integer tensor (images, columns) or (images); of one image it may lack the
+    first axis."""
     values = torch.as_tensor(given)
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise ValueError(f"'{name}' must be a tensor of int32 or int64")
-    if is_one and values.dim() == 2:
+    if is_one and values.dim() == (2 if is_map else 1):
         values = values[None]
-    if values.dim() != 3:
-        raise ValueError(f"'{name}' has {values.dim()} axes; expected (images, rows, columns)")
+    if values.dim() not in ((3,) if is_map else (1, 2, 3)):
+        expected = "(images, rows, columns)" if is_map else "1 to 3"
+        raise ValueError(f"'{name}' has {values.dim()} axes; expected {expected}")
     return values.long()
 
 
 def _check_integers(connector: Connector, integers: dict[str, Tensor], images: int, rows: int) -> None:
     """Maps name rows of their image's features, or -1."""
-    maps = {space.integers for space in connector._graph.spaces if space.kind == "map"}
+    maps = connector._graph.maps
     for name, values in integers.items():
         if values.shape[0] != images:
             raise ValueError(f"'{name}' is of {values.shape[0]} images, the features of {images}")
@@ -96,7 +136,7 @@ def _check_integers(connector: Connector, integers: dict[str, Tensor], images: i
 
 
 def _run_images(
-    connector: Connector, values: list[Tensor], settings: _plain.Settings, masks: Masks
+    connector: Connector, source: Source, values: Sequence[Tensor], settings: _plain.Settings, masks: Masks
 ) -> dict[str, Tensor]:
     """Inputs (B, N, C) -> outputs (B, M, D) by name."""
     x = values[0]
@@ -107,10 +147,10 @@ def _run_images(
         _check_integers(connector, settings.integers, x.shape[0], x.shape[1] - connector.prefix_tokens)
     x, *further = _without_prefix(connector, [connector._in_their_dtype(value) for value in values])
     there = _plain.present(x, *masks)
-    return connector._interpret(Modules(connector), [x, *further], there, masks[1], settings)
+    return connector._interpret(source, [x, *further], there, masks[1], settings)
 
 
-def _check_further(connector: Connector, values: list[Tensor], axes: int) -> None:
+def _check_further(connector: Connector, values: Sequence[Tensor], axes: int) -> None:
     """Inputs in the space of the features have as many rows; all have as many images, and their own width."""
     graph, x = connector._graph, values[0]
     for (name, number), value in list(zip(graph.inputs.items(), values, strict=True))[1:]:
@@ -124,7 +164,13 @@ def _check_further(connector: Connector, values: list[Tensor], axes: int) -> Non
 
 
 def _run_packed(
-    connector: Connector, values: list[Tensor], window: int, grids: Any, masks: Masks, integers: dict[str, Tensor]
+    connector: Connector,
+    source: Source,
+    values: Sequence[Tensor],
+    window: int,
+    grids: Any,
+    masks: Masks,
+    integers: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     """Inputs (rows, C) -> outputs (rows, D) by name, image by image."""
     shapes = read_grids(grids)
@@ -159,7 +205,7 @@ def _run_packed(
         _check_integers(connector, own, 1, patches[image])
         settings = _plain.Settings(window, (height, width), t, own)
         there = _plain.present(x, mask, frames)
-        found.append(connector._interpret(Modules(connector), [x, *further], there, frames, settings))
+        found.append(connector._interpret(source, [x, *further], there, frames, settings))
         row, patch = end, patch + patches[image]
     widths = {name: connector._graph.values[number].width for name, number in connector._graph.outputs.items()}
     return {

@@ -311,6 +311,144 @@ def test_further_inputs_and_outputs(name):
         connector(x, grid=grid, inputs={**inputs, first: x[:, :23]})
 
 
+PACKED = [name for name in CASES if CONFIGS[name][1]]
+ROWS = {  # how a packed batch or a call with further inputs is made: (x, what else the call is given)
+    **{f"{name} packed": (name, True) for name in PACKED},
+    **{name: (name, False) for name in SEVERAL},
+}
+
+
+def named_call(which):
+    """A connector, x, and what else a call of it is given."""
+    name, packed = ROWS[which]
+    connector, grid = make(name)
+    grids = [(6, 6), (12, 6)] if name in ("gemma3", "avgpool drop") else [(4, 6), (6, 4)]
+    if not packed:
+        x = features(name)
+        return connector, x, {"grid": grid, "inputs": further(connector, x)}
+    rows = sum(h * w + connector.prefix_tokens for h, w in grids)
+    x = torch.randn(rows, 8, generator=torch.Generator().manual_seed(6))
+    return connector, x, {"grids": torch.tensor(grids), "inputs": further(connector, x)}
+
+
+def numbers(given, dtype):
+    """The same for the NumPy door or in another dtype."""
+    inputs = {key: value.to(dtype) for key, value in given["inputs"].items()}
+    return {**given, "inputs": inputs}
+
+
+@pytest.mark.parametrize("which", ROWS)
+def test_the_kernels_take_further_inputs_and_packed_batches(which, monkeypatch):
+    connector, x, given = named_call(which)
+    double = copy.deepcopy(connector).double()
+    plain = flat(double(x.double(), **numbers(given, torch.float64)))
+    masks = {"frame_mask": torch.tensor([1, 0])}
+    if "grids" in given:
+        patches = int(given["grids"].prod(dim=1).sum())
+        masks["patch_mask"] = torch.rand(patches, generator=torch.Generator().manual_seed(4)) < 0.5
+    blank = flat(double(x.double(), **numbers(given, torch.float64), **masks))
+    shown = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in given.items()}
+    shown["inputs"] = {key: value.numpy() for key, value in given["inputs"].items()}
+    wanted = native(connector)(x.numpy(), **shown)
+    monkeypatch.setattr("tenon.torch._plain.Run", None)
+    with torch.no_grad():
+        found = connector(x, **given)
+        assert torch.equal(flat(connector(x, **given)), flat(found))
+    for key, value in (wanted if isinstance(wanted, dict) else {"tokens": wanted}).items():
+        assert torch.equal(found[key] if isinstance(found, dict) else found, torch.from_numpy(np.asarray(value)))
+    agree(flat(found), plain)
+    agree(flat(connector(x, **given)), plain)
+    agree(flat(connector(x, **given, **masks)), blank)
+
+
+@pytest.mark.parametrize("which", ROWS)
+def test_gradients_of_further_inputs_and_packed_batches(which, monkeypatch):
+    connector, x, given = named_call(which)
+    double = copy.deepcopy(connector).double()
+    found, second = [], []
+    for module, dtype in ((double, torch.float64), (connector, torch.float32)):
+        if module is connector:
+            monkeypatch.setattr("tenon.torch._plain.Run", None)
+        own = numbers(given, dtype)
+        leaves = [x.to(dtype).requires_grad_(), *own["inputs"].values()]
+        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        own["inputs"] = dict(zip(own["inputs"], leaves[1:], strict=True))
+        y = flat(module(leaves[0], **own))
+        weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(dtype)
+        found.append(torch.autograd.grad((y * weight).sum(), [*leaves, *module.parameters()], retain_graph=True))
+        monkeypatch.undo()
+        first = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
+        total = sum(one.square().sum() for one in first)
+        second.append(torch.autograd.grad(total, list(module.parameters()), allow_unused=True))
+    for want, ours in zip(*found, strict=True):
+        assert ours.dtype == torch.float32 and float((ours - want).norm()) <= 1e-5 * (1 + float(want.norm()))
+    for want, ours in zip(*second, strict=True):
+        assert want is None or float((ours - want).norm()) <= 1e-3 * (1 + float(want.norm()))
+
+
+LLAVA_NEXT = {"type": "llava_next", "image_size": 42, "image_grid_pinpoints": [42, 84, 84, 42, 84, 84]}
+
+
+@pytest.mark.skipif(not is_there(LLAVA_NEXT), reason="the type is not there")
+def test_layers_without_a_plain_form_run_in_the_kernels():
+    """Forward and backward; the gradient by a difference along one direction."""
+    torch.manual_seed(2)
+    connector = Connector(LLAVA_NEXT, 8, 6)
+    given = {"grids": [(5, 3, 3), (3, 3, 3)], "inputs": {"image_sizes": torch.tensor([[50, 80], [30, 30]])}}
+    x = torch.randn(72, 8)
+    shown = {"grids": np.array(given["grids"]), "inputs": {"image_sizes": given["inputs"]["image_sizes"].numpy()}}
+    with torch.no_grad():
+        assert torch.equal(connector(x, **given), torch.from_numpy(np.asarray(native(connector)(x.numpy(), **shown))))
+    y = connector(x.requires_grad_(), **given)
+    leaves, weight = [x, *connector.parameters()], torch.randn_like(y)
+    way = [torch.randn_like(leaf) for leaf in leaves]
+    slope = sum(float((g * d).sum()) for g, d in zip(torch.autograd.grad((y * weight).sum(), leaves), way, strict=True))
+    found = []
+    with torch.no_grad():
+        for step in (1e-2, -2e-2):
+            for leaf, d in zip(leaves, way, strict=True):
+                leaf.add_(step * d)
+            found.append(float((connector(x, **given) * weight).double().sum()))
+    assert abs((found[0] - found[1]) / 2e-2 - slope) <= 1e-2 * (1 + abs(slope))
+    with pytest.raises(NotImplementedError, match="no PyTorch form of layer type 'unpad_tiles'"):
+        connector.double()(x.detach().double(), **given)
+
+
+MOLMO2 = {"type": "molmo2", "num_attention_heads": 2, "head_dim": 3, "hidden_dim": 7}
+
+
+@pytest.mark.skipif(not is_there(MOLMO2), reason="the type is not there")
+def test_a_map_of_windows(monkeypatch):
+    """Rows may repeat, -1 is nothing, and a window of nothing has a zero token."""
+    torch.manual_seed(2)
+    connector = Connector(MOLMO2, 8, 6)
+    double = copy.deepcopy(connector).double()
+    x, name = torch.randn(2, 9, 8), "pooled_patches_idx"
+    maps = torch.tensor([[[0, 1, 1, -1], [8, -1, 3, 2]], [[-1, -1, -1, -1], [4, 5, 6, 7]]])
+    wanted = torch.from_numpy(np.asarray(native(connector)(x.numpy(), inputs={name: maps.numpy()})))
+    plain = double(x.double(), inputs={name: maps})
+    agree(plain, wanted)
+    assert not plain[1, 0].any()
+    agree(double(x[0].double(), inputs={name: maps[0]}), wanted[0])
+    slopes = [gradients(lambda x, m=m: m(x, inputs={name: maps}), m, x.to(p.dtype)) for m, p in ((double, plain),)]
+    for mistake, message in (
+        (maps[:1], "is of 1 images, the features of 2"),
+        (maps + 5, "names row 13 of image 0, which has 9"),
+        (maps[0], "has 2 axes; expected"),
+        (maps.float(), "must be a tensor of int32 or int64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            double(x.double(), inputs={name: mistake})
+    with pytest.raises(ValueError, match=f"also needs the input '{name}'"):
+        connector(x)
+    monkeypatch.setattr("tenon.torch._plain.Run", None)
+    with torch.no_grad():
+        assert torch.equal(connector(x, inputs={name: maps}), wanted)
+    agree(connector(x, inputs={name: maps}), wanted)
+    for ours, want in zip(gradients(lambda x: connector(x, inputs={name: maps}), connector, x), slopes[0], strict=True):
+        assert float((ours - want).norm()) <= 1e-5 * (1 + float(want.norm()))
+
+
 @pytest.mark.skipif("qwen3_vl taps" not in CASES, reason="the type is not there")
 def test_outputs_are_those_of_connectors_of_their_own():
     connector, grid = make("qwen3_vl taps")
@@ -321,6 +459,24 @@ def test_outputs_are_those_of_connectors_of_their_own():
     state = {key: value for key, value in connector.state_dict().items() if key.startswith("merger.")}
     alone.load_state_dict(state, strict=True)
     agree(found["tokens"], alone(x, grid=grid))
+
+
+@pytest.mark.skipif("llava" not in CASES, reason="the type is not there")
+def test_a_connector_without_parameters():
+    connector = Connector({"type": "llava", "depth": 0, "prefix_tokens": 1}, 8, 8)
+    x = torch.randn(2, 5, 8)
+    assert not connector.state_dict() and torch.equal(connector(x), x[:, 1:])
+    assert torch.equal(connector(x[0].double()), x[0, 1:].double())
+
+
+def test_features_of_a_wrong_dtype():
+    with pytest.raises(RuntimeError, match="x is int64; expected float32, bfloat16, float16 or another floating-point"):
+        Connector("avgpool", 8, 5)(torch.ones(1, 4, 8, dtype=torch.int64))
+    for name in SEVERAL:
+        connector, grid = make(name)
+        x = features(name)
+        with pytest.raises(RuntimeError, match="x is int64; expected float32, bfloat16, float16 or another floating-point"):
+            connector(x.long(), grid=grid, inputs=further(connector, x))
 
 
 def test_an_input_that_no_type_has():

@@ -148,7 +148,7 @@ MISTAKES = {
     ),
     "a value of a kind that no config holds": (
         TypeError,
-        "integers, real numbers and strings",
+        "integers, real numbers, strings, booleans and lists of integers",
         [lambda f: tenon.Config("avgpool", pool_window=b"3"), lambda f: tt.AdapterConfig("avgpool", pool_window=b"3")],
     ),
     "an unknown activation": (
