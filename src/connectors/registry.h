@@ -27,6 +27,7 @@ void tn_build_vip_llava(tenon_builder *builder);
 void tn_build_qwen2_vl(tenon_builder *builder);
 void tn_build_qwen3_vl(tenon_builder *builder);
 void tn_build_internvl(tenon_builder *builder);
+void tn_build_idefics2(tenon_builder *builder);
 void tn_build_idefics3(tenon_builder *builder);
 void tn_build_aya(tenon_builder *builder);
 void tn_build_llama4(tenon_builder *builder);
