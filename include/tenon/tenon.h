@@ -392,6 +392,14 @@ TENON_API int tenon_window_mean(tenon_builder *builder, int64_t window, const ch
 TENON_API int tenon_window_attention(tenon_builder *builder, const char *name, int64_t heads, int64_t window,
                                      const char *ragged, unsigned flags);
 
+/* The same over windows that a call brings in its integer tensor `map` (tenon_integers): for each image M rows of k
+ * numbers of rows of the value read, -1 where there is none; rows may repeat, and stand in any order. The output has M
+ * rows; a row of -1 alone is zero. The shape is (images, M, k), or (M, k) beside features of two axes without grids.
+ * Attention has `heads` heads of width head_dim of its own: q_proj, k_proj, v_proj (heads head_dim, in). */
+TENON_API int tenon_map_mean(tenon_builder *builder, int map);
+TENON_API int tenon_map_attention(tenon_builder *builder, const char *name, int map, int64_t heads, int64_t head_dim,
+                                  unsigned flags);
+
 /* The rows of a parameter `name` (rows, width), the same for all images: learned queries, positions. Drawn from a
  * normal distribution of standard deviation `std` around 0, or, with std 0, filled with `value`. A row layer over it
  * runs once a call; beside values of an image in a row layer it is repeated for each image. Flags: TENON_VECTOR, of one

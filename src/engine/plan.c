@@ -493,7 +493,11 @@ static double sum_flops(const tn_plan *plan, const tn_geometry *geometry)
         if (step->layer->type->flops == NULL) continue;
         const double rows = (double)tn_shape_rows(&geometry->shapes[space_of(plan, step->value)]);
         const int first = step->layer->num_inputs > 0 ? step->inputs[0] : step->value;
-        const double inputs = (double)tn_shape_rows(&geometry->shapes[space_of(plan, first)]);
+        double inputs = (double)tn_shape_rows(&geometry->shapes[space_of(plan, first)]);
+        if (plan->graph->spaces[space_of(plan, step->value)].kind == TN_SPACE_MAP &&
+            step->layer->type->reach == TN_REACH_WINDOW) {
+            inputs = rows * (double)tn_geometry_slots(geometry, space_of(plan, step->value));
+        }
         sum += step->layer->type->flops(step->layer, rows, inputs);
     }
     return sum;
@@ -502,12 +506,9 @@ static double sum_flops(const tn_plan *plan, const tn_geometry *geometry)
 tenon_status tn_plan_flops(const tn_plan *plan, const tenon_call *call, int64_t num_input, double *flops,
                            tenon_error *error)
 {
-    tn_extents extents = tn_extents_of(call, 1, num_input);
     tn_geometry geometry;
-    void *memory = calloc((size_t)plan->graph->num_spaces, sizeof(tn_shape));
-    if (memory == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: operations cannot be counted");
-    extents.whole_windows = false;
-    const tenon_status status = tn_geometry_make(&geometry, plan->graph, &extents, memory, error);
+    void *memory;
+    const tenon_status status = tn_geometry_of_one(&geometry, &memory, plan->graph, call, num_input, error);
     if (status == TENON_OK) *flops = sum_flops(plan, &geometry);
     free(memory);
     return status;

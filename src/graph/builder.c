@@ -413,7 +413,17 @@ int tn_builder_layer_space(tenon_builder *builder, const tn_layer *layer)
 
 int tn_builder_map(tenon_builder *builder, int parent, int integers)
 {
-    if (tn_builder_failed(builder) || integers < 0) return -1;
+    if (tn_builder_failed(builder)) return -1;
+    if (integers < 0 || integers >= builder->graph->num_integers) {
+        tenon_builder_fail(builder, "adapter type '%s' reads integer tensor %d as a map; it has declared %d",
+                           builder->build->type, integers, builder->graph->num_integers);
+        return -1;
+    }
+    if (builder->graph->spaces[parent].kind == TN_SPACE_SHARED) {
+        tenon_builder_fail(builder, "adapter type '%s' has a map over rows that are made of parameters alone",
+                           builder->build->type);
+        return -1;
+    }
     for (int i = 0; i < builder->graph->num_spaces; i++) {
         const tn_space *space = &builder->graph->spaces[i];
         if (space->kind == TN_SPACE_MAP && space->parent == parent && space->integers == integers) return i;
