@@ -116,6 +116,21 @@ static int space_of(const tn_plan *plan, int value)
     return plan->graph->values[value].space;
 }
 
+static bool is_map(const tn_plan *plan, int space)
+{
+    return plan->graph->spaces[space].kind == TN_SPACE_MAP;
+}
+
+/* Is there a map above a level? It may name a row more than once, or never, so what it reads is made elsewhere, once.
+ */
+static bool below_map(const tn_plan *plan, const tn_segment *segment, int level)
+{
+    for (int i = level + 1; i < segment->num_levels; i++) {
+        if (is_map(plan, segment->spaces[i])) return true;
+    }
+    return false;
+}
+
 /* Whether a step can join a segment of blocks, and at which level; the segment gets the levels it lacks. */
 static bool join(tn_plan *plan, tn_segment *segment, tn_step *step)
 {
@@ -128,11 +143,12 @@ static bool join(tn_plan *plan, tn_segment *segment, tn_step *step)
         return true;
     }
     int level = level_of(segment, made);
-    if (level < 0 && windows && segment->spaces[segment->num_levels - 1] == read) {
+    if (level < 0 && windows && !is_map(plan, made) && segment->spaces[segment->num_levels - 1] == read) {
         segment->spaces[segment->num_levels++] = made;
         level = segment->num_levels - 1;
     }
-    if (level < 0 || (windows && (level == 0 || segment->spaces[level - 1] != read))) return false;
+    if (level < 0 || below_map(plan, segment, level)) return false;
+    if (windows && (level == 0 || segment->spaces[level - 1] != read)) return false;
     step->level = level;
     return true;
 }

@@ -81,7 +81,8 @@ int tenon_map_attention(tenon_builder *builder, const char *name, int map, int64
 static tn_window_pool pool_of(const tn_layer *layer, const tn_weight *weights)
 {
     const window_attention *own = layer->own;
-    tn_window_pool pool = {.width = layer->in_dim, .inner = layer->out_dim, .heads = own->heads, .has_bias = own->has_bias};
+    tn_window_pool pool = {
+        .width = layer->in_dim, .inner = layer->out_dim, .heads = own->heads, .has_bias = own->has_bias};
     for (int map = 0; map < MAPS; map++) {
         const tn_weight *weight = weights + weight_of(own, map);
         pool.weight[map] = weight->data;
