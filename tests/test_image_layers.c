@@ -100,6 +100,28 @@ static void joined(tenon_builder *b)
     tenon_concat_rows(b, 4, (int[]){0, separator, 0, separator});
 }
 
+/* Pictures of tiles, between layers and by themselves. */
+static void unpad(tenon_builder *b, int rows)
+{
+    static const int64_t resolutions[] = {4, 8, 8, 4, 8, 8};
+    const int sizes = tenon_integers(b, "image_sizes", 2);
+    const int newline = tenon_parameter_rows(b, "newline", 1, tenon_value_width(b, rows), 0, 1, TENON_VECTOR);
+    tenon_from(b, rows);
+    tenon_unpad_tiles(b, newline, sizes, 4, 3, resolutions);
+}
+
+static void tiled(tenon_builder *b)
+{
+    unpad(b, tenon_linear(b, "in", 4, TENON_BIAS));
+    tenon_activation(b, "gelu");
+    tenon_linear(b, "out", tenon_builder_out_dim(b), TENON_BIAS);
+}
+
+static void bare_tiles(tenon_builder *b)
+{
+    unpad(b, 0);
+}
+
 static void shared_keys(tenon_builder *b)
 {
     const int rows = tenon_parameter_rows(b, "rows", 2, tenon_builder_in_dim(b), 0, 1, 0);
@@ -138,7 +160,9 @@ static int register_all(void **state)
                  {"shared_keys", shared_keys},
                  {"odd_heads", odd_heads},
                  {"odd_widths", odd_widths},
-                 {"no_image", no_image}};
+                 {"no_image", no_image},
+                 {"tiled", tiled},
+                 {"bare_tiles", bare_tiles}};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         if (tenon_register_adapter(types[i].name, types[i].build, NULL, &error) != TENON_OK) return -1;
     }
@@ -217,6 +241,66 @@ static void groups_are_smaller_than_the_batch(void **state)
                               .images = 2,
                               .tokens = 150,
                               .patch_mask = true});
+}
+
+/* Images of 3 x 3 patches a frame: two tiles beside each other, the same with four lines of padding, four tiles, and
+ * one frame. */
+static const int64_t frames[] = {3, 3, 3, 3, 3, 3, 5, 3, 3, 1, 3, 3};
+static const int64_t pixels[] = {3, 7, 5, 40, 8, 7, 3, 3};
+
+static void tiles_are_put_together(void **state)
+{
+    (void)state;
+    for (int masks = 0; masks < 2; masks++) {
+        graph_case c = {.json = "{\"type\": \"tiled\"}",
+                        .in_dim = 5,
+                        .out_dim = 6,
+                        .images = 4,
+                        .grids = frames,
+                        .grid_columns = 3,
+                        .integers = {{"image_sizes", 2, {4, 2}, pixels}},
+                        .num_integers = 1,
+                        .patch_mask = masks != 0,
+                        .frame_mask = masks != 0};
+        graph_check(&c);
+        c.json = "{\"type\": \"bare_tiles\"}";
+        c.out_dim = 5;
+        graph_check(&c);
+    }
+}
+
+static void set_newline(tenon_adapter *adapter, void *context)
+{
+    static float value[] = {-7};
+    (void)context;
+    DLTensor tensor = {value, {kDLCPU, 0}, 1, {kDLFloat, 32, 1}, (int64_t[]){1}, NULL, 0};
+    assert_int_equal(tenon_adapter_set_parameter(adapter, "newline", &tensor, &error), TENON_OK);
+}
+
+/* As unpad_image of Hugging Face's transformers has it: of 3 x 6 patches the middle line is left; then one frame. */
+static void padding_is_left_out(void **state)
+{
+    (void)state;
+    static const int64_t sides[] = {3, 3, 3, 1, 3, 3}, size[] = {5, 40, 3, 3};
+    static const double expected[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  12, 13, 14, 21,
+                                      22, 23, -7, 27, 28, 29, 30, 31, 32, 33, 34, 35, -7};
+    double x[36];
+    for (int i = 0; i < 36; i++)
+        x[i] = i;
+    const graph_case c = {.json = "{\"type\": \"bare_tiles\"}",
+                          .in_dim = 1,
+                          .out_dim = 1,
+                          .images = 2,
+                          .grids = sides,
+                          .grid_columns = 3,
+                          .integers = {{"image_sizes", 2, {2, 2}, size}},
+                          .num_integers = 1};
+    int64_t rows;
+    double *tokens = graph_tokens_with(&c, set_newline, NULL, x, &rows);
+    assert_int_equal(rows, 26);
+    for (int i = 0; i < 26; i++)
+        assert_true(tokens[i] == expected[i]);
+    free(tokens);
 }
 
 /* Two queries over three rows of width 1: a = softmax(q x), y = sum a x. The second row of the second image is masked.
@@ -340,9 +424,14 @@ static void images_are_what_they_are_alone(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(attention_is_what_it_says),         cmocka_unit_test(learned_queries_attend),
-        cmocka_unit_test(rows_attend_to_each_other),         cmocka_unit_test(keys_come_from_several_values),
-        cmocka_unit_test(groups_are_smaller_than_the_batch), cmocka_unit_test(builders_are_told),
+        cmocka_unit_test(attention_is_what_it_says),
+        cmocka_unit_test(learned_queries_attend),
+        cmocka_unit_test(rows_attend_to_each_other),
+        cmocka_unit_test(keys_come_from_several_values),
+        cmocka_unit_test(tiles_are_put_together),
+        cmocka_unit_test(padding_is_left_out),
+        cmocka_unit_test(groups_are_smaller_than_the_batch),
+        cmocka_unit_test(builders_are_told),
         cmocka_unit_test(images_are_what_they_are_alone),
     };
     return cmocka_run_group_tests(tests, register_all, NULL);

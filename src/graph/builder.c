@@ -255,10 +255,15 @@ int tenon_integers(tenon_builder *builder, const char *name, int64_t columns)
 
 /* ---- layers ---- */
 
+int tn_builder_next(const tenon_builder *builder)
+{
+    return builder->from >= 0 ? builder->from : builder->last;
+}
+
 /* The inputs of a layer, checked and counted, in an array of its own; NULL after an error. */
 static int *take_inputs(tenon_builder *builder, const tn_append *append, int count)
 {
-    const int from = builder->from >= 0 ? builder->from : builder->last;
+    const int from = tn_builder_next(builder);
     const int *given = append->num_inputs > 0 ? append->inputs : &from;
     builder->from = -1;
     for (int i = 0; i < count; i++) {

@@ -25,6 +25,9 @@ tn_layer *tn_builder_append(tenon_builder *builder, const tn_append *append);
 int tn_builder_finish(tenon_builder *builder, tn_layer *layer);
 int tn_builder_finish_in(tenon_builder *builder, tn_layer *layer, int space);
 
+/* The value that the next layer reads unless it is told which. */
+int tn_builder_next(const tenon_builder *builder);
+
 /* The value behind a number; the builder has checked the number. */
 const tn_value *tn_builder_value(const tenon_builder *builder, int value);
 const tn_space *tn_builder_space(const tenon_builder *builder, int space);

@@ -323,7 +323,7 @@ static tenon_status find_shape(const tn_geometry *g, tn_shape *shapes, int space
         shapes[space] = (tn_shape){1, g->extents.integers[s->integers].rows, 1};
         return TENON_OK;
     case TN_SPACE_LAYER:
-        return g->graph->layers[s->layer]->type->shape(&shapes[space], g->graph->layers[s->layer], g->graph, shapes,
+        return g->graph->layers[s->layer]->type->shape(&shapes[space], g->graph->layers[s->layer], g, image, shapes,
                                                        error);
     }
     return TENON_OK;
