@@ -107,7 +107,7 @@ static void unpad(tenon_builder *b, int rows)
     const int sizes = tenon_integers(b, "image_sizes", 2);
     const int newline = tenon_parameter_rows(b, "newline", 1, tenon_value_width(b, rows), 0, 1, TENON_VECTOR);
     tenon_from(b, rows);
-    tenon_unpad_tiles(b, newline, sizes, 4, 3, resolutions);
+    tenon_unpad_tiles(b, newline, sizes, 4, tenon_option_int(b, "most_tiles", 0), 3, resolutions);
 }
 
 static void tiled(tenon_builder *b)
@@ -120,6 +120,21 @@ static void tiled(tenon_builder *b)
 static void bare_tiles(tenon_builder *b)
 {
     unpad(b, 0);
+}
+
+/* LLaVA-OneVision's frames of a clip, and a resize by itself. */
+static void resized(tenon_builder *b)
+{
+    tenon_linear(b, "in", 4, TENON_BIAS);
+    const int small = tenon_resize(b, tenon_option_int(b, "factor", 2));
+    const int newline = tenon_parameter_rows(b, "newline", 1, 4, 0, 1, TENON_VECTOR);
+    tenon_concat_rows(b, 2, (int[]){small, newline});
+    tenon_linear(b, "out", tenon_builder_out_dim(b), TENON_BIAS);
+}
+
+static void bare_resize(tenon_builder *b)
+{
+    tenon_resize(b, 2);
 }
 
 static void shared_keys(tenon_builder *b)
@@ -162,7 +177,9 @@ static int register_all(void **state)
                  {"odd_widths", odd_widths},
                  {"no_image", no_image},
                  {"tiled", tiled},
-                 {"bare_tiles", bare_tiles}};
+                 {"bare_tiles", bare_tiles},
+                 {"resized", resized},
+                 {"bare_resize", bare_resize}};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         if (tenon_register_adapter(types[i].name, types[i].build, NULL, &error) != TENON_OK) return -1;
     }
@@ -263,10 +280,44 @@ static void tiles_are_put_together(void **state)
                         .patch_mask = masks != 0,
                         .frame_mask = masks != 0};
         graph_check(&c);
+        c.json = "{\"type\": \"tiled\", \"most_tiles\": 1}";
+        graph_check(&c);
         c.json = "{\"type\": \"bare_tiles\"}";
         c.out_dim = 5;
         graph_check(&c);
     }
+}
+
+static void grids_are_resized(void **state)
+{
+    (void)state;
+    check_type("{\"type\": \"resized\"}", 5, 6);
+    check_type("{\"type\": \"resized\", \"factor\": 3}", 5, 6);
+    check_type("{\"type\": \"bare_resize\"}", 5, 5);
+}
+
+/* torch.nn.functional.interpolate of 3 x 5 to 2 x 3: row r at column c of 10 r + c. */
+static void resizing_is_bilinear(void **state)
+{
+    (void)state;
+    double x[15];
+    for (int i = 0; i < 15; i++)
+        x[i] = 10 * (i / 5) + i % 5;
+    const graph_case c = {.json = "{\"type\": \"bare_resize\"}",
+                          .in_dim = 1,
+                          .out_dim = 1,
+                          .images = 1,
+                          .tokens = 15,
+                          .height = 3,
+                          .width = 5};
+    int64_t rows;
+    double *tokens = graph_tokens_with(&c, NULL, NULL, x, &rows);
+    assert_int_equal(rows, 6);
+    for (int i = 0; i < 6; i++) {
+        const double y = (i / 3 + 0.5) * 3 / 2 - 0.5, column = (i % 3 + 0.5) * 5 / 3 - 0.5;
+        assert_true(fabs(tokens[i] - (10 * y + column)) < 1e-12);
+    }
+    free(tokens);
 }
 
 static void set_newline(tenon_adapter *adapter, void *context)
@@ -430,6 +481,8 @@ int main(void)
         cmocka_unit_test(keys_come_from_several_values),
         cmocka_unit_test(tiles_are_put_together),
         cmocka_unit_test(padding_is_left_out),
+        cmocka_unit_test(grids_are_resized),
+        cmocka_unit_test(resizing_is_bilinear),
         cmocka_unit_test(groups_are_smaller_than_the_batch),
         cmocka_unit_test(builders_are_told),
         cmocka_unit_test(images_are_what_they_are_alone),

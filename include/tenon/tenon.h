@@ -411,14 +411,19 @@ TENON_API int tenon_parameter_rows(tenon_builder *builder, const char *name, int
  * is of the image; parameter rows are repeated for each. Masked rows stay masked. */
 TENON_API int tenon_concat_rows(tenon_builder *builder, int count, const int *values);
 
+/* Each frame of h x w rows as one of ceil(h / factor) x ceil(w / factor), bilinearly (align_corners false, no
+ * antialiasing). Masked rows count as zero. */
+TENON_API int tenon_resize(tenon_builder *builder, int64_t factor);
+
 /* The tiles of a picture put together, as LLaVA-NeXT packs them. An image is 1 + R C frames (grids of frames, height
  * and width): the whole picture, then R x C tiles, row by row. The output: the rows of the first frame; then, line by
  * line, those of the tiles side by side, without lines or columns that are padding, each line followed by `newline`,
  * one row of a parameter. Of one frame: its rows and a newline. `image_sizes` is an integer tensor (images, 2) of the
  * pictures' height and width; R and C follow from `count` resolutions (height, width) in pixels and from the tile's
- * side, as the model's processor chooses them. The batch must be packed. */
-TENON_API int tenon_unpad_tiles(tenon_builder *builder, int newline, int image_sizes, int64_t tile_size, int64_t count,
-                                const int64_t *resolutions);
+ * side, as the model's processor chooses them. With most_tiles > 0 (LLaVA-OneVision's anyres_max) a picture of many
+ * more rows than that many tiles have is resized bilinearly to about as many. The batch must be packed. */
+TENON_API int tenon_unpad_tiles(tenon_builder *builder, int newline, int image_sizes, int64_t tile_size,
+                                int64_t most_tiles, int64_t count, const int64_t *resolutions);
 
 /* Attention over an image: y[i, h] = sum_j a_j values[j, g], a = softmax over the image's rows j of
  * queries[i, h] . keys[j, g] / sqrt(d), for each of `heads` heads h and its key head g = h key_heads / heads. All three

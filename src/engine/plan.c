@@ -487,6 +487,8 @@ tenon_status tn_plan_make(tn_plan *plan, const tn_graph *graph, bool train, teno
     TN_TRY(make_segments(plan, error));
     place_values(plan);
     find_sums(plan);
+    for (int s = 0; s < plan->num_segments; s++)
+        plan->groups = plan->groups || (plan->segments[s].is_image && !plan->segments[s].is_shared);
     for (int i = 0; i < plan->graph->num_inputs && train; i++)
         plan->groups = plan->groups || plan->values[plan->graph->inputs[i].value].adds;
     TN_TRY(finish(plan, error));

@@ -2,7 +2,9 @@
 /* Tiles to one picture, as LLaVA-NeXT packs them. An image is 1 + R C frames of h x w rows: the whole picture, then R x
  * C tiles, row by row. The output is the rows of the whole picture; then the R h x C w rows of the tiles put together,
  * without those that only padding gave, each line followed by the newline, a row of a parameter. An image of one frame
- * is its rows and one newline. A masked row stays one. Reach: image.
+ * is its rows and one newline. With most_tiles, LLaVA-OneVision's "anyres_max", a picture of more than 1.21 times as
+ * many rows as that many tiles have is resized to about that many before, bilinearly. A masked row stays one. Reach:
+ * image.
  *
  * R and C are those of the resolution, out of a list, that holds the most of the image's original size without
  * enlarging it, and of those the smallest; in tiles of tile_size. The padding was put around the picture that was
@@ -11,15 +13,15 @@
  */
 #include "core/size.h"
 #include "layers/types.h"
+#include "layers/weighted_rows.h"
 #include <math.h>
-#include <stdlib.h>
 
 enum { ROWS, NEWLINE, INPUTS };
 static const int64_t most_pixels = (int64_t)1 << 30; /* of a side */
 
 typedef struct tiles {
     int sizes; /* integer tensor: height and width of each image */
-    int64_t tile_size, num_resolutions;
+    int64_t tile_size, most_tiles, num_resolutions;
     int64_t resolutions[]; /* [num_resolutions, 2] height, width */
 } tiles;
 
@@ -34,8 +36,8 @@ static bool check_resolutions(tenon_builder *builder, int64_t tile_size, int64_t
     return false;
 }
 
-int tenon_unpad_tiles(tenon_builder *builder, int newline, int image_sizes, int64_t tile_size, int64_t count,
-                      const int64_t *resolutions)
+int tenon_unpad_tiles(tenon_builder *builder, int newline, int image_sizes, int64_t tile_size, int64_t most_tiles,
+                      int64_t count, const int64_t *resolutions)
 {
     if (tn_builder_failed(builder) || !check_resolutions(builder, tile_size, count, resolutions)) return -1;
     const int inputs[INPUTS] = {[ROWS] = tn_builder_next(builder), [NEWLINE] = newline};
@@ -48,6 +50,7 @@ int tenon_unpad_tiles(tenon_builder *builder, int newline, int image_sizes, int6
     tiles *own = layer->own;
     own->sizes = image_sizes;
     own->tile_size = tile_size;
+    own->most_tiles = most_tiles;
     own->num_resolutions = count;
     for (int64_t i = 0; i < 2 * count; i++)
         own->resolutions[i] = resolutions[i];
@@ -63,15 +66,18 @@ int tenon_unpad_tiles(tenon_builder *builder, int newline, int image_sizes, int6
 static void describe(const tn_settings *settings, const tn_layer *layer)
 {
     tn_settings_int(settings, "tile_size", ((const tiles *)layer->own)->tile_size);
+    tn_settings_int(settings, "most_tiles", ((const tiles *)layer->own)->most_tiles);
     tn_settings_int(settings, "resolutions", ((const tiles *)layer->own)->num_resolutions);
 }
 
 /* ---- the picture ---- */
 
-/* The part of the tiles put together that is the picture: lines [top, bottom), columns [left, right). */
+/* The part of the tiles put together that is the picture: lines [top, bottom), columns [left, right); and the lines and
+ * columns that become rows of the output. */
 typedef struct picture {
     int64_t rows, columns; /* of tiles; 0: the image is one frame */
     int64_t top, bottom, left, right;
+    int64_t height, width;
 } picture;
 
 static void find_grid(picture *p, const tiles *own, int64_t height, int64_t width)
@@ -100,7 +106,7 @@ static int64_t rounded(double x)
 static void find_padding(picture *p, int64_t height, int64_t width, const tn_shape *frame)
 {
     const int64_t lines = p->rows * frame->height, columns = p->columns * frame->width;
-    *p = (picture){p->rows, p->columns, 0, lines, 0, columns};
+    *p = (picture){.rows = p->rows, .columns = p->columns, .bottom = lines, .right = columns};
     if ((double)width / (double)height > (double)columns / (double)lines) {
         const int64_t kept = rounded((double)height * ((double)columns / (double)width));
         p->top = (lines - kept) / 2;
@@ -112,18 +118,34 @@ static void find_padding(picture *p, int64_t height, int64_t width, const tn_sha
     }
 }
 
-static picture picture_of(const tn_layer *layer, const int64_t *size, const tn_shape *frames)
+/* a // b of Python, for a >= 0 and b > 0. */
+static int64_t floor_divide(double a, double b)
 {
-    picture p = {0};
-    if (frames->t == 1) return p;
-    find_grid(&p, layer->own, size[0], size[1]);
-    find_padding(&p, size[0], size[1], frames);
-    return p;
+    const double quotient = (a - fmod(a, b)) / b, down = floor(quotient);
+    return (int64_t)(quotient - down > 0.5 ? down + 1 : down);
 }
 
-static int64_t newlines_of(const picture *p)
+static void find_size(picture *p, int64_t most_tiles, const tn_shape *frame)
 {
-    return p->rows == 0 ? 1 : p->bottom - p->top;
+    p->height = p->bottom - p->top;
+    p->width = p->right - p->left;
+    if (most_tiles <= 0) return;
+    const double side = (double)frame->height, rows = (double)p->height * (double)p->width;
+    const double ratio = sqrt(rows / ((double)most_tiles * (side * side)));
+    if (!(ratio > 1.1)) return;
+    p->height = floor_divide((double)p->height, ratio);
+    p->width = floor_divide((double)p->width, ratio);
+}
+
+static picture picture_of(const tn_layer *layer, const int64_t *size, const tn_shape *frames)
+{
+    const tiles *own = layer->own;
+    picture p = {0};
+    if (frames->t == 1) return p;
+    find_grid(&p, own, size[0], size[1]);
+    find_padding(&p, size[0], size[1], frames);
+    find_size(&p, own->most_tiles, frames);
+    return p;
 }
 
 /* ---- the space ---- */
@@ -165,10 +187,9 @@ static tenon_status shape(tn_shape *out, const tn_layer *layer, const tn_geometr
                        (long long)p.columns, (long long)(1 + p.rows * p.columns), (long long)frames->t);
     }
     p = picture_of(layer, size, frames);
-    const int64_t lines = p.bottom - p.top, columns = p.right - p.left;
     int64_t rows = 1;
     *out = (tn_shape){1, 0, 1};
-    if ((frames->t == 1 || tn_mul_i64(lines, columns + 1, &rows)) &&
+    if ((frames->t == 1 || tn_mul_i64(p.height, p.width + 1, &rows)) &&
         tn_add_i64(rows, frames->height * frames->width, &out->height)) {
         return TENON_OK;
     }
@@ -177,85 +198,117 @@ static tenon_status shape(tn_shape *out, const tn_layer *layer, const tn_geometr
 
 /* ---- the group ---- */
 
-/* Row numbers: of the output's rows, the row of x that each is, -1: the newline. */
-static void list_sources(int64_t *source, const tn_layer *layer, const tn_images *images)
+/* The row of x that a place of the picture is, which the image's rows begin at `first`. */
+static int64_t place_in_tiles(const picture *p, const tn_shape *frame, int64_t first, int64_t line, int64_t column)
 {
-    for (int64_t i = 0; i < images->count; i++) {
-        const tn_shape *frame = tn_images_shape(images, layer->inputs[ROWS], i);
-        const int64_t first = tn_images_begin(images, layer->inputs[ROWS], i), cells = frame->height * frame->width;
-        const picture p = picture_of(layer, size_of(layer, images->geometry, images->first + i), frame);
-        for (int64_t r = 0; r < cells; r++)
-            *source++ = first + r;
-        if (frame->t == 1) *source++ = -1;
-        for (int64_t y = p.top; y < p.bottom; y++) {
-            for (int64_t x = p.left; x < p.right; x++) {
-                const int64_t tile = 1 + y / frame->height * p.columns + x / frame->width;
-                *source++ = first + tile * cells + y % frame->height * frame->width + x % frame->width;
+    const int64_t y = p->top + line, x = p->left + column;
+    const int64_t tile = 1 + y / frame->height * p->columns + x / frame->width;
+    return first + (tile * frame->height + y % frame->height) * frame->width + x % frame->width;
+}
+
+/* The rows of an image: those of the output that are a newline have no entries. */
+static void list_image(tn_weighted_rows *list, const picture *p, const tn_shape *frame, int64_t first)
+{
+    const tn_shape whole = {1, p->bottom - p->top, p->right - p->left}, kept = {1, p->height, p->width};
+    const bool resized = kept.height != whole.height || kept.width != whole.width;
+    for (int64_t r = 0; r < frame->height * frame->width; r++) {
+        tn_weighted_rows_add(list, first + r, 1);
+        tn_weighted_rows_next(list);
+    }
+    if (frame->t == 1) tn_weighted_rows_next(list);
+    for (int64_t y = 0; y < kept.height; y++) {
+        for (int64_t x = 0; x < kept.width; x++) {
+            const int64_t e = list->begin[list->filled + 1];
+            if (resized) {
+                tn_weighted_rows_bilinear(list, 0, y * kept.width + x, &whole, &kept);
+            } else {
+                tn_weighted_rows_add(list, y * whole.width + x, 1);
             }
-            *source++ = -1;
+            for (int64_t k = e; k < list->begin[list->filled + 1]; k++) {
+                const int64_t cell = list->source[k];
+                list->source[k] = place_in_tiles(p, frame, first, cell / whole.width, cell % whole.width);
+            }
+            tn_weighted_rows_next(list);
         }
+        tn_weighted_rows_next(list);
     }
 }
 
-static int64_t count_newlines(const tn_layer *layer, const tn_images *images)
+static int64_t entries_of(const tn_layer *layer, int64_t rows)
 {
-    int64_t count = 0;
-    for (int64_t i = 0; i < images->count; i++) {
-        const tn_shape *frame = tn_images_shape(images, layer->inputs[ROWS], i);
-        const picture p = picture_of(layer, size_of(layer, images->geometry, images->first + i), frame);
-        count += newlines_of(&p);
-    }
-    return count;
+    return ((const tiles *)layer->own)->most_tiles > 0 ? 4 * rows : rows;
 }
 
-static int64_t offset_of(const tn_rows *rows, int64_t r)
+static int64_t rows_of_input(const tn_layer_call *call)
 {
-    return rows->offset != NULL ? rows->offset[r] : r * rows->stride;
+    return tn_images_begin(call->images, call->layer->inputs[ROWS], call->images->count);
 }
 
-/* The buffer: for each row of the output its source, then as many offsets of each side of a copy; going back as many as
- * x has rows, and the newlines of dy. */
-typedef struct lists {
-    int64_t *source, *to, *from;
-    void *wide;
-} lists;
-
-static bool place(lists *l, char *base, int64_t rows, int64_t inputs, size_t wide, size_t *size)
+/* The buffer: the list; then, of as many rows as the output has, offsets of newlines and of what they are copied from;
+ * and going back the newlines of dy, widened. */
+static bool buffer_sizes(size_t parts[3], const tn_layer *layer, int64_t rows, int64_t inputs)
 {
-    const int64_t most = tn_max_i64(rows, inputs);
-    size_t first, each;
-    if (!tn_shape_bytes(1, &rows, sizeof(int64_t), &first) || !tn_shape_bytes(1, &most, sizeof(int64_t), &each) ||
-        first > SIZE_MAX / 8 || each > SIZE_MAX / 8 || wide > SIZE_MAX / 8) {
+    size_t offsets;
+    if (rows > INT64_MAX / 8 || !tn_weighted_rows_size(rows, inputs, entries_of(layer, rows), &parts[0]) ||
+        !tn_shape_bytes(1, &rows, sizeof(int64_t), &offsets) || offsets > SIZE_MAX / 16) {
         return false;
     }
-    first = tn_align_up(first, 64), each = tn_align_up(each, 64);
-    *size = first + 2 * each + wide;
-    if (base == NULL) return true;
-    *l = (lists){(int64_t *)(void *)base, (int64_t *)(void *)(base + first), (int64_t *)(void *)(base + first + each),
-                 base + first + 2 * each};
+    parts[1] = parts[2] = tn_align_up(offsets, 64);
     return true;
 }
 
 static bool sizes(tn_layer_sizes *bytes, const tn_layer_query *q)
 {
-    size_t wide = 0;
+    size_t parts[3], wide = 0;
     *bytes = (tn_layer_sizes){.packed = 0};
     if (q->images == NULL || q->rows == 0) return true;
-    if (q->backward) {
-        const int64_t shape_of[] = {count_newlines(q->layer, q->images), q->layer->out_dim};
-        if (!tn_shape_bytes(2, shape_of, tn_dtype_size(q->ops->compute), &wide)) return false;
+    if (!buffer_sizes(parts, q->layer, q->rows, q->slots)) return false;
+    int64_t newlines = 0;
+    for (int64_t i = 0; i < q->images->count; i++) {
+        const tn_shape *frame = tn_images_shape(q->images, q->layer->inputs[ROWS], i);
+        const picture p = picture_of(q->layer, size_of(q->layer, q->images->geometry, q->images->first + i), frame);
+        newlines += frame->t == 1 ? 1 : p.height;
     }
-    return place(&(lists){NULL}, NULL, q->rows, q->slots, wide, &bytes->buffer);
+    const int64_t shape_of[] = {newlines, q->layer->out_dim};
+    if (q->backward && !tn_shape_bytes(2, shape_of, tn_dtype_size(q->ops->compute), &wide)) return false;
+    return tn_add_size(parts[0], parts[1] + parts[2], &bytes->buffer) &&
+           tn_add_size(bytes->buffer, wide, &bytes->buffer);
 }
 
-static lists open_lists(const tn_layer_call *call)
+/* A call at work. */
+typedef struct pass {
+    tn_weighted_rows list;
+    int64_t *to, *from; /* offsets */
+    void *wide;
+} pass;
+
+static pass open_pass(const tn_layer_call *call)
 {
-    lists l;
-    size_t size;
-    const int64_t inputs = tn_images_begin(call->images, call->layer->inputs[ROWS], call->images->count);
-    (void)place(&l, call->buffer, call->rows, inputs, 0, &size);
-    list_sources(l.source, call->layer, call->images);
-    return l;
+    pass t;
+    size_t parts[3];
+    char *buffer = call->buffer;
+    (void)buffer_sizes(parts, call->layer, call->rows, rows_of_input(call));
+    t.list = tn_weighted_rows_open(buffer, call->rows, rows_of_input(call), entries_of(call->layer, call->rows));
+    t.to = (int64_t *)(void *)(buffer + parts[0]);
+    t.from = (int64_t *)(void *)(buffer + parts[0] + parts[1]);
+    t.wide = buffer + parts[0] + parts[1] + parts[2];
+    for (int64_t i = 0; i < call->images->count; i++) {
+        const tn_shape *frame = tn_images_shape(call->images, call->layer->inputs[ROWS], i);
+        const int64_t *size = size_of(call->layer, call->images->geometry, call->images->first + i);
+        const picture p = picture_of(call->layer, size, frame);
+        list_image(&t.list, &p, frame, tn_images_begin(call->images, call->layer->inputs[ROWS], i));
+    }
+    return t;
+}
+
+static bool is_newline(const pass *t, int64_t r)
+{
+    return t->list.begin[r] == t->list.begin[r + 1];
+}
+
+static int64_t offset_of(const tn_rows *rows, int64_t r)
+{
+    return rows->offset != NULL ? rows->offset[r] : r * rows->stride;
 }
 
 static tn_rows listed(tn_rows rows, const int64_t *offset)
@@ -266,81 +319,64 @@ static tn_rows listed(tn_rows rows, const int64_t *offset)
 
 static void forward(const tn_layer_call *call)
 {
-    const tn_ops *ops = call->context->ops;
-    const tn_rows *x = &call->x[ROWS];
-    lists l = open_lists(call);
+    pass t = open_pass(call);
+    const int64_t width = call->layer->out_dim;
     int64_t count = 0;
-    for (int64_t r = 0; r < call->rows; r++)
-        l.from[r] = l.source[r] >= 0 ? offset_of(x, l.source[r]) : -1;
-    ops->merge(call->context, call->y, listed(*x, l.from), call->rows, 1, call->layer->out_dim, false);
+    tn_weighted_rows_forward(&t.list, call->context, call->y, call->x[ROWS], width);
     for (int64_t r = 0; r < call->rows; r++) {
-        if (l.source[r] < 0) l.to[count++] = offset_of(&call->y, r);
+        if (!is_newline(&t, r)) continue;
+        t.from[count] = 0;
+        t.to[count++] = offset_of(&call->y, r);
     }
-    for (int64_t k = 0; k < count; k++)
-        l.from[k] = 0;
-    ops->copy(call->context, listed(call->y, l.to), listed(call->x[NEWLINE], l.from), count, call->layer->out_dim);
+    call->context->ops->copy(call->context, listed(call->y, t.to), listed(call->x[NEWLINE], t.from), count, width);
 }
 
-/* A newline exists with its image, which has a row that is not masked. */
+/* A row exists where one that it is made of does, a newline with its image, of which some row does. */
 static void exists(int64_t *alive, const tn_layer_call *call)
 {
+    const pass t = open_pass(call);
     const int64_t *offset = call->x[ROWS].offset;
-    list_sources(alive, call->layer, call->images);
     for (int64_t i = 0; i < call->images->count; i++) {
         const int64_t begin = tn_images_begin(call->images, call->layer->output, i);
         const int64_t end = tn_images_begin(call->images, call->layer->output, i + 1);
         bool lives = false;
-        for (int64_t r = begin; r < end; r++)
-            lives = lives || (alive[r] >= 0 && (offset == NULL || offset[alive[r]] >= 0));
         for (int64_t r = begin; r < end; r++) {
-            const bool present = alive[r] < 0 ? lives : offset == NULL || offset[alive[r]] >= 0;
+            bool present = false;
+            for (int64_t e = t.list.begin[r]; e < t.list.begin[r + 1]; e++)
+                present = present || offset == NULL || offset[t.list.source[e]] >= 0;
             alive[r] = present ? r : -1;
+            lives = lives || present;
+        }
+        for (int64_t r = begin; r < end; r++) {
+            if (lives && is_newline(&t, r)) alive[r] = r;
         }
     }
 }
 
-/* Rows of x that no output row is get zeros. */
-static void backward_rows(const tn_layer_call *call, const lists *l)
-{
-    const tn_rows *dx = &call->dx[ROWS];
-    const int64_t inputs = tn_images_begin(call->images, call->layer->inputs[ROWS], call->images->count);
-    int64_t count = 0;
-    for (int64_t r = 0; r < inputs; r++)
-        l->to[r] = -1;
-    for (int64_t r = 0; r < call->rows; r++) {
-        if (l->source[r] >= 0) l->to[l->source[r]] = offset_of(&call->dy, r);
-    }
-    for (int64_t r = 0; r < inputs; r++) {
-        if (offset_of(dx, r) < 0) continue;
-        l->from[count] = l->to[r];
-        l->to[count++] = offset_of(dx, r);
-    }
-    call->context->ops->merge(call->context, listed(*dx, l->to), listed(call->dy, l->from), count, 1,
-                              call->layer->out_dim, false);
-}
-
 /* The sum of the newlines' rows of dy, in order. */
-static void backward_newline(const tn_layer_call *call, const lists *l)
+static void backward_newline(const tn_layer_call *call, const pass *t)
 {
     const tn_ops *ops = call->context->ops;
     const int64_t width = call->layer->out_dim;
-    const tn_rows wide = tn_dense_rows(l->wide, ops->compute, width);
+    const tn_rows wide = tn_dense_rows(t->wide, ops->compute, width);
     int64_t count = 0;
     for (int64_t r = 0; r < call->rows; r++) {
-        if (l->source[r] >= 0 || (call->exists != NULL && call->exists[r] < 0)) continue;
-        l->to[count] = 0;
-        l->from[count++] = offset_of(&call->dy, r);
+        if (!is_newline(t, r) || (call->exists != NULL && call->exists[r] < 0)) continue;
+        t->to[count] = 0;
+        t->from[count++] = offset_of(&call->dy, r);
     }
-    ops->copy(call->context, wide, listed(call->dy, l->from), count, width);
+    ops->copy(call->context, wide, listed(call->dy, t->from), count, width);
     ops->copy(call->context, call->dx[NEWLINE], tn_dense_rows(NULL, ops->compute, 0), 1, width);
-    ops->accumulate(call->context, listed(call->dx[NEWLINE], l->to), wide, count, width);
+    ops->accumulate(call->context, listed(call->dx[NEWLINE], t->to), wide, count, width);
 }
 
 static void backward(const tn_layer_call *call)
 {
-    const lists l = open_lists(call);
-    if (call->dx[ROWS].data != NULL) backward_rows(call, &l);
-    if (call->dx[NEWLINE].data != NULL) backward_newline(call, &l);
+    pass t = open_pass(call);
+    if (call->dx[ROWS].data != NULL) {
+        tn_weighted_rows_backward(&t.list, call->context, call->dx[ROWS], call->dy, call->exists, call->layer->out_dim);
+    }
+    if (call->dx[NEWLINE].data != NULL) backward_newline(call, &t);
 }
 
 const tn_layer_type tn_unpad_tiles_type = {

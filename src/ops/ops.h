@@ -192,6 +192,11 @@ struct tn_ops {
     /* y[r, :] = a[r, :] + b[r, :]; y may be a. */
     void (*add)(const tn_context *context, tn_rows y, tn_rows a, tn_rows b, int64_t rows, int64_t width);
 
+    /* y[r, :] = sum over e from begin[r] to begin[r + 1] - 1, ascending, of weight[e] x[e, :], for r < rows; weights
+     * are rounded to the compute dtype. Absent x[e] count as zero, absent rows of y are left alone. */
+    void (*weighted_sum)(const tn_context *context, tn_rows y, tn_rows x, const int64_t *begin, const double *weight,
+                         int64_t rows, int64_t width);
+
     /* y[r, :] += x[r, :], r ascending: rows of y may be the same, or absent. Both are of the compute dtype, step 1. */
     void (*accumulate)(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t width);
 
