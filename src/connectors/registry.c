@@ -28,10 +28,13 @@ static row shipped[] = {
     {"linear", {tn_build_linear, NULL}, &shipped[8]},
     {"llama4", {tn_build_llama4, NULL}, &shipped[9]},
     {"llava", {tn_build_llava, NULL}, &shipped[10]},
-    {"mistral3", {tn_build_mistral3, NULL}, &shipped[11]},
-    {"mlp_2layer", {tn_build_mlp_2layer, NULL}, &shipped[12]},
-    {"qwen2_vl", {tn_build_qwen2_vl, NULL}, &shipped[13]},
-    {"qwen3_vl", {tn_build_qwen3_vl, NULL}, &shipped[14]},
+    {"llava_next", {tn_build_llava_next, NULL}, &shipped[11]},
+    {"llava_onevision", {tn_build_llava_onevision, NULL}, &shipped[12]},
+    {"mistral3", {tn_build_mistral3, NULL}, &shipped[13]},
+    {"mlp_2layer", {tn_build_mlp_2layer, NULL}, &shipped[14]},
+    {"molmo2", {tn_build_molmo2, NULL}, &shipped[15]},
+    {"qwen2_vl", {tn_build_qwen2_vl, NULL}, &shipped[16]},
+    {"qwen3_vl", {tn_build_qwen3_vl, NULL}, &shipped[17]},
     {"vip_llava", {tn_build_vip_llava, NULL}, NULL},
 };
 
