@@ -331,7 +331,7 @@ static void backward_of(work *w, const tn_ops *ops, int only)
     g.x = only <= 0 ? &w->dx[0].tensor : NULL;
     g.parameters = wanted;
     g.overwrite = true;
-    g.inputs = only < 0 ? w->dinputs : w->dinputs + (only > 0 ? only - 1 : 0);
+    g.inputs = only < 0 ? w->dinputs : w->dinputs + (only > 0 && only < inputs ? only - 1 : 0);
     g.num_inputs = only < 0 ? inputs - 1 : only > 0 && only < inputs;
     g.outputs = w->doutputs;
     g.num_outputs = w->graph->num_outputs - 1;

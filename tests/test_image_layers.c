@@ -320,6 +320,47 @@ static void resizing_is_bilinear(void **state)
     free(tokens);
 }
 
+/* What a call of tiles is told; the workspace is asked for with tensors that do not fit each other too. */
+static void bad_tiles_are_told(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t grid[6], images, size[4], axes;
+        const char *says;
+    } cases[] = {
+        {{3, 3, 3, 5, 3, 3}, 2, {3, 7, 8, 7}, 2, NULL},
+        {{3, 3, 3, 5, 3, 3}, 1, {3, 7}, 2, "'image_sizes' is of 1 images, the features of 2"},
+        {{3, 3, 3, 5, 3, 3}, 2, {3, 7, 0, 7}, 2, "image 1 is 0x7; sides must be positive"},
+        {{3, 3, 3, 4, 3, 3}, 2, {3, 7, 8, 7}, 2, "is cut into 2x2 tiles, which are 5 frames"},
+        {{3, 3, 3, 5, 3, 3}, 1, {3, 7, 8, 7}, 3, "'image_sizes' has 3 axes; expected 2"},
+    };
+    tenon_config *config;
+    tenon_adapter *adapter;
+    assert_int_equal(tenon_config_from_json("{\"type\": \"tiled\"}", 17, &config, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_new(config, 2, 2, NULL, &adapter, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_reset_parameters(adapter, TENON_F32, 1, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_prepare(adapter, NULL, &error), TENON_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int64_t shape[] = {cases[i].images, 2, 2};
+        DLTensor grid = {(void *)(uintptr_t)cases[i].grid, {kDLCPU, 0}, 2, {kDLInt, 64, 1}, (int64_t[]){2, 3}, NULL, 0};
+        DLTensor size = {
+            (void *)(uintptr_t)cases[i].size, {kDLCPU, 0}, (int)cases[i].axes, {kDLInt, 64, 1}, shape, NULL, 0};
+        tenon_named_tensor input = {"image_sizes", &size};
+        tenon_call call;
+        size_t bytes;
+        tenon_call_init(&call);
+        call.grids = &grid;
+        call.inputs = &input;
+        call.num_inputs = 1;
+        const tenon_status status = tenon_adapter_workspace_size(adapter, 0, &call, &bytes, &error);
+        if (cases[i].says == NULL && status != TENON_OK) fail_msg("%s", error.message);
+        if (cases[i].says != NULL && (status == TENON_OK || strstr(error.message, cases[i].says) == NULL))
+            fail_msg("%s instead of %s", status == TENON_OK ? "no error" : error.message, cases[i].says);
+    }
+    tenon_adapter_free(adapter);
+    tenon_config_free(config);
+}
+
 static void set_newline(tenon_adapter *adapter, void *context)
 {
     static float value[] = {-7};
@@ -475,17 +516,12 @@ static void images_are_what_they_are_alone(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(attention_is_what_it_says),
-        cmocka_unit_test(learned_queries_attend),
-        cmocka_unit_test(rows_attend_to_each_other),
-        cmocka_unit_test(keys_come_from_several_values),
-        cmocka_unit_test(tiles_are_put_together),
-        cmocka_unit_test(padding_is_left_out),
-        cmocka_unit_test(grids_are_resized),
-        cmocka_unit_test(resizing_is_bilinear),
-        cmocka_unit_test(groups_are_smaller_than_the_batch),
-        cmocka_unit_test(builders_are_told),
-        cmocka_unit_test(images_are_what_they_are_alone),
+        cmocka_unit_test(attention_is_what_it_says), cmocka_unit_test(learned_queries_attend),
+        cmocka_unit_test(rows_attend_to_each_other), cmocka_unit_test(keys_come_from_several_values),
+        cmocka_unit_test(tiles_are_put_together),    cmocka_unit_test(padding_is_left_out),
+        cmocka_unit_test(bad_tiles_are_told),        cmocka_unit_test(grids_are_resized),
+        cmocka_unit_test(resizing_is_bilinear),      cmocka_unit_test(groups_are_smaller_than_the_batch),
+        cmocka_unit_test(builders_are_told),         cmocka_unit_test(images_are_what_they_are_alone),
     };
     return cmocka_run_group_tests(tests, register_all, NULL);
 }

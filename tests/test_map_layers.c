@@ -178,10 +178,46 @@ static void bad_maps_are_told(void **state)
     map[1] = -2;
     told(&call, 1, "'index' names row -2 of image 0");
     map[1] = 1;
+    tensor.shape = (int64_t[]){2, 0};
+    told(&call, 1, "'index' has rows of no numbers");
+    tensor.shape = (int64_t[]){2, 2};
     tensor.ndim = 1;
     told(&call, 1, "");
     input.name = "other";
     told(&call, 1, "has no input 'other'; beside the features it takes: index");
+}
+
+/* A map without rows makes no token, and leaves a gradient of zeros. */
+static void maps_may_be_empty(void **state)
+{
+    (void)state;
+    int64_t map[1] = {0};
+    float x[3] = {1, 2, 3}, dx[3] = {NAN, NAN, NAN}, y[1] = {0};
+    DLTensor tensor = {map, {kDLCPU, 0}, 3, {kDLInt, 64, 1}, (int64_t[]){1, 0, 2}, NULL, 0};
+    tenon_named_tensor input = {"index", &tensor};
+    DLTensor tx = {x, {kDLCPU, 0}, 3, {kDLFloat, 32, 1}, (int64_t[]){1, 3, 1}, NULL, 0}, tdx = tx;
+    DLTensor ty = {y, {kDLCPU, 0}, 3, {kDLFloat, 32, 1}, (int64_t[]){1, 0, 1}, NULL, 0};
+    tenon_config *config;
+    tenon_adapter *adapter;
+    tenon_call call;
+    tenon_gradients gradients;
+    tenon_prepare_options options;
+    tdx.data = dx;
+    assert_int_equal(tenon_config_from_json("{\"type\": \"averaged\"}", 20, &config, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_new(config, 1, 1, NULL, &adapter, &error), TENON_OK);
+    tenon_prepare_options_init(&options);
+    options.train = true;
+    assert_int_equal(tenon_adapter_prepare(adapter, &options, &error), TENON_OK);
+    tenon_call_init(&call);
+    call.inputs = &input;
+    call.num_inputs = 1;
+    tenon_gradients_init(&gradients);
+    gradients.x = &tdx;
+    assert_int_equal(tenon_adapter_forward(adapter, &tx, &ty, &call, NULL, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_backward(adapter, &ty, &tx, &gradients, &call, NULL, &error), TENON_OK);
+    assert_true(dx[0] == 0 && dx[1] == 0 && dx[2] == 0);
+    tenon_adapter_free(adapter);
+    tenon_config_free(config);
 }
 
 /* Tokens are counted from the shape of the map. */
@@ -216,9 +252,8 @@ static void tokens_are_counted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(means_are_of_what_is_there),
-        cmocka_unit_test(windows_come_from_a_map),
-        cmocka_unit_test(bad_maps_are_told),
+        cmocka_unit_test(means_are_of_what_is_there), cmocka_unit_test(windows_come_from_a_map),
+        cmocka_unit_test(bad_maps_are_told),          cmocka_unit_test(maps_may_be_empty),
         cmocka_unit_test(tokens_are_counted),
     };
     return cmocka_run_group_tests(tests, register_all, NULL);

@@ -321,6 +321,7 @@ static tenon_status run_call(tn_backward *p, const tn_request *request, const te
     tn_back_plan_steps(p);
     TN_TRY(tn_back_check_overlap(p, workspace, error));
     if (tn_run_is_empty(&p->run)) {
+        tn_back_clear_inputs(p, &(tn_context){.ops = p->run.pack->ops, .parallel = &p->run.parallel});
         tn_back_clear_parameters(p);
         return TENON_OK;
     }

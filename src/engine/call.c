@@ -276,6 +276,9 @@ static tenon_status read_call_integers(tn_run *run, const tn_request *request, i
             return tn_fail(error, TENON_MISMATCH, "'%s' has %lld columns; expected %lld", declared->name,
                            (long long)run->integers[i].columns, (long long)declared->columns);
         }
+        if (!is_map(run->graph, i) && run->integers[i].rows != 1) {
+            return tn_fail(error, TENON_MISMATCH, "'%s' has 3 axes; expected 2: (images, columns)", declared->name);
+        }
         if (images >= 0 && found != images) {
             return tn_fail(error, TENON_MISMATCH, "'%s' is of %lld images, the features of %lld", declared->name,
                            (long long)found, (long long)images);
@@ -491,7 +494,8 @@ tenon_status tn_run_open(tn_run *run, const tn_request *request, tn_arena *arena
     int64_t *tokens = tn_arena_array(arena, run->graph->num_inputs, sizeof *tokens);
     if (!sized) TN_TRY(check_names(run, request, error));
     TN_TRY(find_extents(run, request, &extents, arena, error));
-    TN_TRY(read_call_integers(run, request, sized ? -1 : extents.images, arena, error));
+    const bool counted = !sized || extents.grids != NULL; /* the images of the call are known */
+    TN_TRY(read_call_integers(run, request, counted ? extents.images : -1, arena, error));
     extents.integers = run->integers;
     for (int i = 0; i < run->graph->num_inputs && !sized && extents.grids == NULL; i++)
         tokens[i] = run->inputs[i].shape[1];

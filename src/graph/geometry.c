@@ -320,6 +320,10 @@ static tenon_status find_shape(const tn_geometry *g, tn_shape *shapes, int space
             return tn_fail(error, TENON_INVALID, "this connector needs the integer tensor '%s'",
                            g->graph->integers[s->integers].name);
         }
+        if (g->extents.integers[s->integers].columns <= 0) {
+            return tn_fail(error, TENON_INVALID, "'%s' has rows of no numbers; a map names at least one row in each",
+                           g->graph->integers[s->integers].name);
+        }
         shapes[space] = (tn_shape){1, g->extents.integers[s->integers].rows, 1};
         return TENON_OK;
     case TN_SPACE_LAYER:
