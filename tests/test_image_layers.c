@@ -154,6 +154,15 @@ static void odd_widths(tenon_builder *b)
     tenon_attention(b, 0, keys, keys, 1, 1);
 }
 
+static void odd_sizes(tenon_builder *b)
+{
+    static const int64_t resolutions[] = {4, 4};
+    const int sizes = tenon_integers(b, "image_sizes", 3);
+    const int newline = tenon_parameter_rows(b, "newline", 1, tenon_builder_in_dim(b), 0, 1, TENON_VECTOR);
+    tenon_from(b, 0);
+    tenon_unpad_tiles(b, newline, sizes, 4, 0, 1, resolutions);
+}
+
 static void no_image(tenon_builder *b)
 {
     tenon_parameter_rows(b, "rows", 2, tenon_builder_out_dim(b), 0, 1, 0);
@@ -176,6 +185,7 @@ static int register_all(void **state)
                  {"odd_heads", odd_heads},
                  {"odd_widths", odd_widths},
                  {"no_image", no_image},
+                 {"odd_sizes", odd_sizes},
                  {"tiled", tiled},
                  {"bare_tiles", bare_tiles},
                  {"resized", resized},
@@ -428,6 +438,7 @@ static void builders_are_told(void **state)
     } cases[] = {{"{\"type\": \"shared_keys\"}", "must be rows of an image"},
                  {"{\"type\": \"odd_heads\"}", "3 heads and 2 key heads; heads must be a positive multiple"},
                  {"{\"type\": \"odd_widths\"}", "reads queries of width 6, keys of width 5"},
+                 {"{\"type\": \"odd_sizes\"}", "'image_sizes' with 3 columns; its layer reads 2"},
                  {"{\"type\": \"no_image\"}", "is made of parameters alone"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         tenon_config *config;

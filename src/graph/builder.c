@@ -416,14 +416,24 @@ int tn_builder_layer_space(tenon_builder *builder, const tn_layer *layer)
                                           .integers = -1});
 }
 
+bool tn_builder_check_integers(tenon_builder *builder, int integers, int64_t columns)
+{
+    const tn_graph *graph = builder->graph;
+    if (integers < 0 || integers >= graph->num_integers) {
+        tenon_builder_fail(builder, "adapter type '%s' reads integer tensor %d; it has declared %d",
+                           builder->build->type, integers, graph->num_integers);
+        return false;
+    }
+    if (columns == 0 || graph->integers[integers].columns == columns) return true;
+    tenon_builder_fail(builder, "adapter type '%s' declares '%s' with %lld columns; its layer reads %lld",
+                       builder->build->type, graph->integers[integers].name,
+                       (long long)graph->integers[integers].columns, (long long)columns);
+    return false;
+}
+
 int tn_builder_map(tenon_builder *builder, int parent, int integers)
 {
-    if (tn_builder_failed(builder)) return -1;
-    if (integers < 0 || integers >= builder->graph->num_integers) {
-        tenon_builder_fail(builder, "adapter type '%s' reads integer tensor %d as a map; it has declared %d",
-                           builder->build->type, integers, builder->graph->num_integers);
-        return -1;
-    }
+    if (tn_builder_failed(builder) || !tn_builder_check_integers(builder, integers, 0)) return -1;
     if (builder->graph->spaces[parent].kind == TN_SPACE_SHARED) {
         tenon_builder_fail(builder, "adapter type '%s' has a map over rows that are made of parameters alone",
                            builder->build->type);

@@ -51,6 +51,9 @@ int tn_builder_windows_by(tenon_builder *builder, int parent, const tn_window_ru
 /* A new space of the layer appended last, whose type has a shape function. */
 int tn_builder_layer_space(tenon_builder *builder, const tn_layer *layer);
 
+/* Whether an integer tensor of this number is declared, with `columns` columns (0: any); else the builder fails. */
+bool tn_builder_check_integers(tenon_builder *builder, int integers, int64_t columns);
+
 /* The space of a map that the call brings: a row for each of the map's rows. */
 int tn_builder_map(tenon_builder *builder, int parent, int integers);
 

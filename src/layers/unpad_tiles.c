@@ -17,6 +17,7 @@
 #include <math.h>
 
 enum { ROWS, NEWLINE, INPUTS };
+enum { MOST_RESOLUTIONS = 256 };
 static const int64_t most_pixels = (int64_t)1 << 30; /* of a side */
 
 typedef struct tiles {
@@ -27,12 +28,15 @@ typedef struct tiles {
 
 static bool check_resolutions(tenon_builder *builder, int64_t tile_size, int64_t count, const int64_t *resolutions)
 {
-    bool fit = count > 0 && count < most_pixels && tile_size > 0 && tile_size < most_pixels;
+    bool fit = count > 0 && count <= MOST_RESOLUTIONS && tile_size > 0 && tile_size < most_pixels;
     for (int64_t i = 0; fit && i < 2 * count; i++)
         fit = resolutions[i] >= tile_size && resolutions[i] < most_pixels;
     if (fit) return true;
-    tenon_builder_fail(builder, "tiles need resolutions of height and width, each at least the tile's side (%lld)",
-                       (long long)tile_size);
+    tenon_builder_fail(
+        builder,
+        "tiles need 1 to %d resolutions of height and width, each at least the tile's side, %lld (got %lld "
+        "resolutions)",
+        (int)MOST_RESOLUTIONS, (long long)tile_size, (long long)count);
     return false;
 }
 
@@ -54,6 +58,10 @@ int tenon_unpad_tiles(tenon_builder *builder, int newline, int image_sizes, int6
     own->num_resolutions = count;
     for (int64_t i = 0; i < 2 * count; i++)
         own->resolutions[i] = resolutions[i];
+    (void)tn_builder_check_integers(builder, image_sizes, 2);
+    if (tn_builder_space(builder, tn_builder_value(builder, inputs[ROWS])->space)->kind == TN_SPACE_SHARED) {
+        tenon_builder_fail(builder, "rows that are made of parameters alone are no tiles of a picture");
+    }
     const tn_value *line = tn_builder_value(builder, newline);
     const tn_space *space = tn_builder_space(builder, line->space);
     if (space->kind != TN_SPACE_SHARED || space->rows != 1 || line->width != layer->in_dim) {
@@ -65,9 +73,16 @@ int tenon_unpad_tiles(tenon_builder *builder, int newline, int image_sizes, int6
 
 static void describe(const tn_settings *settings, const tn_layer *layer)
 {
-    tn_settings_int(settings, "tile_size", ((const tiles *)layer->own)->tile_size);
-    tn_settings_int(settings, "most_tiles", ((const tiles *)layer->own)->most_tiles);
-    tn_settings_int(settings, "resolutions", ((const tiles *)layer->own)->num_resolutions);
+    const tiles *own = layer->own;
+    tn_settings_int(settings, "tile_size", own->tile_size);
+    tn_settings_int(settings, "most_tiles", own->most_tiles);
+    char list[MOST_RESOLUTIONS * 24] = "";
+    tn_text text = {list, sizeof list, 0};
+    for (int64_t i = 0; i < own->num_resolutions; i++) {
+        tn_text_add(&text, "%s%lldx%lld", i > 0 ? " " : "", (long long)own->resolutions[2 * i],
+                    (long long)own->resolutions[2 * i + 1]);
+    }
+    tn_settings_string(settings, "resolutions", list);
 }
 
 /* ---- the picture ---- */
