@@ -243,6 +243,7 @@ static void tokens_are_counted(void **state)
     assert_int_equal(tenon_adapter_flops(adapter, 3, &call, &flops, &error), TENON_OK);
     assert_true(flops == 6);
     tenon_adapter_free(adapter);
+    tenon_config_free(config);
     assert_int_equal(tenon_config_from_json("{\"type\": \"undeclared\"}", 22, &config, &error), TENON_OK);
     assert_int_equal(tenon_adapter_new(config, 1, 1, NULL, &adapter, &error), TENON_INVALID);
     assert_non_null(strstr(error.message, "reads integer tensor 0; it has declared 0"));
