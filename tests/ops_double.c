@@ -354,6 +354,20 @@ static void accumulate(const tn_context *context, tn_rows y, tn_rows x, int64_t 
     }
 }
 
+static void weighted_sum(const tn_context *context, tn_rows y, tn_rows x, const int64_t *begin, const double *weight,
+                         int64_t rows, int64_t width)
+{
+    (void)context;
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = 0; i < width && !is_absent(y, r); i++) {
+            double sum = 0;
+            for (int64_t e = begin[r]; e < begin[r + 1]; e++)
+                sum += is_absent(x, e) ? 0 : weight[e] * get(x, e, i);
+            put(y, r, i, sum);
+        }
+    }
+}
+
 static void moments(tn_rows x, int64_t r, const tn_norm *how, int64_t width, double *mean, double *root)
 {
     double sum = 0, squares = 0;
@@ -603,6 +617,7 @@ const tn_ops ops_double = {
     .window_pool_backward = tn_window_pool_backward,
     .add = add,
     .accumulate = accumulate,
+    .weighted_sum = weighted_sum,
     .zero = zero,
     .norm = norm,
     .norm_backward_scratch = norm_backward_scratch,

@@ -100,6 +100,43 @@ static void joined(tenon_builder *b)
     tenon_concat_rows(b, 4, (int[]){0, separator, 0, separator});
 }
 
+/* Pictures of tiles, between layers and by themselves. */
+static void unpad(tenon_builder *b, int rows)
+{
+    static const int64_t resolutions[] = {4, 8, 8, 4, 8, 8};
+    const int sizes = tenon_integers(b, "image_sizes", 2);
+    const int newline = tenon_parameter_rows(b, "newline", 1, tenon_value_width(b, rows), 0, 1, TENON_VECTOR);
+    tenon_from(b, rows);
+    tenon_unpad_tiles(b, newline, sizes, 4, tenon_option_int(b, "most_tiles", 0), 3, resolutions);
+}
+
+static void tiled(tenon_builder *b)
+{
+    unpad(b, tenon_linear(b, "in", 4, TENON_BIAS));
+    tenon_activation(b, "gelu");
+    tenon_linear(b, "out", tenon_builder_out_dim(b), TENON_BIAS);
+}
+
+static void bare_tiles(tenon_builder *b)
+{
+    unpad(b, 0);
+}
+
+/* LLaVA-OneVision's frames of a clip, and a resize by itself. */
+static void resized(tenon_builder *b)
+{
+    tenon_linear(b, "in", 4, TENON_BIAS);
+    const int small = tenon_resize(b, tenon_option_int(b, "factor", 2));
+    const int newline = tenon_parameter_rows(b, "newline", 1, 4, 0, 1, TENON_VECTOR);
+    tenon_concat_rows(b, 2, (int[]){small, newline});
+    tenon_linear(b, "out", tenon_builder_out_dim(b), TENON_BIAS);
+}
+
+static void bare_resize(tenon_builder *b)
+{
+    tenon_resize(b, 2);
+}
+
 static void shared_keys(tenon_builder *b)
 {
     const int rows = tenon_parameter_rows(b, "rows", 2, tenon_builder_in_dim(b), 0, 1, 0);
@@ -115,6 +152,15 @@ static void odd_widths(tenon_builder *b)
 {
     const int keys = tenon_linear(b, "keys", 5, TENON_BIAS);
     tenon_attention(b, 0, keys, keys, 1, 1);
+}
+
+static void odd_sizes(tenon_builder *b)
+{
+    static const int64_t resolutions[] = {4, 4};
+    const int sizes = tenon_integers(b, "image_sizes", 3);
+    const int newline = tenon_parameter_rows(b, "newline", 1, tenon_builder_in_dim(b), 0, 1, TENON_VECTOR);
+    tenon_from(b, 0);
+    tenon_unpad_tiles(b, newline, sizes, 4, 0, 1, resolutions);
 }
 
 static void no_image(tenon_builder *b)
@@ -138,7 +184,12 @@ static int register_all(void **state)
                  {"shared_keys", shared_keys},
                  {"odd_heads", odd_heads},
                  {"odd_widths", odd_widths},
-                 {"no_image", no_image}};
+                 {"no_image", no_image},
+                 {"odd_sizes", odd_sizes},
+                 {"tiled", tiled},
+                 {"bare_tiles", bare_tiles},
+                 {"resized", resized},
+                 {"bare_resize", bare_resize}};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         if (tenon_register_adapter(types[i].name, types[i].build, NULL, &error) != TENON_OK) return -1;
     }
@@ -219,6 +270,141 @@ static void groups_are_smaller_than_the_batch(void **state)
                               .patch_mask = true});
 }
 
+/* Images of 3 x 3 patches a frame: two tiles beside each other, the same with four lines of padding, four tiles, and
+ * one frame. */
+static const int64_t frames[] = {3, 3, 3, 3, 3, 3, 5, 3, 3, 1, 3, 3};
+static const int64_t pixels[] = {3, 7, 5, 40, 8, 7, 3, 3};
+
+static void tiles_are_put_together(void **state)
+{
+    (void)state;
+    for (int masks = 0; masks < 2; masks++) {
+        graph_case c = {.json = "{\"type\": \"tiled\"}",
+                        .in_dim = 5,
+                        .out_dim = 6,
+                        .images = 4,
+                        .grids = frames,
+                        .grid_columns = 3,
+                        .integers = {{"image_sizes", 2, {4, 2}, pixels}},
+                        .num_integers = 1,
+                        .patch_mask = masks != 0,
+                        .frame_mask = masks != 0};
+        graph_check(&c);
+        c.json = "{\"type\": \"tiled\", \"most_tiles\": 1}";
+        graph_check(&c);
+        c.json = "{\"type\": \"bare_tiles\"}";
+        c.out_dim = 5;
+        graph_check(&c);
+    }
+}
+
+static void grids_are_resized(void **state)
+{
+    (void)state;
+    check_type("{\"type\": \"resized\"}", 5, 6);
+    check_type("{\"type\": \"resized\", \"factor\": 3}", 5, 6);
+    check_type("{\"type\": \"bare_resize\"}", 5, 5);
+}
+
+/* torch.nn.functional.interpolate of 3 x 5 to 2 x 3: row r at column c of 10 r + c. */
+static void resizing_is_bilinear(void **state)
+{
+    (void)state;
+    double x[15];
+    for (int i = 0; i < 15; i++)
+        x[i] = 10 * (i / 5) + i % 5;
+    const graph_case c = {.json = "{\"type\": \"bare_resize\"}",
+                          .in_dim = 1,
+                          .out_dim = 1,
+                          .images = 1,
+                          .tokens = 15,
+                          .height = 3,
+                          .width = 5};
+    int64_t rows;
+    double *tokens = graph_tokens_with(&c, NULL, NULL, x, &rows);
+    assert_int_equal(rows, 6);
+    for (int i = 0; i < 6; i++) {
+        const double y = (i / 3 + 0.5) * 3 / 2 - 0.5, column = (i % 3 + 0.5) * 5 / 3 - 0.5;
+        assert_true(fabs(tokens[i] - (10 * y + column)) < 1e-12);
+    }
+    free(tokens);
+}
+
+/* What a call of tiles is told; the workspace is asked for with tensors that do not fit each other too. */
+static void bad_tiles_are_told(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t grid[6], images, size[4], axes;
+        const char *says;
+    } cases[] = {
+        {{3, 3, 3, 5, 3, 3}, 2, {3, 7, 8, 7}, 2, NULL},
+        {{3, 3, 3, 5, 3, 3}, 1, {3, 7}, 2, "'image_sizes' is of 1 images, the features of 2"},
+        {{3, 3, 3, 5, 3, 3}, 2, {3, 7, 0, 7}, 2, "image 1 is 0x7; sides must be positive"},
+        {{3, 3, 3, 4, 3, 3}, 2, {3, 7, 8, 7}, 2, "is cut into 2x2 tiles, which are 5 frames"},
+        {{3, 3, 3, 5, 3, 3}, 1, {3, 7, 8, 7}, 3, "'image_sizes' has 3 axes; expected 2"},
+    };
+    tenon_config *config;
+    tenon_adapter *adapter;
+    assert_int_equal(tenon_config_from_json("{\"type\": \"tiled\"}", 17, &config, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_new(config, 2, 2, NULL, &adapter, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_reset_parameters(adapter, TENON_F32, 1, &error), TENON_OK);
+    assert_int_equal(tenon_adapter_prepare(adapter, NULL, &error), TENON_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int64_t shape[] = {cases[i].images, 2, 2};
+        DLTensor grid = {(void *)(uintptr_t)cases[i].grid, {kDLCPU, 0}, 2, {kDLInt, 64, 1}, (int64_t[]){2, 3}, NULL, 0};
+        DLTensor size = {
+            (void *)(uintptr_t)cases[i].size, {kDLCPU, 0}, (int)cases[i].axes, {kDLInt, 64, 1}, shape, NULL, 0};
+        tenon_named_tensor input = {"image_sizes", &size};
+        tenon_call call;
+        size_t bytes;
+        tenon_call_init(&call);
+        call.grids = &grid;
+        call.inputs = &input;
+        call.num_inputs = 1;
+        const tenon_status status = tenon_adapter_workspace_size(adapter, 0, &call, &bytes, &error);
+        if (cases[i].says == NULL && status != TENON_OK) fail_msg("%s", error.message);
+        if (cases[i].says != NULL && (status == TENON_OK || strstr(error.message, cases[i].says) == NULL))
+            fail_msg("%s instead of %s", status == TENON_OK ? "no error" : error.message, cases[i].says);
+    }
+    tenon_adapter_free(adapter);
+    tenon_config_free(config);
+}
+
+static void set_newline(tenon_adapter *adapter, void *context)
+{
+    static float value[] = {-7};
+    (void)context;
+    DLTensor tensor = {value, {kDLCPU, 0}, 1, {kDLFloat, 32, 1}, (int64_t[]){1}, NULL, 0};
+    assert_int_equal(tenon_adapter_set_parameter(adapter, "newline", &tensor, &error), TENON_OK);
+}
+
+/* As unpad_image of Hugging Face's transformers has it: of 3 x 6 patches the middle line is left; then one frame. */
+static void padding_is_left_out(void **state)
+{
+    (void)state;
+    static const int64_t sides[] = {3, 3, 3, 1, 3, 3}, size[] = {5, 40, 3, 3};
+    static const double expected[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  12, 13, 14, 21,
+                                      22, 23, -7, 27, 28, 29, 30, 31, 32, 33, 34, 35, -7};
+    double x[36];
+    for (int i = 0; i < 36; i++)
+        x[i] = i;
+    const graph_case c = {.json = "{\"type\": \"bare_tiles\"}",
+                          .in_dim = 1,
+                          .out_dim = 1,
+                          .images = 2,
+                          .grids = sides,
+                          .grid_columns = 3,
+                          .integers = {{"image_sizes", 2, {2, 2}, size}},
+                          .num_integers = 1};
+    int64_t rows;
+    double *tokens = graph_tokens_with(&c, set_newline, NULL, x, &rows);
+    assert_int_equal(rows, 26);
+    for (int i = 0; i < 26; i++)
+        assert_true(tokens[i] == expected[i]);
+    free(tokens);
+}
+
 /* Two queries over three rows of width 1: a = softmax(q x), y = sum a x. The second row of the second image is masked.
  */
 static void set_queries(tenon_adapter *adapter, void *context)
@@ -252,6 +438,7 @@ static void builders_are_told(void **state)
     } cases[] = {{"{\"type\": \"shared_keys\"}", "must be rows of an image"},
                  {"{\"type\": \"odd_heads\"}", "3 heads and 2 key heads; heads must be a positive multiple"},
                  {"{\"type\": \"odd_widths\"}", "reads queries of width 6, keys of width 5"},
+                 {"{\"type\": \"odd_sizes\"}", "'image_sizes' with 3 columns; its layer reads 2"},
                  {"{\"type\": \"no_image\"}", "is made of parameters alone"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         tenon_config *config;
@@ -340,10 +527,12 @@ static void images_are_what_they_are_alone(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(attention_is_what_it_says),         cmocka_unit_test(learned_queries_attend),
-        cmocka_unit_test(rows_attend_to_each_other),         cmocka_unit_test(keys_come_from_several_values),
-        cmocka_unit_test(groups_are_smaller_than_the_batch), cmocka_unit_test(builders_are_told),
-        cmocka_unit_test(images_are_what_they_are_alone),
+        cmocka_unit_test(attention_is_what_it_says), cmocka_unit_test(learned_queries_attend),
+        cmocka_unit_test(rows_attend_to_each_other), cmocka_unit_test(keys_come_from_several_values),
+        cmocka_unit_test(tiles_are_put_together),    cmocka_unit_test(padding_is_left_out),
+        cmocka_unit_test(bad_tiles_are_told),        cmocka_unit_test(grids_are_resized),
+        cmocka_unit_test(resizing_is_bilinear),      cmocka_unit_test(groups_are_smaller_than_the_batch),
+        cmocka_unit_test(builders_are_told),         cmocka_unit_test(images_are_what_they_are_alone),
     };
     return cmocka_run_group_tests(tests, register_all, NULL);
 }

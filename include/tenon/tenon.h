@@ -392,6 +392,14 @@ TENON_API int tenon_window_mean(tenon_builder *builder, int64_t window, const ch
 TENON_API int tenon_window_attention(tenon_builder *builder, const char *name, int64_t heads, int64_t window,
                                      const char *ragged, unsigned flags);
 
+/* The same over windows that a call brings in its integer tensor `map` (tenon_integers): for each image M rows of k
+ * numbers of rows of the value read, -1 where there is none; rows may repeat, and stand in any order. The output has M
+ * rows; a row of -1 alone is zero. The shape is (images, M, k), or (M, k) beside features of two axes without grids.
+ * Attention has `heads` heads of width head_dim of its own: q_proj, k_proj, v_proj (heads head_dim, in). */
+TENON_API int tenon_map_mean(tenon_builder *builder, int map);
+TENON_API int tenon_map_attention(tenon_builder *builder, const char *name, int map, int64_t heads, int64_t head_dim,
+                                  unsigned flags);
+
 /* The rows of a parameter `name` (rows, width), the same for all images: learned queries, positions. Drawn from a
  * normal distribution of standard deviation `std` around 0, or, with std 0, filled with `value`. A row layer over it
  * runs once a call; beside values of an image in a row layer it is repeated for each image. Flags: TENON_VECTOR, of one
@@ -402,6 +410,20 @@ TENON_API int tenon_parameter_rows(tenon_builder *builder, const char *name, int
 /* For each image the rows of the first value, then those of the second, and so on, of one width. One of them at least
  * is of the image; parameter rows are repeated for each. Masked rows stay masked. */
 TENON_API int tenon_concat_rows(tenon_builder *builder, int count, const int *values);
+
+/* Each frame of h x w rows as one of ceil(h / factor) x ceil(w / factor), bilinearly (align_corners false, no
+ * antialiasing). Masked rows count as zero. */
+TENON_API int tenon_resize(tenon_builder *builder, int64_t factor);
+
+/* The tiles of a picture put together, as LLaVA-NeXT packs them. An image is 1 + R C frames (grids of frames, height
+ * and width): the whole picture, then R x C tiles, row by row. The output: the rows of the first frame; then, line by
+ * line, those of the tiles side by side, without lines or columns that are padding, each line followed by `newline`,
+ * one row of a parameter. Of one frame: its rows and a newline. `image_sizes` is an integer tensor (images, 2) of the
+ * pictures' height and width; R and C follow from `count` resolutions (height, width) in pixels and from the tile's
+ * side, as the model's processor chooses them. With most_tiles > 0 (LLaVA-OneVision's anyres_max) a picture of many
+ * more rows than that many tiles have is resized bilinearly to about as many. The batch must be packed. */
+TENON_API int tenon_unpad_tiles(tenon_builder *builder, int newline, int image_sizes, int64_t tile_size,
+                                int64_t most_tiles, int64_t count, const int64_t *resolutions);
 
 /* Attention over an image: y[i, h] = sum_j a_j values[j, g], a = softmax over the image's rows j of
  * queries[i, h] . keys[j, g] / sqrt(d), for each of `heads` heads h and its key head g = h key_heads / heads. All three

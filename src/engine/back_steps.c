@@ -33,7 +33,7 @@ static void clear_dx(const tn_tensor *t, const tn_context *context)
 
 void tn_back_clear_inputs(const tn_backward *p, const tn_context *context)
 {
-    const bool leaves = leaves_rows(p);
+    const bool leaves = tn_run_is_empty(&p->run) || leaves_rows(p);
     for (int i = 0; i < p->run.graph->num_inputs; i++) {
         const int v = p->run.graph->inputs[i].value;
         if (p->dx[i].data != NULL && (leaves || !p->wanted[v])) clear_dx(&p->dx[i], context);

@@ -81,6 +81,12 @@ static bool take_group(tn_backward *p, tn_arena *arena)
     return take_offsets(p, arena);
 }
 
+/* Whether a segment runs forward before a group goes back: to make stored values anew, or to find which rows exist. */
+static bool stores(const tn_backward *p, const tn_segment *segment)
+{
+    return tn_back_makes(segment, p->store_made) || (p->run.plan->groups && !segment->is_shared);
+}
+
 /* Bytes beyond those of the first piece. */
 static bool measure(tn_backward *p, size_t *bytes)
 {
@@ -97,7 +103,7 @@ static bool measure(tn_backward *p, size_t *bytes)
         for (int s = 0; s < 2 * p->run.plan->num_segments; s++) {
             const tn_segment *segment = &p->run.plan->segments[s / 2];
             tn_arena arena = group;
-            if (s % 2 != 0 && !tn_back_visits(p, segment)) continue;
+            if (!(s % 2 ? tn_back_visits(p, segment) : stores(p, segment))) continue;
             if (plan_segment(p, segment, s % 2 != 0, false, &arena) < 0) return false;
             most = tn_max_size(most, arena.used);
         }
@@ -187,7 +193,7 @@ static void make_store(tn_backward *p, bool shared, const tn_arena *memory)
         const tn_segment *segment = &p->run.plan->segments[s];
         const bool makes = tn_back_makes(segment, p->store_made);
         tn_arena arena = *memory;
-        if (segment->is_shared != shared || !(makes || (p->run.plan->groups && !shared))) continue;
+        if (segment->is_shared != shared || !stores(p, segment)) continue;
         if (plan_segment(p, segment, false, true, &arena) < 0) return;
         if (!segment->is_image) {
             make_blocks(p, segment, !makes);
@@ -321,6 +327,7 @@ static tenon_status run_call(tn_backward *p, const tn_request *request, const te
     tn_back_plan_steps(p);
     TN_TRY(tn_back_check_overlap(p, workspace, error));
     if (tn_run_is_empty(&p->run)) {
+        tn_back_clear_inputs(p, &(tn_context){.ops = p->run.pack->ops, .parallel = &p->run.parallel});
         tn_back_clear_parameters(p);
         return TENON_OK;
     }

@@ -153,7 +153,8 @@ typedef struct integer_view {
     int64_t shape[3], stride[3];
 } integer_view;
 
-static tenon_status view_integers(const DLTensor *tensor, const char *name, integer_view *view, tenon_error *error)
+static tenon_status view_integers(const DLTensor *tensor, const char *name, bool is_map, integer_view *view,
+                                  tenon_error *error)
 {
     if (tensor->device.device_type != kDLCPU || tensor->dtype.code != kDLInt || tensor->dtype.lanes != 1 ||
         (tensor->dtype.bits != 32 && tensor->dtype.bits != 64)) {
@@ -166,8 +167,9 @@ static tenon_status view_integers(const DLTensor *tensor, const char *name, inte
     int64_t dense = 1, elements = 1;
     for (int i = 2, axis = tensor->ndim - 1; i >= 0; i--, axis--) {
         /* Missing axes: one column for a list, one row for a table. */
-        const bool given = tensor->ndim == 1 ? i == 0 : tensor->ndim == 2 ? i != 1 : true;
-        const int from = tensor->ndim == 1 ? 0 : tensor->ndim == 2 ? (i == 0 ? 0 : 1) : i;
+        const int missing = is_map ? 0 : 1; /* two axes of a map are those of one image */
+        const bool given = tensor->ndim == 1 ? i == 0 : tensor->ndim == 2 ? i != missing : true;
+        const int from = tensor->ndim == 1 ? 0 : tensor->ndim == 2 ? (i <= 1 - missing ? 0 : 1) : i;
         view->shape[i] = given ? tensor->shape[from] : 1;
         view->stride[i] = !given ? 0 : tensor->strides != NULL ? tensor->strides[from] : dense;
         if (given && !tn_mul_i64(dense, tn_max_i64(1, view->shape[i]), &dense)) elements = -1;
@@ -194,11 +196,11 @@ static int64_t integer_at(const integer_view *view, int64_t i, int64_t j, int64_
 }
 
 /* Widens an integer tensor into the arena. */
-static tenon_status read_integers(const DLTensor *tensor, const char *name, tn_integers *integers, int64_t *images,
-                                  tn_arena *arena, tenon_error *error)
+static tenon_status read_integers(const DLTensor *tensor, const char *name, bool is_map, tn_integers *integers,
+                                  int64_t *images, tn_arena *arena, tenon_error *error)
 {
     integer_view view = {.bits = 64};
-    TN_TRY(view_integers(tensor, name, &view, error));
+    TN_TRY(view_integers(tensor, name, is_map, &view, error));
     int64_t *data = tn_arena_rows(arena, view.shape[0], view.shape[1] * view.shape[2], sizeof *data);
     *integers = (tn_integers){data, view.shape[1], view.shape[2]};
     *images = view.shape[0];
@@ -252,6 +254,14 @@ static tenon_status read_inputs(tn_run *run, const tn_request *request, tenon_er
     return TENON_OK;
 }
 
+static bool is_map(const tn_graph *graph, int integers)
+{
+    for (int s = 0; s < graph->num_spaces; s++) {
+        if (graph->spaces[s].kind == TN_SPACE_MAP && graph->spaces[s].integers == integers) return true;
+    }
+    return false;
+}
+
 static tenon_status read_call_integers(tn_run *run, const tn_request *request, int64_t images, tn_arena *arena,
                                        tenon_error *error)
 {
@@ -261,10 +271,13 @@ static tenon_status read_call_integers(tn_run *run, const tn_request *request, i
         int64_t found;
         run->integers[i] = (tn_integers){.data = NULL};
         if (tensor == NULL) continue;
-        TN_TRY(read_integers(tensor, declared->name, &run->integers[i], &found, arena, error));
+        TN_TRY(read_integers(tensor, declared->name, is_map(run->graph, i), &run->integers[i], &found, arena, error));
         if (declared->columns > 0 && run->integers[i].columns != declared->columns) {
             return tn_fail(error, TENON_MISMATCH, "'%s' has %lld columns; expected %lld", declared->name,
                            (long long)run->integers[i].columns, (long long)declared->columns);
+        }
+        if (!is_map(run->graph, i) && run->integers[i].rows != 1) {
+            return tn_fail(error, TENON_MISMATCH, "'%s' has 3 axes; expected 2: (images, columns)", declared->name);
         }
         if (images >= 0 && found != images) {
             return tn_fail(error, TENON_MISMATCH, "'%s' is of %lld images, the features of %lld", declared->name,
@@ -286,7 +299,7 @@ static tenon_status read_grids(tn_extents *extents, const tenon_call *call, tn_a
     if (call->grid_height != TENON_UNSET || call->grid_width != TENON_UNSET) {
         return tn_fail(error, TENON_INVALID, "a call has grids, one for each image, or one grid for all, not both");
     }
-    TN_TRY(read_integers(call->grids, "grids", &grids, &extents->images, arena, error));
+    TN_TRY(read_integers(call->grids, "grids", false, &grids, &extents->images, arena, error));
     if (grids.columns != 2 && grids.columns != 3) {
         return tn_fail(error, TENON_MISMATCH,
                        "grids has %lld columns; expected height and width, or time, height and "
@@ -463,7 +476,8 @@ tenon_status tn_run_open_size(const tn_run *run, const tn_request *request, size
     for (int64_t i = 0; i < request->call->num_inputs; i++) {
         const tenon_named_tensor *given = &request->call->inputs[i];
         if (given->tensor == NULL || given->tensor->dtype.code != kDLInt) continue;
-        TN_TRY(read_integers(given->tensor, given->name != NULL ? given->name : "", &integers, &images, &arena, error));
+        const char *name = given->name != NULL ? given->name : "";
+        TN_TRY(read_integers(given->tensor, name, false, &integers, &images, &arena, error));
     }
     if (!take_geometry(&scratch, &extents, &arena, &memory)) return too_large(error);
     *bytes = arena.used;
@@ -480,7 +494,8 @@ tenon_status tn_run_open(tn_run *run, const tn_request *request, tn_arena *arena
     int64_t *tokens = tn_arena_array(arena, run->graph->num_inputs, sizeof *tokens);
     if (!sized) TN_TRY(check_names(run, request, error));
     TN_TRY(find_extents(run, request, &extents, arena, error));
-    TN_TRY(read_call_integers(run, request, sized ? -1 : extents.images, arena, error));
+    const bool counted = !sized || extents.grids != NULL; /* the images of the call are known */
+    TN_TRY(read_call_integers(run, request, counted ? extents.images : -1, arena, error));
     extents.integers = run->integers;
     for (int i = 0; i < run->graph->num_inputs && !sized && extents.grids == NULL; i++)
         tokens[i] = run->inputs[i].shape[1];

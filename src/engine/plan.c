@@ -116,6 +116,21 @@ static int space_of(const tn_plan *plan, int value)
     return plan->graph->values[value].space;
 }
 
+static bool is_map(const tn_plan *plan, int space)
+{
+    return plan->graph->spaces[space].kind == TN_SPACE_MAP;
+}
+
+/* Is there a map above a level? It may name a row more than once, or never, so what it reads is made elsewhere, once.
+ */
+static bool below_map(const tn_plan *plan, const tn_segment *segment, int level)
+{
+    for (int i = level + 1; i < segment->num_levels; i++) {
+        if (is_map(plan, segment->spaces[i])) return true;
+    }
+    return false;
+}
+
 /* Whether a step can join a segment of blocks, and at which level; the segment gets the levels it lacks. */
 static bool join(tn_plan *plan, tn_segment *segment, tn_step *step)
 {
@@ -128,11 +143,12 @@ static bool join(tn_plan *plan, tn_segment *segment, tn_step *step)
         return true;
     }
     int level = level_of(segment, made);
-    if (level < 0 && windows && segment->spaces[segment->num_levels - 1] == read) {
+    if (level < 0 && windows && !is_map(plan, made) && segment->spaces[segment->num_levels - 1] == read) {
         segment->spaces[segment->num_levels++] = made;
         level = segment->num_levels - 1;
     }
-    if (level < 0 || (windows && (level == 0 || segment->spaces[level - 1] != read))) return false;
+    if (level < 0 || below_map(plan, segment, level)) return false;
+    if (windows && (level == 0 || segment->spaces[level - 1] != read)) return false;
     step->level = level;
     return true;
 }
@@ -471,6 +487,8 @@ tenon_status tn_plan_make(tn_plan *plan, const tn_graph *graph, bool train, teno
     TN_TRY(make_segments(plan, error));
     place_values(plan);
     find_sums(plan);
+    for (int s = 0; s < plan->num_segments; s++)
+        plan->groups = plan->groups || (plan->segments[s].is_image && !plan->segments[s].is_shared);
     for (int i = 0; i < plan->graph->num_inputs && train; i++)
         plan->groups = plan->groups || plan->values[plan->graph->inputs[i].value].adds;
     TN_TRY(finish(plan, error));
@@ -493,7 +511,11 @@ static double sum_flops(const tn_plan *plan, const tn_geometry *geometry)
         if (step->layer->type->flops == NULL) continue;
         const double rows = (double)tn_shape_rows(&geometry->shapes[space_of(plan, step->value)]);
         const int first = step->layer->num_inputs > 0 ? step->inputs[0] : step->value;
-        const double inputs = (double)tn_shape_rows(&geometry->shapes[space_of(plan, first)]);
+        double inputs = (double)tn_shape_rows(&geometry->shapes[space_of(plan, first)]);
+        if (plan->graph->spaces[space_of(plan, step->value)].kind == TN_SPACE_MAP &&
+            step->layer->type->reach == TN_REACH_WINDOW) {
+            inputs = rows * (double)tn_geometry_slots(geometry, space_of(plan, step->value));
+        }
         sum += step->layer->type->flops(step->layer, rows, inputs);
     }
     return sum;
@@ -502,12 +524,9 @@ static double sum_flops(const tn_plan *plan, const tn_geometry *geometry)
 tenon_status tn_plan_flops(const tn_plan *plan, const tenon_call *call, int64_t num_input, double *flops,
                            tenon_error *error)
 {
-    tn_extents extents = tn_extents_of(call, 1, num_input);
     tn_geometry geometry;
-    void *memory = calloc((size_t)plan->graph->num_spaces, sizeof(tn_shape));
-    if (memory == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: operations cannot be counted");
-    extents.whole_windows = false;
-    const tenon_status status = tn_geometry_make(&geometry, plan->graph, &extents, memory, error);
+    void *memory;
+    const tenon_status status = tn_geometry_of_one(&geometry, &memory, plan->graph, call, num_input, error);
     if (status == TENON_OK) *flops = sum_flops(plan, &geometry);
     free(memory);
     return status;

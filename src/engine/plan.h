@@ -79,8 +79,9 @@ typedef struct tn_plan {
     tn_segment *segments;
     tn_value_plan *values; /* [graph->num_values] */
     int *stored;           /* [num_stored] value numbers */
-    bool groups;           /* some stored value is not shared; or, to train, the gradient of an input is summed up */
-    int attention_step;    /* whose pooling weights a caller may ask for; -1 */
+    bool groups; /* some stored value is not shared, or some layer of image reach; or, to train, a gradient is summed up
+                  */
+    int attention_step; /* whose pooling weights a caller may ask for; -1 */
     int most_levels, most_buffers, most_gradients, most_offsets, most_inputs; /* of any segment or step */
     void *memory[8];                                                          /* what the arrays lie in */
     char *folded_own;

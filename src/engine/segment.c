@@ -67,7 +67,8 @@ static bool add_value_bytes(const tn_run *run, int64_t image, int value, size_t 
            tn_add_size(*sum, bytes, sum);
 }
 
-/* Bytes of what is stored of an image, with a pack for training of its gradients too; SIZE_MAX when they do not fit. */
+/* Bytes of what is stored of an image, with a pack for training of its gradients too; SIZE_MAX when they do not fit.
+ * What a layer of image reach makes counts also where it is an output: for the lists of rows that the layer needs. */
 static size_t stored_bytes(const tn_run *run, int64_t image)
 {
     const tn_plan *plan = run->plan;
@@ -77,6 +78,11 @@ static size_t stored_bytes(const tn_run *run, int64_t image)
         if (space_is_shared(run, run->graph->values[plan->stored[i]].space)) continue;
         for (int copies = run->pack->train ? 2 : 1; copies > 0; copies--)
             fits = fits && add_value_bytes(run, image, plan->stored[i], &sum);
+    }
+    for (int s = 0; s < plan->num_segments; s++) {
+        const int value = plan->steps[plan->segments[s].first].value;
+        if (!plan->segments[s].is_image || plan->values[value].place != TN_PLACE_OUTPUT) continue;
+        fits = fits && add_value_bytes(run, image, value, &sum);
     }
     for (int i = 0; i < run->graph->num_inputs && run->pack->train; i++) {
         const int value = run->graph->inputs[i].value;

@@ -255,10 +255,15 @@ int tenon_integers(tenon_builder *builder, const char *name, int64_t columns)
 
 /* ---- layers ---- */
 
+int tn_builder_next(const tenon_builder *builder)
+{
+    return builder->from >= 0 ? builder->from : builder->last;
+}
+
 /* The inputs of a layer, checked and counted, in an array of its own; NULL after an error. */
 static int *take_inputs(tenon_builder *builder, const tn_append *append, int count)
 {
-    const int from = builder->from >= 0 ? builder->from : builder->last;
+    const int from = tn_builder_next(builder);
     const int *given = append->num_inputs > 0 ? append->inputs : &from;
     builder->from = -1;
     for (int i = 0; i < count; i++) {
@@ -411,9 +416,29 @@ int tn_builder_layer_space(tenon_builder *builder, const tn_layer *layer)
                                           .integers = -1});
 }
 
+bool tn_builder_check_integers(tenon_builder *builder, int integers, int64_t columns)
+{
+    const tn_graph *graph = builder->graph;
+    if (integers < 0 || integers >= graph->num_integers) {
+        tenon_builder_fail(builder, "adapter type '%s' reads integer tensor %d; it has declared %d",
+                           builder->build->type, integers, graph->num_integers);
+        return false;
+    }
+    if (columns == 0 || graph->integers[integers].columns == columns) return true;
+    tenon_builder_fail(builder, "adapter type '%s' declares '%s' with %lld columns; its layer reads %lld",
+                       builder->build->type, graph->integers[integers].name,
+                       (long long)graph->integers[integers].columns, (long long)columns);
+    return false;
+}
+
 int tn_builder_map(tenon_builder *builder, int parent, int integers)
 {
-    if (tn_builder_failed(builder) || integers < 0) return -1;
+    if (tn_builder_failed(builder) || !tn_builder_check_integers(builder, integers, 0)) return -1;
+    if (builder->graph->spaces[parent].kind == TN_SPACE_SHARED) {
+        tenon_builder_fail(builder, "adapter type '%s' has a map over rows that are made of parameters alone",
+                           builder->build->type);
+        return -1;
+    }
     for (int i = 0; i < builder->graph->num_spaces; i++) {
         const tn_space *space = &builder->graph->spaces[i];
         if (space->kind == TN_SPACE_MAP && space->parent == parent && space->integers == integers) return i;

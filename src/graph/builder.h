@@ -25,6 +25,9 @@ tn_layer *tn_builder_append(tenon_builder *builder, const tn_append *append);
 int tn_builder_finish(tenon_builder *builder, tn_layer *layer);
 int tn_builder_finish_in(tenon_builder *builder, tn_layer *layer, int space);
 
+/* The value that the next layer reads unless it is told which. */
+int tn_builder_next(const tenon_builder *builder);
+
 /* The value behind a number; the builder has checked the number. */
 const tn_value *tn_builder_value(const tenon_builder *builder, int value);
 const tn_space *tn_builder_space(const tenon_builder *builder, int space);
@@ -47,6 +50,9 @@ int tn_builder_windows_by(tenon_builder *builder, int parent, const tn_window_ru
 
 /* A new space of the layer appended last, whose type has a shape function. */
 int tn_builder_layer_space(tenon_builder *builder, const tn_layer *layer);
+
+/* Whether an integer tensor of this number is declared, with `columns` columns (0: any); else the builder fails. */
+bool tn_builder_check_integers(tenon_builder *builder, int integers, int64_t columns);
 
 /* The space of a map that the call brings: a row for each of the map's rows. */
 int tn_builder_map(tenon_builder *builder, int parent, int integers);

@@ -8,6 +8,7 @@
 #include "graph/layer.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 void tenon_call_init(tenon_call *call)
 {
@@ -319,10 +320,14 @@ static tenon_status find_shape(const tn_geometry *g, tn_shape *shapes, int space
             return tn_fail(error, TENON_INVALID, "this connector needs the integer tensor '%s'",
                            g->graph->integers[s->integers].name);
         }
+        if (g->extents.integers[s->integers].columns <= 0) {
+            return tn_fail(error, TENON_INVALID, "'%s' has rows of no numbers; a map names at least one row in each",
+                           g->graph->integers[s->integers].name);
+        }
         shapes[space] = (tn_shape){1, g->extents.integers[s->integers].rows, 1};
         return TENON_OK;
     case TN_SPACE_LAYER:
-        return g->graph->layers[s->layer]->type->shape(&shapes[space], g->graph->layers[s->layer], g->graph, shapes,
+        return g->graph->layers[s->layer]->type->shape(&shapes[space], g->graph->layers[s->layer], g, image, shapes,
                                                        error);
     }
     return TENON_OK;
@@ -400,15 +405,44 @@ int64_t tn_geometry_image(const tn_geometry *geometry, int space, int64_t row, i
     return hint;
 }
 
+/* Rows and columns of the integer tensors that a call brings; their numbers are not read. */
+static void find_integers(tn_integers *integers, const tn_graph *graph, const tenon_call *call)
+{
+    static const int64_t some[1];
+    for (int i = 0; i < graph->num_integers; i++) {
+        integers[i] = (tn_integers){.data = NULL};
+        for (int64_t k = 0; k < call->num_inputs; k++) {
+            const tenon_named_tensor *given = &call->inputs[k];
+            if (given->name == NULL || given->tensor == NULL || strcmp(given->name, graph->integers[i].name) != 0) {
+                continue;
+            }
+            const int ndim = given->tensor->ndim;
+            if (ndim < 2 || ndim > 3 || given->tensor->shape[ndim - 2] < 0) continue;
+            integers[i] = (tn_integers){some, given->tensor->shape[ndim - 2], given->tensor->shape[ndim - 1]};
+        }
+    }
+}
+
+tenon_status tn_geometry_of_one(tn_geometry *geometry, void **memory, const tn_graph *graph, const tenon_call *call,
+                                int64_t num_input, tenon_error *error)
+{
+    tn_extents extents = tn_extents_of(call, 1, num_input);
+    const size_t shapes = (size_t)graph->num_spaces * sizeof(tn_shape);
+    extents.whole_windows = false;
+    *memory = malloc(shapes + (size_t)graph->num_integers * sizeof(tn_integers));
+    if (*memory == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: tokens cannot be counted");
+    tn_integers *integers = (tn_integers *)(void *)((char *)*memory + shapes);
+    find_integers(integers, graph, call);
+    extents.integers = integers;
+    return tn_geometry_make(geometry, graph, &extents, *memory, error);
+}
+
 tenon_status tn_graph_count(const tn_graph *graph, const tenon_call *call, int64_t num_input, int64_t *count,
                             tenon_error *error)
 {
-    tn_extents extents = tn_extents_of(call, 1, num_input);
     tn_geometry geometry;
-    extents.whole_windows = false;
-    void *memory = calloc((size_t)graph->num_spaces, sizeof(tn_shape));
-    if (memory == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: tokens cannot be counted");
-    const tenon_status status = tn_geometry_make(&geometry, graph, &extents, memory, error);
+    void *memory;
+    const tenon_status status = tn_geometry_of_one(&geometry, &memory, graph, call, num_input, error);
     if (status == TENON_OK) {
         const int tokens = graph->values[graph->outputs[0].value].space;
         *count = tn_shape_rows(&geometry.shapes[tokens]);

@@ -99,6 +99,11 @@ tenon_status tn_square_grid(int64_t patches, int64_t prefix_tokens, int64_t *sid
  * patches [slots], counted from the image's first. */
 void tn_tiling_patches(int64_t *patches, const tn_tiling *tiling, int64_t index);
 
+/* The geometry of one image of num_input tokens under this call, of whose tensors only the shapes count. Its memory is
+ * the caller's to free, also after an error. */
+tenon_status tn_geometry_of_one(tn_geometry *geometry, void **memory, const tn_graph *graph, const tenon_call *call,
+                                int64_t num_input, tenon_error *error);
+
 /* Tokens of an image of num_input tokens under this call; what counting asks. */
 tenon_status tn_graph_count(const tn_graph *graph, const tenon_call *call, int64_t num_input, int64_t *count,
                             tenon_error *error);

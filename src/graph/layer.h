@@ -153,10 +153,10 @@ struct tn_layer_type {
      * two. Products are counted, functions are not. NULL: none. */
     double (*flops)(const tn_layer *layer, double rows, double inputs);
 
-    /* A space of its own (tn_builder_layer_space): the output's shape for one image, whose shapes are by space. NULL:
-     * the output's space is another's. */
-    tenon_status (*shape)(tn_shape *out, const tn_layer *layer, const tn_graph *graph, const tn_shape *shapes,
-                          tenon_error *error);
+    /* A space of its own (tn_builder_layer_space): the output's shape for one image, whose shapes are by space, as far
+     * as they are known. Of the geometry there are the graph and the extents. NULL: the output's space is another's. */
+    tenon_status (*shape)(tn_shape *out, const tn_layer *layer, const tn_geometry *geometry, int64_t image,
+                          const tn_shape *shapes, tenon_error *error);
     /* Image reach: which rows of the output exist, alive [rows]: r, or -1. Of the call there are `images` and the
      * offsets of x. NULL: those of images that have a row of the first input. */
     void (*exists)(int64_t *alive, const tn_layer_call *call);

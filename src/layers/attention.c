@@ -85,10 +85,11 @@ static void describe(const tn_settings *settings, const tn_layer *layer)
     tn_settings_int(settings, "key_heads", own->key_heads);
 }
 
-static tenon_status shape(tn_shape *out, const tn_layer *layer, const tn_graph *graph, const tn_shape *shapes,
-                          tenon_error *error)
+static tenon_status shape(tn_shape *out, const tn_layer *layer, const tn_geometry *geometry, int64_t image,
+                          const tn_shape *shapes, tenon_error *error)
 {
-    (void)graph;
+    (void)geometry;
+    (void)image;
     (void)shapes;
     (void)error;
     *out = (tn_shape){1, ((const image_attention *)layer->own)->queries, 1};

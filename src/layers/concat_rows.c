@@ -28,12 +28,13 @@ int tenon_concat_rows(tenon_builder *builder, int count, const int *values)
     return tn_builder_finish_in(builder, layer, tn_builder_layer_space(builder, layer));
 }
 
-static tenon_status shape(tn_shape *out, const tn_layer *layer, const tn_graph *graph, const tn_shape *shapes,
-                          tenon_error *error)
+static tenon_status shape(tn_shape *out, const tn_layer *layer, const tn_geometry *geometry, int64_t image,
+                          const tn_shape *shapes, tenon_error *error)
 {
+    (void)image;
     *out = (tn_shape){1, 0, 1};
     for (int i = 0; i < layer->num_inputs; i++) {
-        const int64_t rows = tn_shape_rows(&shapes[graph->values[layer->inputs[i]].space]);
+        const int64_t rows = tn_shape_rows(&shapes[geometry->graph->values[layer->inputs[i]].space]);
         if (tn_add_i64(out->height, rows, &out->height)) continue;
         return tn_fail(error, TENON_INVALID, "an image has too many rows for 64 bits");
     }

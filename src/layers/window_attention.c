@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Window attention: multi-head attention with one query per window, the mean of its patches. Reach: window. The maths
- * is with the op, window_pool. */
+/* Window attention: multi-head attention with one query per window, the mean of its patches. Windows tile the grid, or
+ * are rows of a map that the call brings. Reach: window. The maths is with the op, window_pool. */
+#include "core/size.h"
 #include "layers/types.h"
 
 enum { MAPS = TN_POOL_MAPS };
@@ -23,8 +24,8 @@ static void declare(tenon_builder *builder, const tn_layer *layer)
                                                [TN_POOL_VALUE] = {"v_proj.weight", "v_proj.bias"}};
     const window_attention *own = layer->own;
     for (int map = 0; map < MAPS; map++) {
-        tn_builder_matrix(builder, names[map][0], layer->in_dim, layer->in_dim);
-        if (own->has_bias) tn_builder_vector(builder, names[map][1], layer->in_dim, layer->in_dim);
+        tn_builder_matrix(builder, names[map][0], layer->out_dim, layer->in_dim);
+        if (own->has_bias) tn_builder_vector(builder, names[map][1], layer->out_dim, layer->in_dim);
     }
 }
 
@@ -57,10 +58,31 @@ static void describe(const tn_settings *settings, const tn_layer *layer)
     tn_settings_bool(settings, "bias", own->has_bias);
 }
 
+int tenon_map_attention(tenon_builder *builder, const char *name, int map, int64_t heads, int64_t head_dim,
+                        unsigned flags)
+{
+    tn_layer *layer = tn_builder_append(
+        builder, &(tn_append){.type = &tn_window_attention_type, .name = name, .own_size = sizeof(window_attention)});
+    if (layer == NULL) return -1;
+    window_attention *own = layer->own;
+    own->heads = heads;
+    own->has_bias = (flags & TENON_BIAS) != 0;
+    tn_builder_flags(builder, flags, TENON_BIAS);
+    if (heads <= 0 || head_dim <= 0 || !tn_mul_i64(heads, head_dim, &layer->out_dim)) {
+        tenon_builder_fail(builder, "attention of %lld heads of width %lld: both must be positive, and fit 64 bits",
+                           (long long)heads, (long long)head_dim);
+        return -1;
+    }
+    declare(builder, layer);
+    return tn_builder_finish_in(builder, layer,
+                                tn_builder_map(builder, tn_builder_value(builder, layer->inputs[0])->space, map));
+}
+
 static tn_window_pool pool_of(const tn_layer *layer, const tn_weight *weights)
 {
     const window_attention *own = layer->own;
-    tn_window_pool pool = {.width = layer->in_dim, .heads = own->heads, .has_bias = own->has_bias};
+    tn_window_pool pool = {
+        .width = layer->in_dim, .inner = layer->out_dim, .heads = own->heads, .has_bias = own->has_bias};
     for (int map = 0; map < MAPS; map++) {
         const tn_weight *weight = weights + weight_of(own, map);
         pool.weight[map] = weight->data;
@@ -142,7 +164,7 @@ static double flops(const tn_layer *layer, double rows, double inputs)
 {
     const window_attention *own = layer->own;
     const double width = (double)layer->in_dim;
-    return 3 * 2 * rows * width * width + inputs * width * (1 + 4 * (double)own->heads);
+    return 3 * 2 * rows * width * (double)layer->out_dim + inputs * width * (1 + 4 * (double)own->heads);
 }
 
 static int64_t attention_heads(const tn_layer *layer)

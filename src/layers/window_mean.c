@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Window mean: each output row is the mean of the present patches of its window; backward, each of them gets its equal
- * share. Reach: window. No parameters. */
+ * share. Windows tile the grid, or are rows of a map that the call brings. Reach: window. No parameters. */
 #include "layers/types.h"
 
 int tenon_window_mean(tenon_builder *builder, int64_t window, const char *ragged)
@@ -9,6 +9,14 @@ int tenon_window_mean(tenon_builder *builder, int64_t window, const char *ragged
     if (layer == NULL) return -1;
     const int space = tn_builder_value(builder, layer->inputs[0])->space;
     return tn_builder_finish_in(builder, layer, tn_builder_windows(builder, space, window, ragged, true));
+}
+
+int tenon_map_mean(tenon_builder *builder, int map)
+{
+    tn_layer *layer = tn_builder_append(builder, &(tn_append){.type = &tn_window_mean_type, .name = ""});
+    if (layer == NULL) return -1;
+    return tn_builder_finish_in(builder, layer,
+                                tn_builder_map(builder, tn_builder_value(builder, layer->inputs[0])->space, map));
 }
 
 static bool sizes(tn_layer_sizes *bytes, const tn_layer_query *q)

@@ -79,9 +79,9 @@ typedef struct tn_context {
  * projections of queries, keys and values. The maths is with its code (window_pool.c). */
 enum { TN_POOL_QUERY, TN_POOL_KEY, TN_POOL_VALUE, TN_POOL_MAPS };
 
-/* Its weights (width, width) and biases (width). The data is read by packing alone. */
+/* Its weights (inner, width) and biases (inner). The data is read by packing alone. */
 typedef struct tn_window_pool {
-    int64_t width, heads;
+    int64_t width, inner, heads; /* of a patch; of all heads together; heads */
     bool has_bias;
     const void *weight[TN_POOL_MAPS], *bias[TN_POOL_MAPS];
     tn_dtype dtype[TN_POOL_MAPS], bias_dtype[TN_POOL_MAPS];
@@ -100,10 +100,10 @@ typedef struct tn_window_pool_call {
     const void *packed, *packed_backward;
     void *buffer, *state;                          /* forward: state is written, or NULL; backward: it is read */
     tn_rows x;                                     /* [rows * slots, width], some of them absent */
-    tn_rows y;                                     /* forward: [rows, width]; data NULL: only the state is wanted */
+    tn_rows y;                                     /* forward: [rows, inner]; data NULL: only the state is wanted */
     tn_rows attention;                             /* forward: [rows, heads * slots], or data NULL */
     tn_act act;                                    /* forward */
-    tn_rows dy, dx;                                /* backward: [rows, width]; rows as in x, data NULL: not wanted */
+    tn_rows dy, dx;                                /* backward: [rows, inner]; rows as in x, data NULL: not wanted */
     float *dw[TN_POOL_MAPS], *dbias[TN_POOL_MAPS]; /* backward: NULL: frozen */
     bool overwrite;                                /* backward: dw and dbias are overwritten, not added to */
 } tn_window_pool_call;
@@ -191,6 +191,11 @@ struct tn_ops {
 
     /* y[r, :] = a[r, :] + b[r, :]; y may be a. */
     void (*add)(const tn_context *context, tn_rows y, tn_rows a, tn_rows b, int64_t rows, int64_t width);
+
+    /* y[r, :] = sum over e from begin[r] to begin[r + 1] - 1, ascending, of weight[e] x[e, :], for r < rows; weights
+     * are rounded to the compute dtype. Absent x[e] count as zero, absent rows of y are left alone. */
+    void (*weighted_sum)(const tn_context *context, tn_rows y, tn_rows x, const int64_t *begin, const double *weight,
+                         int64_t rows, int64_t width);
 
     /* y[r, :] += x[r, :], r ascending: rows of y may be the same, or absent. Both are of the compute dtype, step 1. */
     void (*accumulate)(const tn_context *context, tn_rows y, tn_rows x, int64_t rows, int64_t width);

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* Window pooling: multi-head attention with one query per window, the mean of its patches.
  *
- * With one query, keys and values need no projection per patch. For head h of width d = C / heads, window patches x_j
+ * With one query, keys and values need no projection per patch. For head h of width d = D / heads, window patches x_j
  * and scaled query q_h: score_hj = q_h . (W_k,h x_j + b_k,h) = (W_k,h^T q_h) . x_j + const,  and the constant drops out
  * of the softmax; sum_j a_hj (W_v,h x_j + b_v,h) = W_v,h (sum_j a_hj x_j) + b_v,h,     since the a_hj sum to one. So,
- * for the rows of a block: mean [rows, C] -> q = mean W_q^T + b_q [rows, C] -> u_h = W_k,h^T q_h [rows, heads, C]
- *     -> a_h = softmax_j(u_h . x_j / sqrt(d)), z_h = sum_j a_hj x_j [rows, heads, C] -> W_v,h z_h + b_v,h [rows, C]
+ * for the rows of a block: mean [rows, C] -> q = mean W_q^T + b_q [rows, D] -> u_h = W_k,h^T q_h [rows, heads, C]
+ *     -> a_h = softmax_j(u_h . x_j / sqrt(d)), z_h = sum_j a_hj x_j [rows, heads, C] -> W_v,h z_h + b_v,h [rows, D]
  * W_k,h^T and W_v,h are maps of `heads` groups. k_proj.bias is a parameter without effect.
  *
- * Backward goes the same way, from dy [rows, C]; mean and q are kept by forward, u, a and z made once more:
+ * Backward goes the same way, from dy [rows, D]; mean and q are kept by forward, u, a and z made once more:
  *     dW_v,h += dy_h^T z_h,  dz_h = W_v,h^T dy_h -> ds (the op window_attend_backward), du_h = sum_j ds_hj x_j
  *     dW_k,h += q_h^T du_h,  dq_h = W_k,h du_h,  dW_q += dq^T mean,  dmean = W_q^T dq
  *     dx_j = dmean / count + sum_h (a_hj dz_h + ds_hj u_h)
@@ -31,8 +31,8 @@ typedef struct maps {
 
 static bool plan(maps *m, const tn_window_pool *pool, const tn_ops *ops)
 {
-    const int64_t width = pool->width, heads = pool->heads, head_dim = width / heads;
-    const tn_map query = {1, width, width, pool->dtype[QUERY]};
+    const int64_t width = pool->width, heads = pool->heads, head_dim = pool->inner / heads;
+    const tn_map query = {1, pool->inner, width, pool->dtype[QUERY]};
     const tn_map key = {heads, width, head_dim, pool->dtype[KEY]};
     const tn_map value = {heads, head_dim, width, pool->dtype[VALUE]};
     if (!tn_dense_plan(&m->query, ops, query, pool->has_bias) || !tn_dense_plan(&m->key, ops, key, false) ||
@@ -49,7 +49,7 @@ static void pack_forward(void *packed, const tn_window_pool *pool, const tn_cont
 {
     maps m;
     if (!plan(&m, pool, context->ops)) return; /* tn_window_pool_sizes_of has said so */
-    const int64_t width = pool->width, head = width / pool->heads * width;
+    const int64_t width = pool->width, head = pool->inner / pool->heads * width;
     const void *const *w = pool->weight;
     char *data = packed;
     tn_dense_pack(data, &m.query, context, w[QUERY], 0, width, 1, pool->bias[QUERY], pool->bias_dtype[QUERY]);
@@ -68,7 +68,7 @@ static size_t rows_size(const tn_ops *ops, int64_t rows, int64_t width)
 /* mean and q */
 static size_t state_size(const tn_window_pool *pool, const tn_ops *ops, int64_t rows)
 {
-    return 2 * rows_size(ops, rows, pool->width);
+    return rows_size(ops, rows, pool->width) + rows_size(ops, rows, pool->inner);
 }
 
 static size_t largest(const size_t *sizes, size_t count)
@@ -129,7 +129,7 @@ typedef struct walk {
     const char *packed;
     maps m;
     cut c;
-    tn_rows query;        /* [rows, C] */
+    tn_rows query;        /* [rows, D] */
     int64_t rows, heads;  /* of a piece */
     int64_t down, beside; /* pieces one below the other and beside each other */
     bool by_heads;        /* neighbours have the same heads, not the same rows */
@@ -145,7 +145,7 @@ static void forward_piece(const walk *w, int64_t index, const tn_parallel *paral
 {
     const tn_window_pool_call *call = w->call;
     const tn_ops *ops = w->context->ops;
-    const int64_t width = w->pool->width, head_dim = width / w->pool->heads, slots = call->slots;
+    const int64_t width = w->pool->width, head_dim = w->pool->inner / w->pool->heads, slots = call->slots;
     const int64_t row = (w->by_heads ? index % w->down : index / w->beside) * w->rows;
     const int64_t head = (w->by_heads ? index / w->down : index % w->beside) * w->heads;
     const int64_t rows = tn_min_i64(w->rows, call->rows - row), heads = tn_min_i64(w->heads, w->pool->heads - head);
@@ -201,7 +201,7 @@ void tn_window_pool_forward(const tn_context *context, const tn_window_pool *poo
     if (!plan_cut(&w.c, pool, ops, &w.m, call->slots, context->parallel->workers)) return;
     char *state = call->state != NULL ? call->state : call->buffer;
     const tn_rows mean = tn_dense_rows(state, ops->compute, width);
-    w.query = tn_dense_rows(state + rows_size(ops, rows, width), ops->compute, width);
+    w.query = tn_dense_rows(state + rows_size(ops, rows, width), ops->compute, pool->inner);
     ops->window_mean(context, mean, call->x, rows, call->slots, width);
     tn_dense_forward(w.query, mean, &w.m.query, context, call->packed, TN_ACT_NONE, rows);
     if (call->y.data != NULL && rows > 0) run_pieces(&w);
@@ -212,8 +212,8 @@ void tn_window_pool_forward(const tn_context *context, const tn_window_pool *poo
 /* Maps that backward reads, packed: dmean = W_q^T dq, dz_h = W_v,h^T dy_h, dq_h = W_k,h du_h. */
 static bool plan_backward(maps *m, const tn_window_pool *pool, const tn_ops *ops)
 {
-    const int64_t width = pool->width, heads = pool->heads, head_dim = width / heads;
-    const tn_map query = {1, width, width, pool->dtype[QUERY]};
+    const int64_t width = pool->width, heads = pool->heads, head_dim = pool->inner / heads;
+    const tn_map query = {1, width, pool->inner, pool->dtype[QUERY]};
     const tn_map key = {heads, head_dim, width, pool->dtype[KEY]};
     const tn_map value = {heads, width, head_dim, pool->dtype[VALUE]};
     if (!tn_dense_plan(&m->query, ops, query, false) || !tn_dense_plan(&m->key, ops, key, false) ||
@@ -230,7 +230,7 @@ static void pack_backward(void *packed, const tn_window_pool *pool, const tn_con
 {
     maps m;
     if (!plan_backward(&m, pool, context->ops)) return; /* tn_window_pool_sizes_of has said so */
-    const int64_t width = pool->width, head = width / pool->heads * width;
+    const int64_t width = pool->width, head = pool->inner / pool->heads * width;
     const void *const *w = pool->weight;
     char *data = packed;
     tn_dense_pack(data, &m.query, context, w[QUERY], 0, 1, width, NULL, TN_F32);
@@ -267,7 +267,7 @@ static int64_t even_piece(int64_t rows, int64_t piece)
     return tn_min_i64(piece, tn_ceil_div(even, 6) * 6);
 }
 
-/* Memory of a block: dq [rows, C], and for the rows of a piece u, z, dz, du [heads, C], a, ds [heads, slots], dmean
+/* Memory of a block: dq [rows, D], and for the rows of a piece u, z, dz, du [heads, C], a, ds [heads, slots], dmean
  * [C].
  */
 typedef struct parts {
@@ -287,7 +287,7 @@ static parts place_parts(char *buffer, const tn_window_pool *pool, const tn_ops 
 {
     const int64_t width = pool->width, heads = pool->heads;
     parts p = {.size = 0};
-    p.dquery = place(&p, buffer, ops, rows, width);
+    p.dquery = place(&p, buffer, ops, rows, pool->inner);
     p.mapped = place(&p, buffer, ops, piece, heads * width);
     p.mixed = place(&p, buffer, ops, piece, heads * width);
     p.dmixed = place(&p, buffer, ops, piece, heads * width);
@@ -332,7 +332,7 @@ typedef struct pass {
     maps f, b;
     wishes wish;
     parts p;
-    tn_rows mean, query; /* [rows, C] */
+    tn_rows mean, query; /* [rows, C], [rows, D] */
 } pass;
 
 /* z, and where it is wanted du, of rows [first, first + rows); then dW_v and dW_k, whose maps' groups are the heads. */
@@ -341,7 +341,7 @@ static void backward_scores(const pass *t, int64_t first, int64_t rows)
     const tn_ops *ops = t->context->ops;
     const parts *p = &t->p;
     const int64_t heads = t->pool->heads, slots = t->call->slots, width = t->pool->width;
-    const double scale = 1 / sqrt((double)(width / heads));
+    const double scale = 1 / sqrt((double)(t->pool->inner / heads));
     const tn_rows x = tn_rows_from(t->call->x, first * slots), dy = tn_rows_from(t->call->dy, first);
     const tn_rows query = tn_rows_from(t->query, first), none = {.data = NULL, .dtype = ops->compute};
     const bool sums = t->call->dw[VALUE] != NULL;
@@ -380,7 +380,7 @@ static void backward_queries(const pass *t, int64_t first, int64_t rows)
 /* Nothing depends on it. */
 static void clear_key_bias(const pass *t)
 {
-    const int64_t width = t->pool->width;
+    const int64_t width = t->pool->inner;
     float *dbias = t->call->dbias[KEY];
     if (dbias == NULL || !t->call->overwrite) return;
     t->context->ops->copy(t->context, tn_dense_rows(dbias, TN_F32, width), tn_dense_rows(NULL, TN_F32, width), 1,
@@ -401,10 +401,10 @@ void tn_window_pool_backward(const tn_context *context, const tn_window_pool *po
     if (!plan(&t.f, pool, ops) || !plan_backward(&t.b, pool, ops)) return;
     t.p = place_parts(call->buffer, pool, ops, rows, piece, call->slots);
     t.mean = tn_dense_rows(call->state, ops->compute, width);
-    t.query = tn_dense_rows((const char *)call->state + rows_size(ops, rows, width), ops->compute, width);
+    t.query = tn_dense_rows((const char *)call->state + rows_size(ops, rows, width), ops->compute, pool->inner);
     clear_key_bias(&t);
     if (call->dbias[VALUE] != NULL && call->dw[VALUE] == NULL) {
-        ops->bias_gradient(context, call->dbias[VALUE], call->dy, rows, width, call->overwrite);
+        ops->bias_gradient(context, call->dbias[VALUE], call->dy, rows, pool->inner, call->overwrite);
     }
     if (!t.wish.scores && call->dw[VALUE] == NULL) return;
     for (int64_t first = 0; first < rows; first += piece) {
@@ -415,7 +415,7 @@ void tn_window_pool_backward(const tn_context *context, const tn_window_pool *po
         ops->weight_gradient(context, call->dw[QUERY], call->dbias[QUERY], t.p.dquery, t.mean, &t.f.query.map, rows,
                              call->overwrite);
     } else if (call->dbias[QUERY] != NULL) {
-        ops->bias_gradient(context, call->dbias[QUERY], t.p.dquery, rows, width, call->overwrite);
+        ops->bias_gradient(context, call->dbias[QUERY], t.p.dquery, rows, pool->inner, call->overwrite);
     }
 }
 

@@ -38,7 +38,7 @@ enum { group_bytes = 32 << 20 };
         .packed_size = packed_size, .pack = pack, .linear_scratch = linear_scratch, .linear = linear,                  \
         .activation = activation, .window_mean_scratch = window_mean_scratch, .window_mean = window_mean,              \
         .window_attend_scratch = window_attend_scratch, .window_attend = window_attend, .copy = copy, .fold = fold,    \
-        .add = add, .accumulate = accumulate, .zero = zero, .norm = norm,                                              \
+        .add = add, .accumulate = accumulate, .weighted_sum = weighted_sum, .zero = zero, .norm = norm,                \
         .weight_gradient_scratch = weight_gradient_scratch, .weight_gradient = weight_gradient,                        \
         .bias_gradient = bias_gradient, .activation_backward = activation_backward,                                    \
         .window_mean_backward = window_mean_backward,                                                                  \

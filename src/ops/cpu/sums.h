@@ -59,6 +59,46 @@ static void accumulate(const tn_context *context, tn_rows y, tn_rows x, int64_t 
     tn_parallel_for(context->parallel, tn_ceil_div(width, accumulate_columns), accumulate_task, &c);
 }
 
+typedef struct weighted_sum_call {
+    tn_rows y, x;
+    const int64_t *begin;
+    const double *weight;
+    int64_t rows, width;
+    blocking blocks;
+} weighted_sum_call;
+
+static void weighted_sum_span(const weighted_sum_call *c, int64_t r, int64_t from, int64_t to)
+{
+    char *y = element_at(&c->y, r, from);
+    for (int64_t i = 0; i < to - from; i += lanes) {
+        const int64_t left = to - from - i;
+        vf sum = vf_set(0.0f);
+        for (int64_t e = c->begin[r]; e < c->begin[r + 1]; e++) {
+            if (row_offset(&c->x, e) < 0) continue;
+            const vf x = load_columns(c->x.dtype, element_at(&c->x, e, from), c->x.step, i, left);
+            sum = vf_fma(vf_set((float)c->weight[e]), x, sum);
+        }
+        store_columns(c->y.dtype, y, i, plain_nan(sum), left);
+    }
+}
+
+static void weighted_sum_task(void *argument, int64_t index, int worker)
+{
+    (void)worker;
+    const weighted_sum_call *c = argument;
+    const block b = block_of_task(&c->blocks, index, c->rows, c->width);
+    for (int64_t r = b.first; r < b.last; r++) {
+        if (row_offset(&c->y, r) >= 0) weighted_sum_span(c, r, b.from, b.to);
+    }
+}
+
+static void weighted_sum(const tn_context *context, tn_rows y, tn_rows x, const int64_t *begin, const double *weight,
+                         int64_t rows, int64_t width)
+{
+    weighted_sum_call c = {y, x, begin, weight, rows, width, block_elements(rows, width)};
+    tn_parallel_for(context->parallel, c.blocks.row_tasks * c.blocks.column_tasks, weighted_sum_task, &c);
+}
+
 static void zero(void *data, size_t bytes)
 {
     memset(data, 0, bytes);
