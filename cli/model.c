@@ -124,7 +124,10 @@ void tn_call_set_grid(tenon_call *call, tn_pair grid)
 
 int64_t tn_parameter_elements(const tenon_parameter *parameter)
 {
-    return parameter->shape[0] * (parameter->ndim == 2 ? parameter->shape[1] : 1);
+    int64_t count = 1;
+    for (int d = 0; d < parameter->ndim; d++)
+        count *= parameter->shape[d];
+    return count;
 }
 
 int64_t tn_config_int(const tenon_config *config, const char *name)
@@ -133,7 +136,7 @@ int64_t tn_config_int(const tenon_config *config, const char *name)
     return tenon_config_get_int(config, name, &value, NULL) == TENON_OK ? value : 0;
 }
 
-const char *tn_config_text(const tenon_config *config, const char *name)
+const char *tn_config_string(const tenon_config *config, const char *name)
 {
     const char *value = "";
     return tenon_config_get_string(config, name, &value, NULL) == TENON_OK ? value : "";

@@ -63,7 +63,7 @@ void tn_call_set_grid(tenon_call *call, tn_pair grid);
 int64_t tn_parameter_elements(const tenon_parameter *parameter);
 
 /* A string option of the adapter's config; "" when it has none of this name. */
-const char *tn_config_text(const tenon_config *config, const char *name);
+const char *tn_config_string(const tenon_config *config, const char *name);
 
 /* An integer field of the adapter's config; 0 when it has none of this name. */
 int64_t tn_config_int(const tenon_config *config, const char *name);

@@ -50,7 +50,7 @@ static int report(const tenon_adapter *adapter, const settings *given, const cha
     printf("\n");
     if (done->activation[0])
         tn_note("the file asks for %s, as llama.cpp computes it; the connector was trained with %s", done->activation,
-                tn_config_text(tenon_adapter_config(adapter), "activation"));
+                tn_config_string(tenon_adapter_config(adapter), "activation"));
     return TN_EXIT_OK;
 }
 

@@ -19,7 +19,7 @@ static bool is_gguf(const tenon_file *file)
 void tn_activation_text(const tenon_adapter *adapter)
 {
     const char *trained = tenon_family_trained_activation(tenon_adapter_family(adapter));
-    const char *used = tn_config_text(tenon_adapter_config(adapter), "activation");
+    const char *used = tn_config_string(tenon_adapter_config(adapter), "activation");
     if (!trained) return;
     if (!strcmp(used, trained))
         printf("activation  %s, with which the model was trained; llama.cpp computes gelu_tanh\n", used);
