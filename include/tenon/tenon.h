@@ -615,7 +615,8 @@ typedef struct tenon_save_options {
 TENON_API void tenon_save_options_init(tenon_save_options *options);
 
 /* Writes a self-describing safetensors file: parameters, config, widths. The file is written atomically: after a
- * failure the old one is still there. `options` may be NULL. TENON_INVALID: parameters are infinite or NaN. */
+ * failure the old one is still there. `options` may be NULL. TENON_INVALID: parameters are infinite or NaN.
+ * TENON_UNSUPPORTED: the name is that of another format. */
 TENON_API TENON_MUST_CHECK tenon_status tenon_adapter_save(const tenon_adapter *adapter, const char *path,
                                                            const tenon_save_options *options, tenon_error *error);
 

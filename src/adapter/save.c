@@ -5,6 +5,7 @@
 
 #include "core/size.h"
 #include "core/versioned.h"
+#include "formats/format.h"
 #include "ops/finite.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,6 +98,16 @@ static tenon_status write_all(const tenon_adapter *adapter, const char *prefix, 
     return tenon_writer_commit(writer, error);
 }
 
+/* An npy file has no config, and programs that read GGUF want their own names and keys, which a graft keeps. */
+static tenon_status check_format(const tenon_writer *writer, tenon_error *error)
+{
+    const char *suffix = writer->format->suffix;
+    if (strcmp(suffix, ".safetensors") == 0) return TENON_OK;
+    return tn_fail(error, TENON_UNSUPPORTED, "%s: a connector is written as .safetensors%s",
+                   tn_quote(writer->path).text,
+                   strcmp(suffix, ".gguf") == 0 ? "; `tenon graft` puts it into a GGUF file of its model" : "");
+}
+
 tenon_status tenon_adapter_save(const tenon_adapter *adapter, const char *path, const tenon_save_options *options,
                                 tenon_error *error)
 {
@@ -111,7 +122,10 @@ tenon_status tenon_adapter_save(const tenon_adapter *adapter, const char *path, 
         return tn_fail(error, TENON_INVALID, "%s: is not written: %s", tn_quote(path).text, reason.message);
     }
     TN_TRY(tenon_writer_new(path, &writer, error));
-    const tenon_status status = write_all(adapter, settings.prefix != NULL ? settings.prefix : "", writer, error);
+    tenon_status status = check_format(writer, error);
+    if (status == TENON_OK) {
+        status = write_all(adapter, settings.prefix != NULL ? settings.prefix : "", writer, error);
+    }
     tenon_writer_free(writer);
     return status;
 }

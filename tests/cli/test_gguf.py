@@ -348,3 +348,10 @@ def test_fit_and_graft(tenon, rng):
     tenon("run", "new.gguf", "x.npy", "-o", "a.npy", "--dtype", "f32")
     tenon("run", "fitted.safetensors", "x.npy", "-o", "b.npy", "--dtype", "f32")
     assert worst(numpy.load("a.npy"), numpy.load("b.npy")) < 2e-3
+
+
+def test_a_connector_alone_is_no_mmproj_file(tenon, tmp_path):
+    for name in ("new.gguf", "new.npy"):
+        words = ("init", "--type", "linear", "--in-dim", 4, "--out-dim", 4, "-o", name)
+        assert f"{name}: a connector is written as .safetensors" in tenon(*words, code=1).err
+        assert not list(tmp_path.iterdir())
