@@ -338,6 +338,19 @@ def internvl():
     return model, "internvl", states, image_features(model, "vision_tower", states), None
 
 
+def idefics2():
+    tower = dict(hidden_size=32, intermediate_size=40, num_hidden_layers=1, num_attention_heads=4, image_size=36,
+                 patch_size=6)
+    perceiver = dict(hidden_size=48, resampler_n_latents=5, resampler_depth=2, resampler_n_heads=4, resampler_head_dim=10,
+                     num_key_value_heads=2, rms_norm_eps=1e-3)
+    words = text(transformers.MistralConfig, hidden_act="gelu")
+    config = transformers.Idefics2Config(vision_config=tower, text_config=words, perceiver_config=perceiver)
+    model = transformers.Idefics2ForConditionalGeneration(config)
+    features = rows(2, 35, 32)
+    module, present = model.model.connector, torch.ones(2, 35, dtype=torch.bool)
+    return model, "idefics2", features, lambda kind: module.to(kind)(features.to(kind), present), None
+
+
 def idefics3():
     tower = dict(hidden_size=32, intermediate_size=40, num_hidden_layers=1, num_attention_heads=4, image_size=36,
                  patch_size=6)
@@ -412,7 +425,7 @@ def llama4():
 
 CASES = [pixtral, video_llava, vip_llava, fast_vlm, paligemma, janus, janus_deeper, deepseek_vl, mllama, fuyu, qwen2_vl,
          qwen2_5_vl, qwen2_5_omni_thinker, qwen3_vl, qwen3_omni_thinker, qwen3_5,
-         gemma3, internvl, idefics3, smolvlm, mistral3, lighton_ocr,
+         gemma3, internvl, idefics2, idefics3, smolvlm, mistral3, lighton_ocr,
          aya_vision, aya_vision_wider, llama4]
 
 

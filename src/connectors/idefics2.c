@@ -71,7 +71,8 @@ void tn_build_idefics2(tenon_builder *b)
     r.head_dim = tenon_option_int(b, "resampler_head_dim", 96);
     r.key_heads = tenon_option_int(b, "num_key_value_heads", 4);
     r.eps = tenon_option_real(b, "eps", 1e-6);
-    const int context = gated_mlp(b, "modality_projection", 0, hidden > 0 ? hidden : 4 * out, r.activation);
+    const char *projection = tenon_option_string(b, "projection_activation", "silu");
+    const int context = gated_mlp(b, "modality_projection", 0, hidden > 0 ? hidden : 4 * out, projection);
     int latents = tenon_parameter_rows(b, "perceiver_resampler.latents", r.latents, out, 1, 0, 0);
     for (int64_t i = 0; i < r.depth; i++) {
         name layer;
