@@ -441,6 +441,39 @@ def test_a_family_by_its_own_code(tmp_path, case, dtype):
     judge(adapter(features.numpy(), grid=grid), project)
 
 
+# ---- tiles ----
+
+
+TILED = ["llava_next", "llava_onevision"]
+
+
+@pytest.mark.parametrize("family", TILED)
+def test_tiles(tmp_path, family):
+    pinpoints, sizes = [[28, 56], [56, 28], [56, 56], [84, 28]], [[40, 70], [90, 20], [28, 28]]
+    part = getattr(transformers.models, family)
+    name = {"llava_next": "LlavaNext", "llava_onevision": "LlavaOnevision"}[family]
+    config = getattr(transformers, f"{name}Config")(
+        vision_config=clip() if family == "llava_next" else siglip(), text_config=llama(), image_grid_pinpoints=pinpoints)
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(config)
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    shape = getattr(part, f"modeling_{family}").get_anyres_image_grid_shape
+    grids = np.array([[1 + int(np.prod(shape(size, pinpoints, 28))), 4, 4] for size in sizes])
+    features = rows(int(grids[:, 0].sum()), 16, 32)
+    inner = model.model
+
+    def project(kind):
+        parts = inner.multi_modal_projector.to(kind)(features.to(kind)).split(grids[:, 0].tolist())
+        newline, pictures = inner.image_newline.to(kind), torch.tensor(sizes)
+        if family == "llava_next":
+            return torch.cat(inner.pack_image_features(parts, pictures, "default", newline)[0])
+        return torch.cat(inner.pack_image_features(parts, pictures, newline, config.vision_aspect_ratio)[0])
+
+    adapter = tenon.load(tmp_path)
+    assert adapter.family == family and "image_sizes: " in adapter.feeding
+    judge(adapter(features.reshape(-1, 32).numpy(), grids=grids, inputs={"image_sizes": np.array(sizes)}), project)
+
+
 # ---- mergers of native resolution, from the real encoder: images and a clip of grids of their own ----
 
 GRIDS = [[1, 4, 6], [2, 2, 4], [1, 2, 2]]
@@ -504,7 +537,7 @@ def test_the_modules_of_the_class(case):
 
 def test_every_family_has_a_case():
     """A new row needs a case here, or in the command's tests where transformers has no class for it."""
-    made = {case()[1] for case in CASES} | {"llava"}
+    made = {case()[1] for case in CASES} | {"llava", *TILED}
     by_command = {"llava_original", "internvl_chat"}
     by_gguf = {name for name in tenon.families() if name.startswith("gguf_")}  # python/tests/test_gguf.py
     assert set(tenon.families()) == made | by_command | by_gguf

@@ -72,6 +72,34 @@ static tenon_status read_layers(const tn_model_config *model, const tn_key *s, c
     return TENON_OK;
 }
 
+/* [[a, b], [c, d]] -> [a, b, c, d] */
+static tenon_status read_pairs(const tn_model_config *model, const tn_key *s, const json_t *value, json_t **option,
+                               tenon_error *error)
+{
+    size_t i, k;
+    json_t *pair, *entry, *list = json_array();
+    int64_t number;
+    tenon_status status = TENON_OK;
+    if (!json_is_array(value)) status = fail_value(model, s->key, value, "a list of pairs of integers", error);
+    json_array_foreach(value, i, pair)
+    {
+        if (status == TENON_OK && json_array_size(pair) != 2) {
+            status = fail_value(model, s->key, value, "a list of pairs of integers", error);
+        }
+        json_array_foreach(pair, k, entry)
+        {
+            if (status == TENON_OK) status = read_int(model, s->key, entry, s->least, s->most, &number, error);
+            if (status == TENON_OK) json_array_append_new(list, json_integer(number));
+        }
+    }
+    if (status == TENON_OK) {
+        *option = list;
+    } else {
+        json_decref(list);
+    }
+    return status;
+}
+
 static tenon_status read_choice(const tn_model_config *model, const tn_key *s, const json_t *value, json_t **option,
                                 tenon_error *error)
 {
@@ -157,6 +185,8 @@ static tenon_status read_value(const tn_model_config *model, const tn_key *s, co
         return TENON_OK;
     case TN_KEY_LAYERS:
         return read_layers(model, s, value, error);
+    case TN_KEY_PAIRS:
+        return read_pairs(model, s, value, option, error);
     case TN_KEY_INVERSE:
         return read_inverse(model, s, value, option, error);
     case TN_KEY_WINDOW:
