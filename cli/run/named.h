@@ -32,6 +32,7 @@ typedef struct tn_named_part {
     int ndim;
     int64_t shape[3]; /* packed inputs: rows, width; else images, rows, width; integers as in the file */
     size_t row;       /* bytes of a row of an input, of an image of an integer tensor */
+    void *integers;   /* all elements of an integer tensor, owned; NULL: an input, which is read when it is run */
 } tn_named_part;
 
 /* What a file has for a call. */

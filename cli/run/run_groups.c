@@ -16,7 +16,7 @@ typedef struct group {
     const tn_run_setup *setup;
     tn_run_job *job;
     int64_t first, end;
-    tn_buffer *inputs;  /* [num_parts] */
+    tn_buffer *inputs;  /* [num_inputs] */
     tn_buffer *outputs; /* [num_outputs] */
     tn_run_outputs files;
     int64_t indices[2]; /* of the tokens and of token_counts in the file; further outputs follow the tokens */
@@ -64,19 +64,17 @@ static void end_group(group *g)
 
 /* ---- read ---- */
 
-static bool read_part(group *g, size_t index, tenon_error *error)
+static bool read_input(group *g, size_t index, tenon_error *error)
 {
     const tn_named *n = g->job->named;
     const tn_named_part *part = &n->parts[index];
-    const bool is_input = index < n->num_inputs;
     int64_t first = g->first, count = g->end - g->first;
-    size_t bytes = (size_t)count * part->row;
+    const size_t bytes = (size_t)input_rows(n, part, g->first, g->end) * part->row;
     tenon_file_tensor tensor;
     tenon_file_tensor_init(&tensor);
     if (tenon_file_get_tensor(g->job->inputs[TN_FEATURES], part->index, &tensor, error) != TENON_OK) return false;
-    if (is_input) bytes = (size_t)input_rows(n, part, g->first, g->end) * part->row;
     /* Slices along the file's first axis: images, or rows where it has no axis of images. */
-    if (is_input && tensor.ndim == 2) {
+    if (tensor.ndim == 2) {
         first = n->grids ? n->first[g->first] : 0;
         count = n->grids ? n->first[g->end] - first : tensor.shape[0];
     }
@@ -159,7 +157,8 @@ static bool forward(group *g, tensors *in, tensors *out, tenon_error *error)
         } else {
             memcpy(in->shapes[i], part->shape, sizeof part->shape);
             in->shapes[i][0] = images;
-            in->data[i] = tensor_of(g->inputs[i].data, part->dtype, part->ndim, in->shapes[i]);
+            in->data[i] = tensor_of((char *)part->integers + (size_t)g->first * part->row, part->dtype, part->ndim,
+                                    in->shapes[i]);
         }
         in->names[i] = (tenon_named_tensor){part->name, &in->data[i]};
     }
@@ -305,8 +304,8 @@ static bool run_group(group *g, tensors *in, tensors *out, tn_run_totals *totals
         return tn_error(error, "interrupted");
     }
     at[0] = tn_seconds();
-    for (size_t i = 0; i < g->job->named->num_parts; i++)
-        if (!read_part(g, i, error)) return false;
+    for (size_t i = 0; i < g->job->named->num_inputs; i++)
+        if (!read_input(g, i, error)) return false;
     if (!check_values(g, true, error)) return false;
     at[1] = tn_seconds();
     tenon_error reason;
@@ -345,9 +344,9 @@ static bool run_groups(group *g, tn_run_totals *totals, bool *fatal, tenon_error
     return !*fatal;
 }
 
-static void free_group(group *g, size_t num_parts)
+static void free_group(group *g, size_t num_inputs)
 {
-    for (size_t i = 0; g->inputs && i < num_parts; i++)
+    for (size_t i = 0; g->inputs && i < num_inputs; i++)
         tn_buffer_free(&g->inputs[i]);
     for (size_t i = 0; g->outputs && i < g->setup->ports.num_outputs; i++)
         tn_buffer_free(&g->outputs[i]);
@@ -361,9 +360,9 @@ bool tn_named_run(const tn_run_setup *setup, tn_run_job *job, tn_run_totals *tot
     bool fatal = false;
     group g = {.setup = setup, .job = job};
     bool good = tn_job_open(job, setup, error);
-    const size_t num_parts = good ? job->named->num_parts : 0;
+    const size_t num_inputs = good ? job->named->num_inputs : 0;
     if (good) {
-        g.inputs = calloc(num_parts + 1, sizeof *g.inputs);
+        g.inputs = calloc(num_inputs + 1, sizeof *g.inputs);
         g.outputs = calloc(setup->ports.num_outputs + 1, sizeof *g.outputs);
         good = (g.inputs && g.outputs) || tn_error(error, "out of memory");
         good = good && run_groups(&g, totals, &fatal, error);
@@ -374,7 +373,7 @@ bool tn_named_run(const tn_run_setup *setup, tn_run_job *job, tn_run_totals *tot
         for (int finding = 0; finding < TN_FINDINGS; finding++)
             tn_nonfinite_add(&totals->found[finding], &job->found[finding]);
     }
-    free_group(&g, num_parts);
+    free_group(&g, num_inputs);
     tn_job_close(job);
     if (good || fatal) return good;
     job->problem = strdup(error->message);

@@ -183,7 +183,11 @@ static bool take_input(tn_run_job *job, const tn_port *port, int64_t index, teno
                         tn_name_text(port->name), tn_dtype_text(t.dtype), tn_shape_text(t.ndim, t.shape), port->width,
                         n->grids ? ", or (all rows, width)" : "");
     const int64_t images = t.ndim == 3 ? t.shape[0] : 1;
-    *part = (tn_named_part){port->name, index, t.dtype, 3, {images, t.shape[t.ndim - 2], port->width}, 0};
+    *part = (tn_named_part){.name = port->name,
+                            .index = index,
+                            .dtype = t.dtype,
+                            .ndim = 3,
+                            .shape = {images, t.shape[t.ndim - 2], port->width}};
     part->row = (size_t)port->width * element(t.dtype);
     if (n->grids) { /* rows of all images follow each other, whatever the axes say */
         part->ndim = 2;
@@ -222,7 +226,9 @@ static bool take_integers(tn_run_job *job, const tn_port *port, int64_t index, t
         part->shape[i] = t.shape[i];
         if (i > 0) part->row *= (size_t)t.shape[i];
     }
-    return true;
+    int64_t count;
+    part->integers = read_all(job, TN_FEATURES, index, &t, &count, error);
+    return part->integers != NULL;
 }
 
 /* "tap.0, tap.1": what the connector takes beside the features. */
@@ -313,23 +319,46 @@ static bool take_masks(tn_run_job *job, const tn_run_setup *setup, tenon_error *
 
 /* ---- outputs ---- */
 
+/* The integer tensors of the file, as a call takes them; room for as many as there are. */
+static int64_t all_integers(const tn_named *n, tenon_named_tensor *named, DLTensor *tensors)
+{
+    int64_t count = 0;
+    for (size_t i = n->num_inputs; i < n->num_parts; i++, count++) {
+        tn_named_part *part = &n->parts[i];
+        tensors[count] = (DLTensor){part->integers, {kDLCPU, 0}, part->ndim, part->dtype, part->shape, NULL, 0};
+        named[count] = (tenon_named_tensor){part->name, &tensors[count]};
+    }
+    return count;
+}
+
 /* First rows of the images in an output. */
 static bool count_output(const tn_run_job *job, const tn_run_setup *setup, size_t output, tenon_error *error)
 {
     const tn_named *n = job->named;
+    const size_t integers = n->num_parts - n->num_inputs;
     /* Also of no image at all it is told how many rows one would have. */
-    const int64_t images = n->grids || job->images > 0 ? job->images : 1;
-    n->made[output] = calloc((size_t)images + 2, sizeof *n->made[output]);
+    const int64_t images = n->grids || integers > 0 || job->images > 0 ? job->images : 1;
     tenon_call call = setup->call;
+    tenon_named_tensor *named = calloc(integers + 1, sizeof *named);
+    DLTensor *tensors = calloc(integers + 1, sizeof *tensors);
+    n->made[output] = calloc((size_t)images + 2, sizeof *n->made[output]);
     int64_t shape[] = {job->images, n->columns};
     DLTensor grids = {n->grids, {kDLCPU, 0}, 2, {kDLInt, 64, 1}, shape, NULL, 0};
-    tenon_error reason;
-    if (!n->made[output]) return tn_error(error, "out of memory");
-    if (n->grids) call.grids = &grids;
-    if (tenon_adapter_output_offsets(setup->adapter, (int64_t)output, &call, images, n->parts[0].shape[1],
-                                     n->made[output], &reason) == TENON_OK)
-        return true;
-    return tn_error(error, "%s: %.3000s", job->paths[TN_FEATURES], reason.message);
+    bool done = n->made[output] && named && tensors;
+    if (!done) {
+        tn_error(error, "out of memory");
+    } else {
+        tenon_error reason;
+        if (n->grids) call.grids = &grids;
+        call.inputs = named;
+        call.num_inputs = all_integers(n, named, tensors);
+        done = tenon_adapter_output_offsets(setup->adapter, (int64_t)output, &call, images, n->parts[0].shape[1],
+                                            n->made[output], &reason) == TENON_OK;
+        if (!done) tn_error(error, "%s: %.3000s", job->paths[TN_FEATURES], reason.message);
+    }
+    free(named);
+    free(tensors);
+    return done;
 }
 
 static bool take_outputs(tn_run_job *job, const tn_run_setup *setup, tenon_error *error)
@@ -392,6 +421,8 @@ void tn_named_free(tn_named *named)
     for (size_t i = 0; named->made && i < named->num_outputs; i++)
         free(named->made[i]);
     free(named->made);
+    for (size_t i = 0; named->parts && i < named->num_parts; i++)
+        free(named->parts[i].integers);
     free(named->parts);
     free(named->grids);
     free(named->first);

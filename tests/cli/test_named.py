@@ -243,3 +243,26 @@ def test_taps_and_outputs(tenon, rng):
     numpy.save("x.npy", uniform["features"])
     said = tenon("run", "adapter.safetensors", "x.npy", "-o", "w.safetensors", code=1).err
     assert "is npy, whose one array leaves no place for 'tap.0'" in said
+
+
+def test_integers_that_the_connector_takes(tenon, rng):
+    """Pictures of tiles: how many tokens there are depends on an integer tensor."""
+    tenon("init", "--type", "llava_next", "--in-dim", 8, "--out-dim", 6, "--option", "image_size=28", "--option",
+          "image_grid_pinpoints=[28,56]", "-o", "m.safetensors")
+    tensors = {"features": rng.normal(size=(6 * 16, 8)).astype(numpy.float32), "grid_thw": numpy.array([[3, 4, 4]] * 2),
+               "image_sizes": numpy.array([[28, 56], [28, 28]])}
+    save_file(tensors, "x.safetensors")
+    tenon("run", "m.safetensors", "x.safetensors", "-o", "y.safetensors")
+    got = load_file("y.safetensors")
+    # The whole picture, then rows of both tiles, or of the half that is no padding, with a newline each.
+    assert got["token_counts"].tolist() == [16 + 4 * (8 + 1), 16 + 4 * (4 + 1)]
+    newline = load_file("m.safetensors")["image_newline"]
+    assert numpy.array_equal(got["tokens"][16 + 8], newline) and numpy.array_equal(got["tokens"][-1], newline)
+    del tensors["image_sizes"]
+    save_file(tensors, "x.safetensors")
+    assert "needs the integer tensor 'image_sizes'" in tenon("run", "m.safetensors", "x.safetensors", "-o", "z.safetensors",
+                                                              code=1).err
+    tensors["image_sizes"] = numpy.array([[28, 56]])
+    save_file(tensors, "x.safetensors")
+    assert "image_sizes is i64 (1, 2); expected i32 or i64 with 2 images" in tenon(
+        "run", "m.safetensors", "x.safetensors", "-o", "z.safetensors", code=1).err
