@@ -9,6 +9,11 @@
 #include <math.h>
 #include <stdlib.h>
 
+static void keep_largest(double *moved, double distance)
+{
+    if (distance > *moved) *moved = distance;
+}
+
 /* Elements [0, count), a whole number of blocks, become f32 of Q8_0; *moved: the largest error. */
 static void round_blocks(float *values, size_t count, const tn_encoding *encoding, double *moved)
 {
@@ -19,7 +24,7 @@ static void round_blocks(float *values, size_t count, const tn_encoding *encodin
         tn_encode_q8_0(stored, values + i, block);
         encoding->convert(back, stored, block);
         for (size_t j = 0; j < block; j++)
-            *moved = fmax(*moved, fabs((double)back[j] - (double)values[i + j]));
+            keep_largest(moved, fabs((double)back[j] - (double)values[i + j]));
     }
 }
 
@@ -28,8 +33,7 @@ static void convert(void *to, const void *from, tn_dtype dtype, size_t count, tn
     for (size_t i = 0; i < count; i++) {
         const double value = tn_load(from, dtype, (int64_t)i);
         tn_store(to, target, (int64_t)i, value);
-        const double back = tn_load(to, target, (int64_t)i);
-        if (back != value) *moved = fmax(*moved, fabs(back - value));
+        keep_largest(moved, fabs(tn_load(to, target, (int64_t)i) - value));
     }
 }
 
