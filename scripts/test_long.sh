@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 # Tests that compare values, for which a CPU level or a compiler can make a difference.
 values='^test_(core|golden|init|properties|reports|sample|adapter|layers|ops|train)'
 # Of these, what an emulator runs in a minute or two; and the C tests, all of which it runs in about ten.
-few_values='^test_(core|golden_(references|recorded|small|gradients)|init|properties|sample|adapter|layers|ops|backward)'
+few_values='^test_(core|golden_(references|recorded|small|gradients)|models_golden|init|properties|sample|adapter|graph|layers|map_layers|connectors|ops|backward|gguf)'
 unit_tests='^(test_|replay)'
 # Tests whose threads are pthreads of their own, or of the command.
 threads='^test_(core|adapter|fork|quota|properties|reports|registry|threads)|^replay|cli'
