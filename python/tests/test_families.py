@@ -474,6 +474,34 @@ def test_tiles(tmp_path, family):
     judge(adapter(features.reshape(-1, 32).numpy(), grids=grids, inputs={"image_sizes": np.array(sizes)}), project)
 
 
+# ---- maps ----
+
+
+@pytest.mark.parametrize("biases", [(True, False), (False, True)])
+def test_molmo2(tmp_path, biases):
+    tower = dict(hidden_size=16, intermediate_size=20, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+                 head_dim=8, image_size=[28, 28], patch_size=14)
+    adapter = dict(hidden_size=16, num_attention_heads=2, num_key_value_heads=2, head_dim=8, intermediate_size=24,
+                   text_hidden_size=48, vision_feature_layer=[1, 0], attention_bias=biases[0], mlp_bias=biases[1])
+    words = dict(hidden_size=48, intermediate_size=40, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+                 head_dim=24, vocab_size=64, additional_vocab_size=8)
+    config = transformers.Molmo2Config(vision_config=tower, adapter_config=adapter, text_config=words)
+    model = transformers.Molmo2ForConditionalGeneration(config)
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    features = rows(1, 30, 32)
+    index = np.random.default_rng(2).integers(-1, 30, (17, 5))
+    index[:, 2] = np.abs(index[:, 2])
+    module = model.model.multi_modal_projector
+
+    def project(kind):
+        return module.to(kind)(features.to(kind), torch.tensor(index)).last_hidden_state[None]
+
+    ours = tenon.load(tmp_path)
+    assert ours.family == "molmo2" and "pooled_patches_idx: " in ours.feeding
+    judge(ours(features.numpy(), inputs={"pooled_patches_idx": index}), project)
+
+
 # ---- mergers of native resolution, from the real encoder: images and a clip of grids of their own ----
 
 GRIDS = [[1, 4, 6], [2, 2, 4], [1, 2, 2]]
@@ -537,7 +565,7 @@ def test_the_modules_of_the_class(case):
 
 def test_every_family_has_a_case():
     """A new row needs a case here, or in the command's tests where transformers has no class for it."""
-    made = {case()[1] for case in CASES} | {"llava", *TILED}
+    made = {case()[1] for case in CASES} | {"llava", "molmo2", *TILED}
     by_command = {"llava_original", "internvl_chat"}
     by_gguf = {name for name in tenon.families() if name.startswith("gguf_")}  # python/tests/test_gguf.py
     assert set(tenon.families()) == made | by_command | by_gguf

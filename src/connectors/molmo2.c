@@ -12,12 +12,14 @@ void tn_build_molmo2(tenon_builder *b)
     const int64_t hidden = tenon_option_int(b, "hidden_dim", 0);
     const int64_t inner = hidden > 0 ? hidden : 4 * tenon_builder_out_dim(b);
     const char *activation = tenon_option_string(b, "activation", "silu");
+    const unsigned attention_bias = tenon_option_bool(b, "attention_bias", true) ? TENON_BIAS : TENON_NO_BIAS;
+    const unsigned mlp_bias = tenon_option_bool(b, "mlp_bias", false) ? TENON_BIAS : TENON_NO_BIAS;
     const int map = tenon_integers(b, "pooled_patches_idx", 0);
-    tenon_map_attention(b, "image_pooling_2d", map, heads, head_dim, TENON_BIAS);
-    const int pooled = tenon_linear(b, "image_pooling_2d.o_proj", heads * head_dim, TENON_BIAS);
-    const int gate = tenon_linear(b, "image_projector.gate_proj", inner, TENON_NO_BIAS);
+    tenon_map_attention(b, "image_pooling_2d", map, heads, head_dim, attention_bias);
+    const int pooled = tenon_linear(b, "image_pooling_2d.o_proj", heads * head_dim, attention_bias);
+    const int gate = tenon_linear(b, "image_projector.gate_proj", inner, mlp_bias);
     tenon_from(b, pooled);
-    const int up = tenon_linear(b, "image_projector.up_proj", inner, TENON_NO_BIAS);
+    const int up = tenon_linear(b, "image_projector.up_proj", inner, mlp_bias);
     tenon_gate(b, activation, gate, up);
     tenon_linear(b, "image_projector.down_proj", tenon_builder_out_dim(b), TENON_NO_BIAS);
 }

@@ -94,7 +94,8 @@ extern const tn_family tn_family_pixtral, tn_family_llava_original, tn_family_ll
     tn_family_mllama, tn_family_fuyu, tn_family_qwen2_vl, tn_family_qwen2_5_vl, tn_family_qwen3_vl,
     tn_family_qwen3_omni, tn_family_qwen3_5, tn_family_gemma3, tn_family_internvl, tn_family_internvl_chat,
     tn_family_idefics2, tn_family_idefics3, tn_family_mistral3, tn_family_lighton_ocr, tn_family_aya_vision,
-    tn_family_llama4, tn_family_llava_next, tn_family_llava_onevision, tn_family_gguf_mlp, tn_family_gguf_qwen2vl,
-    tn_family_gguf_qwen25vl, tn_family_gguf_internvl, tn_family_gguf_idefics3, tn_family_gguf_llama4;
+    tn_family_llama4, tn_family_molmo2, tn_family_llava_next, tn_family_llava_onevision, tn_family_gguf_mlp,
+    tn_family_gguf_qwen2vl, tn_family_gguf_qwen25vl, tn_family_gguf_internvl, tn_family_gguf_idefics3,
+    tn_family_gguf_llama4;
 
 #endif
