@@ -122,7 +122,7 @@ void tn_call_set_grid(tenon_call *call, tn_pair grid)
     call->grid_width = grid.width;
 }
 
-int64_t tn_parameter_elements(const tenon_parameter *parameter)
+int64_t tn_count_elements(const tenon_parameter *parameter)
 {
     int64_t count = 1;
     for (int d = 0; d < parameter->ndim; d++)

@@ -60,7 +60,7 @@ tenon_status tn_model_open(const char *path, const tn_model_settings *settings, 
 void tn_call_set_grid(tenon_call *call, tn_pair grid);
 
 /* Elements of one parameter. */
-int64_t tn_parameter_elements(const tenon_parameter *parameter);
+int64_t tn_count_elements(const tenon_parameter *parameter);
 
 /* A string option of the adapter's config; "" when it has none of this name. */
 const char *tn_config_string(const tenon_config *config, const char *name);

@@ -637,6 +637,18 @@ static void check_masked(work *w, const tn_ops *ops)
         w->in[0].narrow[k] = (float)w->in[0].wide[k];
 }
 
+void graph_refused(const char *json, const char *says)
+{
+    tenon_error why;
+    tenon_config *config;
+    tenon_adapter *adapter = NULL;
+    assert_int_equal(tenon_config_from_json(json, strlen(json), &config, &why), TENON_OK);
+    assert_int_equal(tenon_adapter_new(config, 6, 4, NULL, &adapter, &why), TENON_INVALID);
+    if (strstr(why.message, says) == NULL) fail_msg("%s: %s", json, why.message);
+    assert_null(adapter);
+    tenon_config_free(config);
+}
+
 void graph_check(const graph_case *c)
 {
     work *w = work_new(c);

@@ -48,6 +48,10 @@ typedef struct graph_case {
  */
 void graph_check(const graph_case *c);
 
+/* The builder of this config (JSON), for features of 6 columns and tokens of 4, refuses with a sentence that has `says`
+ * in it. */
+void graph_refused(const char *json, const char *says);
+
 /* The tokens of the case on the double table [tokens, out_dim], which the caller frees, and how many rows there are. */
 double *graph_tokens(const graph_case *c, int64_t *rows);
 

@@ -214,15 +214,8 @@ static void builders_are_told(void **state)
                  {"{\"type\": \"other_rows\"}", "whose rows are not the same"},
                  {"{\"type\": \"other_width\"}", "adds values of width 6 and 4"},
                  {"{\"type\": \"two_names\"}", "declares the output 'more' twice"}};
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        tenon_config *config;
-        tenon_adapter *adapter = NULL;
-        assert_int_equal(tenon_config_from_json(cases[i].json, strlen(cases[i].json), &config, &error), TENON_OK);
-        assert_int_equal(tenon_adapter_new(config, 6, 4, NULL, &adapter, &error), TENON_INVALID);
-        if (strstr(error.message, cases[i].says) == NULL) fail_msg("%s: %s", cases[i].json, error.message);
-        assert_null(adapter);
-        tenon_config_free(config);
-    }
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        graph_refused(cases[i].json, cases[i].says);
 }
 
 /* A batch of images of different size has the bits of each image by itself. */

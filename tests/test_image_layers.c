@@ -440,15 +440,8 @@ static void builders_are_told(void **state)
                  {"{\"type\": \"odd_widths\"}", "reads queries of width 6, keys of width 5"},
                  {"{\"type\": \"odd_sizes\"}", "'image_sizes' with 3 columns; its layer reads 2"},
                  {"{\"type\": \"no_image\"}", "is made of parameters alone"}};
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        tenon_config *config;
-        tenon_adapter *adapter = NULL;
-        assert_int_equal(tenon_config_from_json(cases[i].json, strlen(cases[i].json), &config, &error), TENON_OK);
-        assert_int_equal(tenon_adapter_new(config, 6, 4, NULL, &adapter, &error), TENON_INVALID);
-        if (strstr(error.message, cases[i].says) == NULL) fail_msg("%s: %s", cases[i].json, error.message);
-        assert_null(adapter);
-        tenon_config_free(config);
-    }
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        graph_refused(cases[i].json, cases[i].says);
 }
 
 /* ---- packed, padded, alone ---- */

@@ -144,7 +144,7 @@ static bool sum_weights(work *w, tenon_error *error)
         tenon_parameter parameter;
         tenon_parameter_init(&parameter);
         if (tenon_adapter_parameter(w->adapter, i, &parameter, error) != TENON_OK) return false;
-        w->weight_bytes += (double)tn_parameter_elements(&parameter) * (double)tenon_dtype_size(parameter.dtype);
+        w->weight_bytes += (double)tn_count_elements(&parameter) * (double)tenon_dtype_size(parameter.dtype);
     }
     return true;
 }

@@ -44,8 +44,8 @@ static int report(const tenon_adapter *adapter, const settings *given)
         tenon_parameter parameter;
         tenon_parameter_init(&parameter);
         if (tenon_adapter_parameter(adapter, i, &parameter, NULL) != TENON_OK) continue;
-        count += tn_parameter_elements(&parameter);
-        bytes += (double)tn_parameter_elements(&parameter) * (double)tenon_dtype_size(parameter.dtype);
+        count += tn_count_elements(&parameter);
+        bytes += (double)tn_count_elements(&parameter) * (double)tenon_dtype_size(parameter.dtype);
     }
     const tenon_config *config = tenon_adapter_config(adapter);
     const char *family = tenon_adapter_family(adapter);

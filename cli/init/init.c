@@ -61,7 +61,7 @@ static int64_t count_parameters(const tenon_adapter *adapter, size_t *bytes)
         tenon_parameter parameter;
         tenon_parameter_init(&parameter);
         if (tenon_adapter_parameter(adapter, i, &parameter, NULL) != TENON_OK) continue;
-        int64_t elements = tn_parameter_elements(&parameter);
+        int64_t elements = tn_count_elements(&parameter);
         total += elements;
         *bytes += (size_t)elements * tenon_dtype_size(parameter.dtype);
     }

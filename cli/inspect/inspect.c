@@ -116,8 +116,8 @@ static totals sum_parameters(const tenon_adapter *adapter)
         tenon_parameter parameter;
         tenon_parameter_init(&parameter);
         if (tenon_adapter_parameter(adapter, i, &parameter, NULL) != TENON_OK) continue;
-        sum.elements += tn_parameter_elements(&parameter);
-        sum.bytes += (double)tn_parameter_elements(&parameter) * (double)tenon_dtype_size(parameter.dtype);
+        sum.elements += tn_count_elements(&parameter);
+        sum.bytes += (double)tn_count_elements(&parameter) * (double)tenon_dtype_size(parameter.dtype);
     }
     return sum;
 }

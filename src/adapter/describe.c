@@ -185,13 +185,5 @@ static char *describe(const tenon_adapter *adapter)
 tenon_status tenon_adapter_graph_json(const tenon_adapter *adapter, char *json, size_t capacity, size_t *length,
                                       tenon_error *error)
 {
-    char *text = describe(adapter);
-    if (text == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: the graph cannot be described");
-    const size_t size = strlen(text);
-    const bool fits = json == NULL || size < capacity;
-    if (fits && json != NULL) memcpy(json, text, size + 1);
-    if (fits && length != NULL) *length = size;
-    free(text);
-    return fits ? TENON_OK
-                : tn_fail(error, TENON_INVALID, "the graph needs %zu bytes; the buffer has %zu", size + 1, capacity);
+    return tn_deliver_text(describe(adapter), "the graph", json, capacity, length, error);
 }

@@ -196,15 +196,5 @@ char *tn_config_to_adapter_json(const tenon_config *config, int64_t in_dim, int6
 tenon_status tenon_config_to_json(const tenon_config *config, char *json, size_t capacity, size_t *length,
                                   tenon_error *error)
 {
-    char *text = tn_config_to_adapter_json(config, 0, 0);
-    if (text == NULL) {
-        return tn_fail(error, TENON_NO_MEMORY, "out of memory: the config cannot be written");
-    }
-    const size_t size = strlen(text);
-    const bool fits = json == NULL || size < capacity;
-    if (fits && json != NULL) memcpy(json, text, size + 1);
-    if (fits && length != NULL) *length = size;
-    free(text);
-    return fits ? TENON_OK
-                : tn_fail(error, TENON_INVALID, "the config needs %zu bytes; the buffer has %zu", size + 1, capacity);
+    return tn_deliver_text(tn_config_to_adapter_json(config, 0, 0), "the config", json, capacity, length, error);
 }

@@ -3,6 +3,8 @@
 #include "core/error.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 const char *tenon_status_name(tenon_status status)
 {
@@ -65,6 +67,19 @@ void tn_text_add(tn_text *text, const char *format, ...)
     text->length = whole_characters(text->data, text->capacity - 1);
     text->data[text->length] = '\0';
     text->capacity = text->length + 1; /* nothing is added after the cut */
+}
+
+tenon_status tn_deliver_text(char *text, const char *what, char *to, size_t capacity, size_t *length,
+                             tenon_error *error)
+{
+    if (text == NULL) return tn_fail(error, TENON_NO_MEMORY, "out of memory: %s cannot be written", what);
+    const size_t size = strlen(text);
+    const bool fits = to == NULL || size < capacity;
+    if (fits && to != NULL) memcpy(to, text, size + 1);
+    if (fits && length != NULL) *length = size;
+    free(text);
+    return fits ? TENON_OK
+                : tn_fail(error, TENON_INVALID, "%s needs %zu bytes; the buffer has %zu", what, size + 1, capacity);
 }
 
 tn_shape_text tn_shape_to_text(int ndim, const int64_t *shape)

@@ -40,4 +40,10 @@ typedef struct tn_text {
 } tn_text;
 void tn_text_add(tn_text *text, const char *format, ...) TENON_PRINTF(2, 3);
 
+/* Copies `text`, NUL included, into `to` (NULL: not wanted) of `capacity` bytes and its length into *length (NULL is
+ * allowed), and frees it. `what` names it: "the config". TENON_NO_MEMORY: text is NULL. TENON_INVALID: it does not fit.
+ */
+tenon_status tn_deliver_text(char *text, const char *what, char *to, size_t capacity, size_t *length,
+                             tenon_error *error);
+
 #endif

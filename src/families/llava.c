@@ -12,12 +12,7 @@ static const tn_key llava_keys[] = {TN_ROW_ACTIVATION("projector_hidden_act"),
                                     TN_ROW_BIAS("multimodal_projector_bias", "true"),
                                     TN_ROW_STRATEGY("1"),
                                     TN_ROW_LAYERS("vision_feature_layer", "-2"),
-                                    {.option = "in_dim",
-                                     .key = "vision_config.hidden_size",
-                                     .kind = TN_KEY_INT,
-                                     .least = 1,
-                                     .most = 1 << 24,
-                                     .times = "vision_feature_layer"},
+                                    TN_ROW_LAYERS_WIDTH("vision_config.hidden_size", "vision_feature_layer"),
                                     TN_ROW_WIDTH("out_dim", "text_config.hidden_size"),
                                     TN_ROW_END};
 static const tn_feed llava_feeds[] = {
@@ -113,12 +108,7 @@ static const tn_key vip_llava_keys[] = {TN_ROW_ACTIVATION("projector_hidden_act"
                                         TN_ROW_EPS("projector_layernorm_eps", "1e-5"),
                                         TN_ROW_CONSTANT("prefix_tokens", "1"),
                                         TN_ROW_LAYERS("vision_feature_layer", "[-2, -5, -8, -11, 6]"),
-                                        {.option = "in_dim",
-                                         .key = "vision_config.hidden_size",
-                                         .kind = TN_KEY_INT,
-                                         .least = 1,
-                                         .most = 1 << 24,
-                                         .times = "vision_feature_layer"},
+                                        TN_ROW_LAYERS_WIDTH("vision_config.hidden_size", "vision_feature_layer"),
                                         TN_ROW_WIDTH("out_dim", "text_config.hidden_size"),
                                         TN_ROW_END};
 static const tn_feed vip_llava_feeds[] = {

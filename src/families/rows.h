@@ -11,6 +11,12 @@
         .option = option_, .key = key_, .kind = TN_KEY_INT, .least = 1, .most = 1 << 24                                \
     }
 
+/* The width of the features, of several layers side by side. */
+#define TN_ROW_LAYERS_WIDTH(key_, layers_)                                                                             \
+    {                                                                                                                  \
+        .option = "in_dim", .key = key_, .kind = TN_KEY_INT, .least = 1, .most = 1 << 24, .times = layers_             \
+    }
+
 /* Numbers of encoder layers; negative ones count from the end, as in Python. */
 #define TN_ROW_LAYERS(key_, fallback_)                                                                                 \
     {                                                                                                                  \

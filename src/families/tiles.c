@@ -33,12 +33,7 @@ static const tn_key llava_next_keys[] = {TILE("336"),
                                          TN_ROW_BIAS("multimodal_projector_bias", "true"),
                                          STRATEGY,
                                          TN_ROW_LAYERS("vision_feature_layer", "-2"),
-                                         {.option = "in_dim",
-                                          .key = "vision_config.hidden_size",
-                                          .kind = TN_KEY_INT,
-                                          .least = 1,
-                                          .most = 1 << 24,
-                                          .times = "vision_feature_layer"},
+                                         TN_ROW_LAYERS_WIDTH("vision_config.hidden_size", "vision_feature_layer"),
                                          TN_ROW_WIDTH("out_dim", "text_config.hidden_size"),
                                          TN_ROW_END};
 static const tn_feed llava_next_feeds[] = {

@@ -205,6 +205,10 @@ const char *tn_explain_neighbours(const char *path);
 tenon_status tn_json_parse(const char *path, const char *what, const char *text, size_t length, uint64_t base,
                            json_t **json, tenon_error *error);
 
+/* TENON_BAD_FILE: what a header says of a tensor is wrong; the sentence begins with the file and the tensor. */
+tenon_status tn_fail_tensor(const tn_input *input, const char *name, tenon_error *error, const char *format, ...)
+    TENON_PRINTF(4, 5);
+
 /* `size` bytes of the input in memory of its own, which the caller frees with free(); the caller checked the size. */
 tenon_status tn_read_header(const tn_input *input, uint64_t offset, size_t size, char **text, tenon_error *error);
 

@@ -26,20 +26,6 @@ typedef struct reader {
     uint64_t data_start; /* in the file, once the header is read */
 } reader;
 
-static tenon_status fail_tensor(const reader *r, const char *name, tenon_error *error, const char *format, ...)
-    TENON_PRINTF(4, 5);
-
-static tenon_status fail_tensor(const reader *r, const char *name, tenon_error *error, const char *format, ...)
-{
-    char sentence[768];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(sentence, sizeof sentence, format, args);
-    va_end(args);
-    return tn_fail(error, TENON_BAD_FILE, "%s: tensor '%s': %s", tn_quote(tn_input_path(r->g.input)).text,
-                   tn_quote(name).text, sentence);
-}
-
 /* ---- the beginning ---- */
 
 static tenon_status check_version(const reader *r, uint32_t version, tenon_error *error)
@@ -97,15 +83,16 @@ static tenon_status take_shape(reader *r, const char *name, int *ndim, int64_t s
     uint32_t count;
     TN_TRY(tn_gguf_take_u32(&r->g, &count, "a tensor's number of dimensions", error));
     if (count > TN_GGUF_MAX_DIMS) {
-        return fail_tensor(r, name, error, "has %lu dimensions; GGUF allows %d", (unsigned long)count,
-                           TN_GGUF_MAX_DIMS);
+        return tn_fail_tensor(r->g.input, name, error, "has %lu dimensions; GGUF allows %d", (unsigned long)count,
+                              TN_GGUF_MAX_DIMS);
     }
     *ndim = (int)count;
     for (int i = *ndim - 1; i >= 0; i--) {
         uint64_t size;
         TN_TRY(tn_gguf_take_u64(&r->g, &size, "a tensor's dimension", error));
         if (size > INT64_MAX) {
-            return fail_tensor(r, name, error, "its dimension %d is %llu, past 63 bits", i, (unsigned long long)size);
+            return tn_fail_tensor(r->g.input, name, error, "its dimension %d is %llu, past 63 bits", i,
+                                  (unsigned long long)size);
         }
         shape[i] = (int64_t)size;
     }
@@ -120,15 +107,15 @@ static tenon_status measure(const reader *r, const tn_entry *entry, uint64_t *by
     const tn_shape_text shape = tn_shape_to_text(entry->ndim, entry->shape);
     size_t elements, size;
     if (row % block != 0) {
-        return fail_tensor(r, entry->name, error,
-                           "its shape is %s, with rows of %lld elements, which blocks of %lld (%s) do not divide",
-                           shape.text, (long long)row, (long long)block, entry->stored);
+        return tn_fail_tensor(r->g.input, entry->name, error,
+                              "its shape is %s, with rows of %lld elements, which blocks of %lld (%s) do not divide",
+                              shape.text, (long long)row, (long long)block, entry->stored);
     }
     if (!tn_shape_bytes(entry->ndim, entry->shape, 1, &elements) ||
         !tn_mul_size(elements / (size_t)block, tn_stored_size(entry->encoding), &size) ||
         !tn_shape_bytes(entry->ndim, entry->shape, sizeof(float), &elements)) {
-        return fail_tensor(r, entry->name, error, "its shape %s of %s is past what 64 bits can count", shape.text,
-                           entry->stored);
+        return tn_fail_tensor(r->g.input, entry->name, error, "its shape %s of %s is past what 64 bits can count",
+                              shape.text, entry->stored);
     }
     *bytes = size;
     return TENON_OK;
@@ -154,8 +141,8 @@ static tenon_status add_tensor(reader *r, const char *name, tenon_error *error)
     TN_TRY(tn_gguf_take_u64(&r->g, &offset, "a tensor's offset", error));
     const tn_encoding *encoding = tn_encoding_of_gguf(type, &stored);
     if (encoding == NULL) {
-        return fail_tensor(r, name, error, "is of type number %lu, which this version does not know",
-                           (unsigned long)type);
+        return tn_fail_tensor(r->g.input, name, error, "is of type number %lu, which this version does not know",
+                              (unsigned long)type);
     }
     TN_TRY(tn_file_add_entry(r->file, name, stored, strlen(stored), ndim, &entry, error));
     memcpy(entry->shape, shape, (size_t)ndim * sizeof *shape);
@@ -200,21 +187,24 @@ static tenon_status check_places(const reader *r, extent *places, size_t count, 
         tn_entry *entry = &r->file->entries[places[i].entry];
         const uint64_t begin = places[i].begin, next = align(r, end);
         if (begin < end) {
-            return fail_tensor(r, entry->name, error, "its offset is %llu, inside tensor '%s', which ends at %llu",
-                               (unsigned long long)begin, tn_quote(r->file->entries[places[i - 1].entry].name).text,
-                               (unsigned long long)end);
+            return tn_fail_tensor(r->g.input, entry->name, error,
+                                  "its offset is %llu, inside tensor '%s', which ends at %llu",
+                                  (unsigned long long)begin, tn_quote(r->file->entries[places[i - 1].entry].name).text,
+                                  (unsigned long long)end);
         }
         if (begin != next) {
-            return fail_tensor(r, entry->name, error,
-                               "its offset is %llu; expected %llu, the next multiple of the alignment %llu",
-                               (unsigned long long)begin, (unsigned long long)next, (unsigned long long)r->alignment);
+            return tn_fail_tensor(r->g.input, entry->name, error,
+                                  "its offset is %llu; expected %llu, the next multiple of the alignment %llu",
+                                  (unsigned long long)begin, (unsigned long long)next,
+                                  (unsigned long long)r->alignment);
         }
         if (begin > size || places[i].size > size - begin) {
-            return fail_tensor(r, entry->name, error,
-                               "shape %s of %s is %llu bytes at offset %llu, past the %llu bytes of data; the file is "
-                               "truncated",
-                               tn_shape_to_text(entry->ndim, entry->shape).text, entry->stored,
-                               (unsigned long long)places[i].size, (unsigned long long)begin, (unsigned long long)size);
+            return tn_fail_tensor(
+                r->g.input, entry->name, error,
+                "shape %s of %s is %llu bytes at offset %llu, past the %llu bytes of data; the file is "
+                "truncated",
+                tn_shape_to_text(entry->ndim, entry->shape).text, entry->stored, (unsigned long long)places[i].size,
+                (unsigned long long)begin, (unsigned long long)size);
         }
         entry->offset = r->data_start + begin;
         end = begin + places[i].size;

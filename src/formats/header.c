@@ -3,6 +3,8 @@
 #include "formats/format.h"
 
 #include "core/error.h"
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +13,17 @@
 __attribute__((constructor)) static void seed_hash_tables(void)
 {
     json_object_seed(0);
+}
+
+tenon_status tn_fail_tensor(const tn_input *input, const char *name, tenon_error *error, const char *format, ...)
+{
+    char sentence[768];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(sentence, sizeof sentence, format, args);
+    va_end(args);
+    return tn_fail(error, TENON_BAD_FILE, "%s: tensor '%s': %s", tn_quote(tn_input_path(input)).text,
+                   tn_quote(name).text, sentence);
 }
 
 tenon_status tn_read_header(const tn_input *input, uint64_t offset, size_t size, char **text, tenon_error *error)

@@ -29,20 +29,6 @@ typedef struct extent {
     int64_t entry;
 } extent;
 
-static tenon_status fail_tensor(const reader *r, const char *name, tenon_error *error, const char *format, ...)
-    TENON_PRINTF(4, 5);
-
-static tenon_status fail_tensor(const reader *r, const char *name, tenon_error *error, const char *format, ...)
-{
-    char sentence[768];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(sentence, sizeof sentence, format, args);
-    va_end(args);
-    return tn_fail(error, TENON_BAD_FILE, "%s: tensor '%s': %s", tn_quote(tn_input_path(r->input)).text,
-                   tn_quote(name).text, sentence);
-}
-
 /* ---- one tensor ---- */
 
 static const char *json_kind(const json_t *value)
@@ -61,13 +47,13 @@ static tenon_status read_shape(const reader *r, const json_t *shape, tn_entry *e
     for (int i = 0; i < entry->ndim; i++) {
         const json_t *value = json_array_get(shape, (size_t)i);
         if (!json_is_integer(value)) {
-            return fail_tensor(r, entry->name, error, "dimension %d of its shape is %s, not an integer", i,
-                               json_kind(value));
+            return tn_fail_tensor(r->input, entry->name, error, "dimension %d of its shape is %s, not an integer", i,
+                                  json_kind(value));
         }
         entry->shape[i] = json_integer_value(value);
         if (entry->shape[i] < 0) {
-            return fail_tensor(r, entry->name, error, "dimension %d of its shape is negative: %lld", i,
-                               (long long)entry->shape[i]);
+            return tn_fail_tensor(r->input, entry->name, error, "dimension %d of its shape is negative: %lld", i,
+                                  (long long)entry->shape[i]);
         }
     }
     return TENON_OK;
@@ -77,30 +63,31 @@ static tenon_status read_offsets(const reader *r, const char *name, const json_t
                                  tenon_error *error)
 {
     if (!json_is_array(offsets)) {
-        return fail_tensor(r, name, error, "data_offsets is %s, not an array", json_kind(offsets));
+        return tn_fail_tensor(r->input, name, error, "data_offsets is %s, not an array", json_kind(offsets));
     }
     if (json_array_size(offsets) != 2) {
-        return fail_tensor(r, name, error, "data_offsets has %zu numbers, not 2", json_array_size(offsets));
+        return tn_fail_tensor(r->input, name, error, "data_offsets has %zu numbers, not 2", json_array_size(offsets));
     }
     json_int_t value[2];
     for (size_t i = 0; i < 2; i++) {
         const json_t *number = json_array_get(offsets, i);
         if (!json_is_integer(number)) {
-            return fail_tensor(r, name, error, "data_offsets[%zu] is %s, not an integer", i, json_kind(number));
+            return tn_fail_tensor(r->input, name, error, "data_offsets[%zu] is %s, not an integer", i,
+                                  json_kind(number));
         }
         value[i] = json_integer_value(number);
         if (value[i] < 0) {
-            return fail_tensor(r, name, error, "data_offsets[%zu] is negative: %lld", i, (long long)value[i]);
+            return tn_fail_tensor(r->input, name, error, "data_offsets[%zu] is negative: %lld", i, (long long)value[i]);
         }
     }
     if (value[0] > value[1]) {
-        return fail_tensor(r, name, error, "data_offsets [%lld, %lld] end before they begin", (long long)value[0],
-                           (long long)value[1]);
+        return tn_fail_tensor(r->input, name, error, "data_offsets [%lld, %lld] end before they begin",
+                              (long long)value[0], (long long)value[1]);
     }
     if ((uint64_t)value[1] > r->data_size) {
-        return fail_tensor(r, name, error,
-                           "data_offsets [%lld, %lld] reach past the %llu bytes of data; the file is truncated",
-                           (long long)value[0], (long long)value[1], (unsigned long long)r->data_size);
+        return tn_fail_tensor(r->input, name, error,
+                              "data_offsets [%lld, %lld] reach past the %llu bytes of data; the file is truncated",
+                              (long long)value[0], (long long)value[1], (unsigned long long)r->data_size);
     }
     place->begin = (uint64_t)value[0];
     place->end = (uint64_t)value[1];
@@ -114,22 +101,23 @@ static tenon_status check_size(const reader *r, const tn_entry *entry, const ext
     size_t bits;
     const size_t element = entry->encoding->stored_bits;
     if (!tn_shape_bytes(entry->ndim, entry->shape, element > 0 ? element : 8, &bits)) {
-        return fail_tensor(r, entry->name, error, "shape %s of %s is past what 64 bits can count", shape.text,
-                           tn_quote(entry->stored).text);
+        return tn_fail_tensor(r->input, entry->name, error, "shape %s of %s is past what 64 bits can count", shape.text,
+                              tn_quote(entry->stored).text);
     }
     if (element > 0 && bits % 8 != 0) {
-        return fail_tensor(r, entry->name, error, "shape %s of %s = %zu bits, which fill no whole number of bytes",
-                           shape.text, tn_quote(entry->stored).text, bits);
+        return tn_fail_tensor(r->input, entry->name, error,
+                              "shape %s of %s = %zu bits, which fill no whole number of bytes", shape.text,
+                              tn_quote(entry->stored).text, bits);
     }
     const size_t bytes = bits / 8;
     if (element > 0 && bytes != place->end - place->begin) {
-        return fail_tensor(r, entry->name, error,
-                           "shape %s of %s = %zu bytes, but data_offsets [%llu, %llu] (file bytes %llu to %llu) hold "
-                           "%llu",
-                           shape.text, tn_quote(entry->stored).text, bytes, (unsigned long long)place->begin,
-                           (unsigned long long)place->end, (unsigned long long)(r->data_start + place->begin),
-                           (unsigned long long)(r->data_start + place->end),
-                           (unsigned long long)(place->end - place->begin));
+        return tn_fail_tensor(
+            r->input, entry->name, error,
+            "shape %s of %s = %zu bytes, but data_offsets [%llu, %llu] (file bytes %llu to %llu) hold "
+            "%llu",
+            shape.text, tn_quote(entry->stored).text, bytes, (unsigned long long)place->begin,
+            (unsigned long long)place->end, (unsigned long long)(r->data_start + place->begin),
+            (unsigned long long)(r->data_start + place->end), (unsigned long long)(place->end - place->begin));
     }
     return TENON_OK;
 }
@@ -137,13 +125,16 @@ static tenon_status check_size(const reader *r, const tn_entry *entry, const ext
 static tenon_status read_tensor(const reader *r, const char *name, const json_t *info, extent *place,
                                 tenon_error *error)
 {
-    if (!json_is_object(info)) return fail_tensor(r, name, error, "its entry is %s, not an object", json_kind(info));
+    if (!json_is_object(info))
+        return tn_fail_tensor(r->input, name, error, "its entry is %s, not an object", json_kind(info));
     const json_t *dtype = json_object_get(info, "dtype"), *shape = json_object_get(info, "shape");
-    if (!json_is_string(dtype)) return fail_tensor(r, name, error, "dtype is %s, not a string", json_kind(dtype));
-    if (!json_is_array(shape)) return fail_tensor(r, name, error, "shape is %s, not an array", json_kind(shape));
+    if (!json_is_string(dtype))
+        return tn_fail_tensor(r->input, name, error, "dtype is %s, not a string", json_kind(dtype));
+    if (!json_is_array(shape))
+        return tn_fail_tensor(r->input, name, error, "shape is %s, not an array", json_kind(shape));
     if (json_array_size(shape) > TN_MAX_FILE_DIMS) {
-        return fail_tensor(r, name, error, "has %zu dimensions; at most %d are read", json_array_size(shape),
-                           TN_MAX_FILE_DIMS);
+        return tn_fail_tensor(r->input, name, error, "has %zu dimensions; at most %d are read", json_array_size(shape),
+                              TN_MAX_FILE_DIMS);
     }
     TN_TRY(read_offsets(r, name, json_object_get(info, "data_offsets"), place, error));
     const char *stored = json_string_value(dtype);
@@ -177,14 +168,15 @@ static tenon_status check_coverage(const reader *r, extent *places, size_t count
     for (size_t i = 0; i < count; i++) {
         const char *name = r->file->entries[places[i].entry].name;
         if (places[i].begin < covered) {
-            return fail_tensor(r, name, error, "its data begins at byte %llu, inside tensor '%s', which ends at %llu",
-                               (unsigned long long)places[i].begin,
-                               tn_quote(r->file->entries[places[i - 1].entry].name).text, (unsigned long long)covered);
+            return tn_fail_tensor(
+                r->input, name, error, "its data begins at byte %llu, inside tensor '%s', which ends at %llu",
+                (unsigned long long)places[i].begin, tn_quote(r->file->entries[places[i - 1].entry].name).text,
+                (unsigned long long)covered);
         }
         if (places[i].begin > covered) {
-            return fail_tensor(r, name, error, "its data begins at byte %llu; bytes %llu to %llu belong to no tensor",
-                               (unsigned long long)places[i].begin, (unsigned long long)covered,
-                               (unsigned long long)places[i].begin);
+            return tn_fail_tensor(
+                r->input, name, error, "its data begins at byte %llu; bytes %llu to %llu belong to no tensor",
+                (unsigned long long)places[i].begin, (unsigned long long)covered, (unsigned long long)places[i].begin);
         }
         covered = places[i].end;
     }
