@@ -3,8 +3,6 @@
 #include "adapter/adapter.h"
 
 #include <jansson.h>
-#include <stdlib.h>
-#include <string.h>
 
 /* Objects and arrays of Jansson take NULL for a value that could not be made, and fail: `failed` remembers it. */
 typedef struct writer {
